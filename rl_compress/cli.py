@@ -1,0 +1,203 @@
+"""The command line. Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rl_compress.errors import ConfigError, RLCompressError
+
+if TYPE_CHECKING:
+    from rl_compress.job import Job
+    from rl_compress.reporting.live import ConsoleMonitor
+
+# Heavy packages (torch, ray) are imported inside the commands: `--help` must answer at once.
+
+app = typer.Typer(
+    name="rl-compress",
+    help="Find by reinforcement learning how much to prune each layer of a PyTorch model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as search.evaluations=50."),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Directory to write; must be new.")
+]
+
+
+@app.callback()
+def _main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"
+    )
+
+
+@app.command()
+def check(job: JobFile, set_: Overrides = None) -> None:
+    """Validate a job, build its target, and show groups, costs and whether the budget is feasible."""
+    with _reported() as monitor:
+        from rl_compress.reporting.console import print_check
+        from rl_compress.search.preparation import prepare
+
+        loaded = _load(job, set_)
+        monitor.phase("preparation")
+        subject = prepare(loaded.target, loaded.space, loaded.budget)
+        monitor.close()
+        print_check(loaded.name, subject.describe_space())
+
+
+@app.command()
+def search(
+    job: JobFile,
+    output: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the job's run in --output, or its latest.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a local one.")
+    ] = None,
+    set_: Overrides = None,
+) -> None:
+    """Search for the best policy, carry it out, fine-tune, deliver and report."""
+    with _reported() as monitor:
+        from rl_compress import run
+        from rl_compress.reporting.console import print_result
+
+        loaded = _load(job, set_)
+        monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in loaded.budget.items())
+        result = run.search(loaded, output, resume=resume, address=address, monitor=monitor)
+        monitor.close()
+        print_result(result.manifest.model_dump(mode="json"), result.directory)
+
+
+@app.command()
+def sensitivity(job: JobFile, output: Output = None, set_: Overrides = None) -> None:
+    """Measure what pruning each group alone does to the score; print a table, save a plot."""
+    with _reported() as monitor:
+        from rl_compress.reporting.console import print_sensitivity
+        from rl_compress.run import measure_curves
+
+        loaded = _load(job, set_)
+        directory = output or Path("sensitivity") / loaded.name
+        curves = measure_curves(loaded, directory, monitor=monitor)
+        monitor.close()
+        print_sensitivity(curves, directory)
+
+
+@app.command()
+def evaluate(
+    job: JobFile,
+    policy: Annotated[Path, typer.Option(help="A policy file (JSON).")],
+    split: Annotated[str, typer.Option(help="calibration, search or test.")] = "search",
+    set_: Overrides = None,
+) -> None:
+    """Score and cost one policy, without fine-tuning."""
+    with _reported() as monitor:
+        from rl_compress.policy.compression_policy import CompressionPolicy
+        from rl_compress.reporting.console import print_evaluation
+        from rl_compress.run import evaluate_policy
+
+        loaded = _load(job, set_)
+        found = evaluate_policy(loaded, CompressionPolicy.load(policy), split, monitor=monitor)
+        monitor.close()
+        print_evaluation(found)
+
+
+@app.command()
+def compress(
+    job: JobFile,
+    policy: Annotated[Path | None, typer.Option(help="A policy file (JSON).")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run whose best policy to take.")] = None,
+    output: Output = None,
+    set_: Overrides = None,
+) -> None:
+    """Carry out one policy physically, fine-tune and export."""
+    with _reported() as monitor:
+        from rl_compress import run as running
+        from rl_compress.policy.compression_policy import CompressionPolicy
+        from rl_compress.reporting.console import print_result
+
+        loaded = _load(job, set_)
+        if (policy is None) == (run is None):
+            raise ConfigError("give either --policy FILE or --run DIR")
+        chosen = CompressionPolicy.load(policy) if policy else running.best_policy(run or Path())
+        directory = output or Path("compressed") / loaded.name
+        manifest = running.compress(loaded, chosen, directory, monitor=monitor)
+        monitor.close()
+        print_result(manifest.model_dump(mode="json"), directory)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+) -> None:
+    """Build report.html of a run again."""
+    with _reported():
+        from rl_compress.reporting.report import build_report
+
+        typer.echo(f"wrote {build_report(directory)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the job file, for editors."""
+    import json
+
+    from rl_compress.job import Job
+
+    typer.echo(json.dumps(Job.model_json_schema(), indent=2))
+
+
+def _load(path: Path, overrides: list[str] | None) -> Job:
+    from rl_compress.job import load_job
+
+    return load_job(path, overrides or ())
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[ConsoleMonitor]:
+    """Turn errors into one line and an exit code."""
+    # One thread per process: the driver shares the machine with its runners.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from rl_compress.reporting.live import ConsoleMonitor
+
+    monitor = ConsoleMonitor()
+    try:
+        yield monitor
+    except RLCompressError as error:
+        monitor.close()
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        monitor.close()
+        _fail(monitor.interruption(), 1)
+    except OSError as error:
+        monitor.close()
+        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+    finally:
+        monitor.close()
+
+
+def _fail(message: str, code: int) -> Any:
+    one_line = " ".join(message.split())
+    typer.secho(f"error: {one_line}", fg=typer.colors.RED, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app()

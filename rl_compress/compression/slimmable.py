@@ -1,0 +1,132 @@
+"""The fast path: one set of weights, ordered by importance, from which variants are sliced.
+
+Channels are put in order once, so that a narrower variant is a prefix of every tensor: a view, not
+a copy. Weights are shared by all variants and, where they are mapped from a file, by all worker
+processes of a node; variants are therefore built functionally and nothing is written in place.
+The idea of one set of weights for all widths is that of slimmable networks (Yu et al., ICLR 2019).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from rl_compress.layers.axes import Axis, is_depthwise, match_widths, named_tensors
+from rl_compress.layers.groups import LayerGroup
+from rl_compress.policy.search_space import Widths
+
+
+@dataclass(slots=True)
+class SlimmableNetwork:
+    """A model whose variants share its tensors."""
+
+    skeleton: nn.Module
+    """The model's modules with tensors on the meta device: all structure, no weights."""
+    tensors: dict[str, Tensor]
+    """Parameters and buffers by name, units of every group ordered by importance."""
+    groups: tuple[LayerGroup, ...]
+    """The groups that widths refer to, in the order of the search space."""
+    _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
+    _widened: list[tuple[str, bool]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._axes = {}
+        for index, group in enumerate(self.groups):
+            for axis in group.axes:
+                self._axes.setdefault(axis.tensor, []).append((index, axis))
+        modules = dict(self.skeleton.named_modules())
+        touched = dict.fromkeys(layer for group in self.groups for layer in group.layers)
+        self._widened = [
+            (name, is_depthwise(modules[name])) for name in touched if name in modules
+        ]
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        groups: Sequence[LayerGroup],
+        orders: Sequence[npt.NDArray[np.int64]],
+    ) -> SlimmableNetwork:
+        """Order a model's units; the model itself is left as it is.
+
+        Args:
+            model: The uncompressed model.
+            groups: Prunable groups.
+            orders: For each group its units from most to least important, shape ``(num_units,)``.
+        """
+        named = named_tensors(model)
+        tensors = {name: tensor.detach().clone() for name, tensor in named.items()}
+        for group, order in zip(groups, orders, strict=True):
+            for axis in group.axes:
+                source = np.arange(tensors[axis.tensor].shape[axis.axis])
+                source[axis.positions] = axis.positions[order]
+                tensors[axis.tensor] = tensors[axis.tensor].index_select(
+                    axis.axis, torch.from_numpy(source)
+                )
+        return cls(_without_weights(model, named), tensors, tuple(groups))
+
+    def variant(self, widths: Widths) -> nn.Module:
+        """Build the narrowed network.
+
+        Args:
+            widths: Units kept in each group, shape ``(num_groups,)``.
+
+        Returns:
+            A module in evaluation mode whose tensors are views of the shared ones where possible.
+            Replace its tensors, never write into them.
+        """
+        memo: dict[int, object] = {}
+        for name, placeholder in named_tensors(self.skeleton).items():
+            tensor = self._narrowed(name, widths)
+            if isinstance(placeholder, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=False)
+            memo[id(placeholder)] = tensor
+        # deepcopy takes every tensor from the memo, so only the modules themselves are copied,
+        # and tied tensors and layers that are used twice stay what they are.
+        network = copy.deepcopy(self.skeleton, memo)
+        for name, depthwise in self._widened:
+            match_widths(network.get_submodule(name), depthwise=depthwise)
+        return network.eval()
+
+    def to(self, device: torch.device) -> SlimmableNetwork:
+        """Return the same network with its tensors on a device."""
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return SlimmableNetwork(self.skeleton, tensors, self.groups)
+
+    def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
+        """Return a group's weight matrices and kernels as they are at some widths."""
+        names = dict.fromkeys(axis.tensor for axis in self.groups[group].axes)
+        return [self._narrowed(name, widths) for name in names if self.tensors[name].ndim > 1]
+
+    def _narrowed(self, name: str, widths: Widths) -> Tensor:
+        tensor = self.tensors[name]
+        by_dim: dict[int, list[tuple[int, Axis]]] = {}
+        for group, axis in self._axes.get(name, []):
+            by_dim.setdefault(axis.axis, []).append((group, axis))
+        for dim, uses in by_dim.items():
+            keep = np.ones(tensor.shape[dim], dtype=bool)
+            for group, axis in uses:
+                keep[axis.positions[widths[group] :]] = False
+            count = int(keep.sum())
+            if keep[:count].all():
+                tensor = tensor.narrow(dim, 0, count)
+            else:
+                indices = torch.from_numpy(np.flatnonzero(keep)).to(tensor.device)
+                tensor = tensor.index_select(dim, indices)
+        return tensor
+
+
+def _without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:
+    memo: dict[int, object] = {}
+    for tensor in named.values():
+        placeholder = torch.empty_like(tensor, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            placeholder = nn.Parameter(placeholder, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = placeholder
+    return copy.deepcopy(model, memo).eval()

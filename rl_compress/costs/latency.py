@@ -1,0 +1,112 @@
+"""Measured latency: warm up, repeat, take the median, and name the device."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+
+from rl_compress.errors import ConfigError
+from rl_compress.results.environment import describe_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+WARMUP = 5
+"""Forward passes before the first that is timed."""
+REPEATS = 30
+"""Forward passes that are timed."""
+
+
+def measure_latency_ms(
+    model: nn.Module, inputs: Sequence[Tensor], *, warmup: int = WARMUP, repeats: int = REPEATS
+) -> float:
+    """Measure one forward pass.
+
+    Args:
+        model: Model in evaluation mode, on the device of the inputs.
+        inputs: One batch, batch first.
+        warmup: Passes before the first that is timed.
+        repeats: Passes that are timed, at least 1.
+
+    Returns:
+        The median, in milliseconds for the whole batch.
+
+    Raises:
+        ConfigError: There is nothing to repeat.
+    """
+    return _interleaved([model], inputs, warmup, repeats)[0]
+
+
+def compare_latency(
+    first: nn.Module,
+    second: nn.Module,
+    inputs: Sequence[Tensor],
+    *,
+    warmup: int = WARMUP,
+    repeats: int = REPEATS,
+) -> tuple[float, float]:
+    """Measure two models in turn, so that the noise of a shared machine hits both alike.
+
+    Args:
+        first: Model in evaluation mode, on the device of the inputs.
+        second: Likewise.
+        inputs: One batch for both, batch first.
+        warmup: Passes of each before the first that is timed.
+        repeats: Passes of each that are timed, at least 1.
+
+    Returns:
+        The medians of the first and of the second, in milliseconds for the whole batch.
+
+    Raises:
+        ConfigError: There is nothing to repeat.
+    """
+    first_ms, second_ms = _interleaved([first, second], inputs, warmup, repeats)
+    return first_ms, second_ms
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the hardware, with the number of threads of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    threads = torch.get_num_threads()
+    return f"{describe_environment()['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _interleaved(
+    models: Sequence[nn.Module], inputs: Sequence[Tensor], warmup: int, repeats: int
+) -> list[float]:
+    if repeats < 1:
+        raise ConfigError(f"repeats must be at least 1, but got {repeats}")
+    times_ms: list[list[float]] = [[] for _ in models]
+    with torch.inference_mode():
+        for _ in range(warmup):
+            for model in models:
+                model(*inputs)
+        for repeat in range(repeats):
+            # The order alternates, so that neither model always finds the other's data in cache.
+            turn = list(zip(models, times_ms, strict=True))
+            for model, measured in turn if repeat % 2 == 0 else reversed(turn):
+                measured.append(_time_once(model, inputs))
+    return [median(measured) for measured in times_ms]
+
+
+def _time_once(model: nn.Module, inputs: Sequence[Tensor]) -> float:
+    _wait_for(inputs)
+    start = time.perf_counter()
+    model(*inputs)
+    _wait_for(inputs)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _wait_for(inputs: Sequence[Tensor]) -> None:
+    """Let a GPU finish, since its kernels run behind Python's back."""
+    for tensor in inputs:
+        if tensor.is_cuda:
+            torch.cuda.synchronize(tensor.device)

@@ -1,0 +1,49 @@
+"""Every error that rl-compress raises on purpose: one line that names the key or file, and the remedy.
+
+The command line prints the message and exits with the class's ``exit_code``: 2 for bad input,
+1 for a run that failed.
+"""
+
+from __future__ import annotations
+
+
+class RLCompressError(Exception):
+    """Base class of all errors that a user is expected to read."""
+
+    exit_code = 1
+
+
+class ConfigError(RLCompressError):
+    """The job file, an option or a value in it is wrong."""
+
+    exit_code = 2
+
+
+class TargetError(ConfigError):
+    """The target's factory, model, weights or data cannot be used."""
+
+
+class UnsupportedLayerError(ConfigError):
+    """The model has nothing that can be compressed, or a layer that cannot be handled."""
+
+
+class InfeasibleBudgetError(ConfigError):
+    """No compression policy of the search space meets the budget."""
+
+
+class RunDirectoryError(ConfigError):
+    """The output directory belongs to another job, or lacks what was asked of it."""
+
+
+class CorruptFileError(RLCompressError):
+    """A stored file (parquet part, safetensors, JSON) cannot be read."""
+
+    exit_code = 2
+
+
+class EvaluationError(RLCompressError):
+    """Variants could not be evaluated."""
+
+
+class SearchStalledError(RLCompressError):
+    """The search stopped producing evaluations."""

@@ -1,0 +1,113 @@
+"""From candidate to record: asks the ledger, measures if granted, hands the record in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.ledger import Ledger
+from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.results.record import EvaluationRecord
+
+_POLL_S = 0.02
+
+Reward = Callable[[float, Mapping[str, int]], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunIdentity:
+    """What every record says of where it comes from."""
+
+    run: str
+    trial: str = ""
+    algorithm: str
+    seed: int
+
+
+class CandidateEvaluator:
+    """Answers candidates with records, each variant of a run being measured once."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        ledger: Ledger,
+        space: SearchSpace,
+        reward: Reward,
+        identity: RunIdentity,
+        worker: int = 0,
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            evaluator: Measures variants in this process.
+            ledger: The run's one ledger.
+            space: Names the decisions of widths.
+            reward: ``(score, costs) -> reward`` of the objective.
+            identity: Fields common to all records.
+            worker: Index of this worker; 0 is the driver.
+        """
+        self._evaluator = evaluator
+        self._ledger = ledger
+        self._space = space
+        self._reward = reward
+        self._identity = identity
+        self._worker = worker
+
+    def __call__(self, widths: Widths, candidate: str | None = None) -> EvaluationRecord | None:
+        """Return the record of a variant, measured now or before.
+
+        Args:
+            widths: Realised widths, within the budget, shape ``(num_groups,)``.
+            candidate: The policy that was asked for, as JSON; by default the realised one.
+
+        Returns:
+            The record, or None when the run's number of evaluations is reached.
+
+        Raises:
+            EvaluationError: The variant could not be measured.
+        """
+        policy = self._space.policy_of(widths)
+        policy_id = policy.policy_id
+        while True:
+            claim = self._ledger.claim(policy_id, self._worker)
+            if claim.status == "cached":
+                return claim.record
+            if claim.status == "exhausted":
+                return None
+            if claim.status == "failed":
+                raise EvaluationError(f"variant {policy_id} failed before")
+            if claim.status == "granted":
+                break
+            time.sleep(_POLL_S)
+        try:
+            found = self._evaluator.evaluate(widths)
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            self._ledger.fail(policy_id, self._worker, message)
+            raise EvaluationError(f"variant {policy_id} failed ({message})") from error
+        realised = policy.to_json()
+        record = EvaluationRecord(
+            evaluation_id=claim.evaluation_id,
+            run=self._identity.run,
+            trial=self._identity.trial,
+            worker=self._worker,
+            algorithm=self._identity.algorithm,
+            policy=candidate or realised,
+            policy_id=policy_id,
+            realised=realised,
+            macs=found.costs["macs"],
+            params=found.costs["params"],
+            size_bytes=found.costs["size_bytes"],
+            score=found.score,
+            reward=self._reward(found.score, found.costs),
+            seed=self._identity.seed,
+            wall_s=found.wall_s,
+            cached=False,
+            time=datetime.now(UTC),
+        )
+        self._ledger.complete(record)
+        return record

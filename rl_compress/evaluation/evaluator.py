@@ -1,0 +1,121 @@
+"""The evaluator: widths in, measured score and exact costs out. It knows neither Ray nor RL."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.scores import ScoreName, make_score
+from rl_compress.finetuning.bias_correction import correct_bias
+from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batchnorm
+from rl_compress.finetuning.reconstruction import reconstruct
+from rl_compress.policy.search_space import Widths
+from rl_compress.targets.target import Target
+
+Recalibration = Literal["auto", "batchnorm", "reconstruction", "bias", "none"]
+
+
+class EvaluationConfig(BaseModel):
+    """How every variant is prepared before it is scored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recalibration: Recalibration = Field(
+        default="auto",
+        description=(
+            "What repairs a variant on the calibration split: `batchnorm` re-estimates running "
+            "statistics, `reconstruction` solves least squares layer by layer, `bias` corrects "
+            "biases; `auto` takes batchnorm where the model has it, else reconstruction."
+        ),
+    )
+    calibration_batches: int = Field(
+        default=4, ge=1, description="Batches of the calibration split that recalibration uses."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What an evaluation found."""
+
+    score: float
+    costs: dict[str, int]
+    wall_s: float
+
+
+class Evaluator:
+    """Builds, recalibrates and scores variants of one target on one device."""
+
+    def __init__(
+        self,
+        target: Target,
+        compressor: Compressor,
+        score: ScoreName,
+        config: EvaluationConfig,
+        device: torch.device | None = None,
+    ) -> None:
+        """Put the shared weights on the device and score the reference where needed."""
+        self._target = target
+        self._compressor = compressor
+        self._config = config
+        device = device or torch.device("cpu")
+        self._network = compressor.network
+        if device.type != "cpu":
+            self._network = compressor.network.to(device)
+        self._reference = self._network.variant(compressor.space.full_widths)
+        self._score = make_score(score, target, self._reference)
+
+    def variant(self, widths: Widths) -> nn.Module:
+        """Return a variant, recalibrated as it would be for scoring."""
+        variant = self._network.variant(widths)
+        kept = self._compressor.kept_outputs(widths, ordered=True)
+        recalibrate(variant, self._reference, self._target, self._config, kept)
+        return variant
+
+    def evaluate(self, widths: Widths) -> Measurement:
+        """Measure one variant on the search split.
+
+        Args:
+            widths: Units kept in each group, shape ``(num_groups,)``.
+
+        Raises:
+            EvaluationError: The variant's score is not a finite number.
+        """
+        start = time.perf_counter()
+        score = self._score(self.variant(widths))
+        if score != score or score in (float("inf"), float("-inf")):
+            raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
+        return Measurement(score, self._compressor.costs.costs(widths), time.perf_counter() - start)
+
+
+def recalibrate(
+    variant: nn.Module,
+    reference: nn.Module,
+    target: Target,
+    config: EvaluationConfig,
+    kept: dict[str, Tensor],
+) -> None:
+    """Repair a variant's statistics on the calibration split; its tensors are replaced.
+
+    Args:
+        variant: Narrowed network, changed in place by assigning new tensors.
+        reference: The uncompressed network.
+        target: Supplies the calibration split.
+        config: Which repair.
+        kept: Output channels of the reference that each narrowed layer keeps.
+    """
+    method = config.recalibration
+    if method == "auto":
+        method = "batchnorm" if has_batchnorm(variant) else "reconstruction"
+    if method == "batchnorm":
+        recalibrate_batchnorm(variant, target, max_batches=config.calibration_batches)
+    elif method == "reconstruction":
+        reconstruct(variant, reference, target, kept, max_batches=config.calibration_batches)
+    elif method == "bias":
+        correct_bias(variant, reference, target, kept, max_batches=config.calibration_batches)

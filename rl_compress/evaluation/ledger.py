@@ -1,0 +1,144 @@
+"""The ledger: who may evaluate what, so that every variant is measured once and N are in all.
+
+All workers of a run ask one ledger before they measure. It answers from the cache, grants an
+evaluation, or says that the run's number is reached. What is measured is stored before the worker
+hears of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.store import EvaluationStore
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The ledger's answer."""
+
+    status: Literal["granted", "cached", "failed", "pending", "exhausted"]
+    """`pending`: another worker is measuring this variant; ask again."""
+    evaluation_id: int = -1
+    """Id of the granted evaluation."""
+    record: EvaluationRecord | None = None
+    """The record that answers a cached claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come."""
+
+    done: int
+    limit: int
+    cache_hits: int
+    failures: int
+    best: EvaluationRecord | None
+
+    @property
+    def exhausted(self) -> bool:
+        """Say whether the run's number of evaluations is reached."""
+        return self.done >= self.limit
+
+
+class Ledger(Protocol):
+    """What workers need of a ledger, be it in this process or an actor."""
+
+    def claim(self, policy_id: str, worker: int) -> Claim:
+        """Ask to measure a variant."""
+
+    def complete(self, record: EvaluationRecord) -> None:
+        """Hand in a measured variant."""
+
+    def fail(self, policy_id: str, worker: int, error: str) -> None:
+        """Say that a granted variant could not be measured."""
+
+    def progress(self) -> Progress:
+        """Return the run's figures."""
+
+
+class EvaluationLedger:
+    """The ledger of one run, on top of its store."""
+
+    def __init__(self, store: EvaluationStore, limit: int) -> None:
+        """Take over what the store holds already.
+
+        Args:
+            store: Where records go.
+            limit: Number of distinct variants that the run measures.
+
+        Raises:
+            CorruptFileError: The store cannot be read.
+        """
+        self._store = store
+        self._limit = limit
+        self._records = {record.policy_id: record for record in store.read()}
+        self._next_id = 1 + max(
+            (record.evaluation_id for record in self._records.values()), default=-1
+        )
+        self._in_flight: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self._cache_hits = 0
+        self._best: EvaluationRecord | None = None
+        for record in self._records.values():
+            self._note_best(record)
+
+    def claim(self, policy_id: str, worker: int) -> Claim:
+        """Answer a worker that wants to measure a variant.
+
+        A worker measures one variant at a time, so its new claim ends an earlier one that it never
+        handed in (it was killed, and this is its successor).
+        """
+        for other, holder in list(self._in_flight.items()):
+            if holder == worker:
+                del self._in_flight[other]
+        if policy_id in self._records:
+            self._cache_hits += 1
+            return Claim("cached", record=self._records[policy_id])
+        if policy_id in self._failed:
+            return Claim("failed")
+        if policy_id in self._in_flight:
+            return Claim("pending")
+        if len(self._records) >= self._limit:
+            return Claim("exhausted")
+        if len(self._records) + len(self._in_flight) >= self._limit:
+            return Claim("pending")  # a granted evaluation may yet fail and free its place
+        self._in_flight[policy_id] = worker
+        self._next_id += 1
+        return Claim("granted", evaluation_id=self._next_id - 1)
+
+    def complete(self, record: EvaluationRecord) -> None:
+        """Store a record, then count it; a second record of the same variant is dropped."""
+        self._in_flight.pop(record.policy_id, None)
+        if record.policy_id in self._records or len(self._records) >= self._limit:
+            return
+        self._store.append(record)
+        self._records[record.policy_id] = record
+        self._note_best(record)
+
+    def fail(self, policy_id: str, worker: int, error: str) -> None:
+        """Free the place of a variant that could not be measured, and never grant it again."""
+        if self._in_flight.get(policy_id) == worker:
+            del self._in_flight[policy_id]
+        self._failed[policy_id] = error
+
+    def progress(self) -> Progress:
+        """Return the run's figures."""
+        return Progress(
+            done=len(self._records),
+            limit=self._limit,
+            cache_hits=self._cache_hits,
+            failures=len(self._failed),
+            best=self._best,
+        )
+
+    def last_error(self) -> str | None:
+        """Return the error of the variant that failed last."""
+        return next(reversed(self._failed.values()), None)
+
+    def _note_best(self, record: EvaluationRecord) -> None:
+        # Of equal rewards the earlier stays, so that the best does not depend on timing.
+        rank = (record.reward, -record.evaluation_id)
+        if self._best is None or rank > (self._best.reward, -self._best.evaluation_id):
+            self._best = record

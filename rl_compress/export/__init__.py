@@ -1,0 +1,1 @@
+"""What is delivered: safetensors, ONNX and a manifest, and how to load them again."""

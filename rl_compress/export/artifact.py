@@ -1,0 +1,229 @@
+"""The artefact: a folder with the delivered model, written whole and loaded without a pickle."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rl_compress.compression.physical import replay_history
+from rl_compress.errors import (
+    ConfigError,
+    CorruptFileError,
+    RLCompressError,
+    UnsupportedLayerError,
+)
+from rl_compress.export.manifest import FileEntry, InputSpec, Manifest
+from rl_compress.export.onnx_export import export_onnx, onnx_available, require_onnx
+from rl_compress.targets.factory import TargetConfig, make_target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rl_compress.policy.compression_policy import CompressionPolicy
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "model.safetensors"
+POLICY_FILE = "policy.json"
+MANIFEST_FILE = "manifest.json"
+ONNX_FILE = "model.onnx"
+
+
+class ExportConfig(BaseModel):
+    """The `export` section of a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    onnx: bool | None = Field(
+        default=None,
+        description="Write model.onnx too; None: when the onnx extra is installed, and a model "
+        "that cannot be exported is only warned of.",
+    )
+    latency_batch_size: int = Field(
+        default=1, ge=1, description="Samples per batch when latency is measured."
+    )
+
+
+def save_artifact(
+    directory: Path,
+    model: nn.Module,
+    manifest: Manifest,
+    policy: CompressionPolicy,
+    example_inputs: Sequence[Tensor],
+    config: ExportConfig,
+) -> Manifest:
+    """Write a compressed model into a folder, which appears whole or not at all.
+
+    Args:
+        directory: The folder, replaced where it exists.
+        model: The compressed model in evaluation mode, on any device; left as it is.
+        manifest: How it was made; the entries about files are filled in here.
+        policy: The compression policy that was carried out.
+        example_inputs: Inputs of one forward pass, batch size 1.
+        config: What to write.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        UnsupportedLayerError: The model's state is more than tensors.
+        ConfigError: ONNX was asked for, but the onnx extra is not installed.
+        RLCompressError: ONNX was asked for, but the model cannot be exported; all the rest has
+            been written.
+    """
+    if config.onnx:
+        require_onnx()
+    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
+    try:
+        (unfinished / POLICY_FILE).write_text(policy.to_json(indent=2) + "\n", encoding="utf-8")
+        tensors, aliases = _store_once(model.state_dict())
+        save_file(tensors, unfinished / WEIGHTS_FILE)
+        # safetensors makes files that only their owner can read.
+        shutil.copymode(unfinished / POLICY_FILE, unfinished / WEIGHTS_FILE)
+        onnx_error, failure = _try_onnx(model, example_inputs, unfinished / ONNX_FILE, config)
+        files = sorted(path for path in unfinished.iterdir() if path.is_file())
+        manifest = manifest.model_copy(
+            update={
+                "inputs": [_input_spec(tensor) for tensor in example_inputs],
+                "aliases": aliases,
+                "onnx_max_error": onnx_error,
+                "files": {path.name: FileEntry.of(path) for path in files},
+            }
+        )
+        manifest.save(unfinished / MANIFEST_FILE)
+        _replace(unfinished, directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if failure is not None:
+        if config.onnx:
+            raise RLCompressError(f"{failure} (the other files are in {directory})") from failure
+        logger.warning("no %s: %s", ONNX_FILE, failure)
+    return manifest
+
+
+def load_compressed(directory: Path | str) -> nn.Module:
+    """Rebuild a compressed model from its folder.
+
+    The target's factory builds the architecture, the recorded cuts are repeated in it, and the
+    tensors are read in. Nothing is unpickled and nothing is trained, but the factory that the
+    manifest names is imported and called: load only folders that you would run code from.
+
+    Args:
+        directory: A folder that :func:`save_artifact` wrote, such as ``best/`` of a run.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+
+    Raises:
+        RunDirectoryError: The folder holds no manifest.
+        CorruptFileError: A file is missing or damaged; the message names it.
+        ConfigError: A newer release wrote it, or the target is no longer what was compressed.
+    """
+    directory = Path(directory)
+    manifest = Manifest.load(directory / MANIFEST_FILE)
+    weights = directory / WEIGHTS_FILE
+    manifest.verify(weights)
+    try:
+        tensors = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise CorruptFileError(
+            f"{weights}: not a readable safetensors file ({error}); copy the whole folder again"
+        ) from None
+    try:
+        target = make_target(TargetConfig(**manifest.target))
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(
+            f"{directory / MANIFEST_FILE}: target must have the keys factory, options and "
+            f"weights, but got {manifest.target!r} ({error}); copy the whole folder again"
+        ) from None
+    # A factory may hand out the same module again and again, and the cuts are made in place.
+    model = copy.deepcopy(target.architecture()).cpu().eval()
+    replay_history(model, [_like(spec) for spec in manifest.inputs], manifest.history)
+    tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
+    try:
+        model.load_state_dict(tensors | tied, strict=True, assign=False)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{weights}: the tensors do not fit the model that the target "
+            f"{manifest.target.get('factory')!r} builds ({' '.join(str(error).split())}); "
+            f"use the target's code as it was when the model was compressed"
+        ) from None
+    return model.eval()
+
+
+def _store_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors to store, and for each name left out the name it is stored under."""
+    stored: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    names: dict[tuple[object, ...], str] = {}
+    storages: set[tuple[object, ...]] = set()
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise UnsupportedLayerError(
+                f"{name}: a model's state must be tensors, but got {type(tensor).__name__}; "
+                f"keep it out of the state dict, for it cannot be saved without a pickle"
+            )
+        storage = (tensor.device, tensor.untyped_storage().data_ptr())
+        view = (*storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and view in names:
+            aliases[name] = names[view]
+            continue
+        names[view] = name
+        # Different views of one storage are tied again by the architecture; here each is whole.
+        copied = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
+        stored[name] = copied.detach().cpu().contiguous()
+    return stored, aliases
+
+
+def _try_onnx(
+    model: nn.Module, example_inputs: Sequence[Tensor], path: Path, config: ExportConfig
+) -> tuple[float | None, RLCompressError | None]:
+    """Return the error of the ONNX file, or why there is none."""
+    if config.onnx is False or not onnx_available():
+        return None, None
+    try:
+        error = export_onnx(model, example_inputs, path)
+    except RLCompressError as failure:
+        for rest in path.parent.glob(f"{path.name}*"):
+            rest.unlink()
+        return None, failure
+    shutil.copymode(path.with_name(POLICY_FILE), path)
+    return error, None
+
+
+def _replace(new: Path, directory: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    previous = directory.with_name(f".{directory.name}.previous")
+    # Two renames, since a folder cannot be renamed onto one that holds files.
+    if directory.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        directory.rename(previous)
+    try:
+        new.rename(directory)
+    except OSError:
+        if previous.exists():
+            previous.rename(directory)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _input_spec(tensor: Tensor) -> InputSpec:
+    return InputSpec(shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+
+
+def _like(spec: InputSpec) -> Tensor:
+    """Return an input to trace with: ones are valid tokens, masks and pixels alike."""
+    return torch.ones(spec.shape, dtype=getattr(torch, spec.dtype))

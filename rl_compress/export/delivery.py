@@ -1,0 +1,116 @@
+"""Delivery: the chosen policy becomes a smaller model, fine-tuned, measured and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.costs.latency import compare_latency, device_name
+from rl_compress.evaluation.evaluator import EvaluationConfig, recalibrate
+from rl_compress.export.artifact import ExportConfig, save_artifact
+from rl_compress.export.manifest import (
+    CostChange,
+    LatencyChange,
+    Manifest,
+    ScoreChange,
+    Scores,
+    SearchScoreChange,
+)
+from rl_compress.finetuning.recovery import FinetuningConfig, finetune
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.search_space import Widths
+from rl_compress.targets.factory import TargetConfig
+from rl_compress.targets.target import Target
+
+
+def deliver(
+    directory: Path,
+    *,
+    target: Target,
+    target_config: TargetConfig,
+    model: nn.Module,
+    example_inputs: Sequence[Tensor],
+    compressor: Compressor,
+    budget: Budget,
+    widths: Widths,
+    evaluation: EvaluationConfig,
+    finetuning: FinetuningConfig,
+    export: ExportConfig,
+    advance: Callable[[int, int], None] = lambda _epoch, _epochs: None,
+) -> Manifest:
+    """Cut, repair, fine-tune, measure and save the chosen variant.
+
+    Args:
+        directory: Where the artefact goes.
+        target: Supplies data and score.
+        target_config: How to build the architecture again.
+        model: The uncompressed model, on the CPU; teacher of the fine-tuning.
+        example_inputs: Inputs of one forward pass, batch size 1.
+        compressor: Groups, costs and unit orders of ``model``.
+        budget: Upper bounds, for the manifest.
+        widths: The chosen variant, shape ``(num_groups,)``.
+        evaluation: The repair that the search used.
+        finetuning: How to fine-tune.
+        export: What to write.
+        advance: Hears of each epoch done, with their number.
+
+    Returns:
+        The manifest as written. The test split is read here, and nowhere else.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    smaller, history = compressor.cut(model, example_inputs, widths)
+    smaller, teacher = smaller.to(device).eval(), model.to(device).eval()
+    kept = compressor.kept_outputs(widths, ordered=False)
+    recalibrate(smaller, teacher, target, evaluation, kept)
+    before = target.score(smaller, "search")
+    result = finetune(smaller, teacher, target, finetuning, device=device, progress=advance)
+    inputs = [
+        tensor.repeat(export.latency_batch_size, *[1] * (tensor.ndim - 1)).to(device)
+        for tensor in example_inputs
+    ]
+    original_ms, delivered_ms = compare_latency(teacher, smaller, inputs)
+    full = compressor.space.full_widths
+    original_costs = compressor.costs.costs(full)
+    delivered_costs = compressor.costs.costs(widths)
+    policy = compressor.space.policy_of(widths)
+    manifest = Manifest(
+        target=target_config.model_dump(mode="json"),
+        history=history,
+        policy_id=policy.policy_id,
+        budget=budget.as_dict(),
+        costs={
+            cost: CostChange(original=original_costs[cost], delivered=delivered_costs[cost])
+            for cost in original_costs
+        },
+        group_macs={
+            group.name: CostChange(
+                original=compressor.costs.macs_of_group(index, full),
+                delivered=compressor.costs.macs_of_group(index, widths),
+            )
+            for index, group in enumerate(compressor.space.groups)
+        },
+        scores=Scores(
+            name=target.score_name,
+            search=SearchScoreChange(
+                original=target.score(teacher, "search"),
+                before_finetuning=before,
+                delivered=target.score(smaller, "search"),
+            ),
+            test=ScoreChange(
+                original=target.score(teacher, "test"), delivered=target.score(smaller, "test")
+            ),
+        ),
+        latency_ms=LatencyChange(
+            original=original_ms,
+            delivered=delivered_ms,
+            device=device_name(device),
+            batch_size=export.latency_batch_size,
+        ),
+        finetuning_epochs=result.best_epoch,
+    )
+    model.cpu()
+    return save_artifact(directory, smaller.cpu(), manifest, policy, example_inputs, export)

@@ -1,0 +1,1 @@
+"""Repairing compressed networks: recalibration, reconstruction, and fine-tuning."""

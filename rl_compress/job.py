@@ -1,0 +1,150 @@
+"""The job: one YAML file that says what to compress, how far, and how to search."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rl_compress.errors import ConfigError
+from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.export.artifact import ExportConfig
+from rl_compress.finetuning.recovery import FinetuningConfig
+from rl_compress.policy.budget import COSTS
+from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.search.config import SearchConfig
+from rl_compress.search.objective import ObjectiveConfig
+from rl_compress.targets.factory import TargetConfig
+
+
+class Job(BaseModel):
+    """Everything that a run needs to know; defaults are filled in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the job, and of the folder that its runs are kept in.",
+    )
+    target: TargetConfig = Field(description="The model to compress, with its data.")
+    space: SpaceConfig = Field(default_factory=SpaceConfig, description="What may be decided.")
+    budget: dict[str, float | str] = Field(
+        description=(
+            "Upper bounds, by cost (macs, params, size_bytes): a fraction of the target's own such "
+            "as 0.3, or an amount such as `1.2M` or `300kB`."
+        )
+    )
+    objective: ObjectiveConfig = Field(
+        default_factory=ObjectiveConfig, description="What the search maximises."
+    )
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="How variants are measured."
+    )
+    search: SearchConfig = Field(
+        default_factory=SearchConfig, description="How candidates are found."
+    )
+    finetuning: FinetuningConfig = Field(
+        default_factory=FinetuningConfig, description="How the delivered model is fine-tuned."
+    )
+    export: ExportConfig = Field(
+        default_factory=ExportConfig, description="What is delivered beside the safetensors file."
+    )
+
+    @field_validator("budget")
+    @classmethod
+    def _some_known_cost(cls, budget: dict[str, float | str]) -> dict[str, float | str]:
+        if not budget:
+            raise ValueError(f"give an upper bound on at least one of {', '.join(COSTS)}")
+        return budget
+
+    def to_yaml(self) -> str:
+        """Return the job with all defaults filled in."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file.
+
+    Args:
+        path: A YAML file.
+        overrides: Changes such as ``search.evaluations=50``; values are YAML.
+
+    Raises:
+        ConfigError: The file or an override is wrong; the message names the key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot read the job file ({getattr(error, 'strerror', error)})"
+        ) from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({_one_line(error)})") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys such as name, target and budget")
+    for override in overrides:
+        _apply(data, override)
+    return parse_job(data, str(path))
+
+
+def parse_job(data: dict[str, Any], source: str = "job") -> Job:
+    """Validate a job given as plain data.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is wrong.
+    """
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key."""
+    key, equals, value = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override}: expected key.path=value, as search.evaluations=50")
+    *parents, last = key.split(".")
+    node: Any = data
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: not valid YAML ({_one_line(error)})") from None
+
+
+def _describe(problem: Any) -> str:
+    """Say in one line what is wrong with a key, and what is meant perhaps."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key {key}; {hint}"
+    if problem["type"] == "missing":
+        return f"missing key {key}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, but got {problem['input']!r}"
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """Return the keys of the section at a location."""
+    model: Any = Job
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,93 @@
+"""Results on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rl_compress.reporting.formatting import format_cost
+from rl_compress.reporting.summary import comparison_table
+
+_console = Console()
+
+
+def print_check(name: str, space: Mapping[str, Any]) -> None:
+    """Print a target's groups, costs and budget, as ``space.json`` holds them."""
+    table = Table(title=f"{name}: groups in forward order", title_justify="left")
+    for column in ("group", "kind", "units", "widths", "MACs", "params", "prunable"):
+        table.add_column(column, overflow="fold")
+    for group in space["groups"]:
+        widths = group["widths"]
+        table.add_row(
+            group["name"],
+            group["kind"],
+            str(group["units"]),
+            f"{widths[0]} to {widths[-1]}" if widths else "–",
+            "–" if group["macs"] is None else format_cost("macs", group["macs"]),
+            "–" if group["params"] is None else format_cost("params", group["params"]),
+            "yes" if group["prunable"] else f"no: {group['reason']}",
+        )
+    _console.print(table)
+    for note in space["notes"]:
+        _console.print(f"note: {note}", highlight=False)
+    costs = Table(title="costs", title_justify="left")
+    for column in ("cost", "target", "smallest feasible", "budget"):
+        costs.add_column(column, justify="left" if column == "cost" else "right")
+    for cost, value in space["costs"].items():
+        bound = space["budget"].get(cost)
+        costs.add_row(
+            cost,
+            format_cost(cost, value),
+            format_cost(cost, space["smallest_costs"][cost]),
+            "–" if bound is None else f"{format_cost(cost, bound)} ({bound / value:.1%})",
+        )
+    _console.print(costs)
+    _console.print("the budget is feasible")
+
+
+def print_result(manifest: Mapping[str, Any], directory: Path) -> None:
+    """Print the comparison of the uncompressed and the delivered model."""
+    _console.print(comparison_table(manifest))
+    report = directory / "report.html"
+    _console.print(f"written to {directory}", highlight=False, soft_wrap=True)
+    if report.exists():
+        _console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+
+def print_sensitivity(curves: Any, directory: Path) -> None:
+    """Print the score after pruning each group alone."""
+    table = Table(
+        title=f"score with one group pruned (uncompressed {curves.original_score:.4f})",
+        title_justify="left",
+    )
+    table.add_column("group", overflow="fold")
+    table.add_column("score by pruning ratio", overflow="fold")
+    for name, widths, scores in zip(curves.groups, curves.widths, curves.scores, strict=True):
+        points = (
+            f"{1 - width / widths[0]:.2f}: {score:.4f}"
+            for width, score in zip(widths[1:], scores[1:], strict=True)
+        )
+        table.add_row(name, "   ".join(points))
+    _console.print(table)
+    _console.print(f"written to {directory}", highlight=False, soft_wrap=True)
+
+
+def print_evaluation(found: Mapping[str, Any]) -> None:
+    """Print the score and the costs of one policy."""
+    table = Table(title=f"policy {found['policy_id']}", title_justify="left")
+    for column in ("", "uncompressed", "variant", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, (original, variant) in found["scores"].items():
+        table.add_row(name, f"{original:.4f}", f"{variant:.4f}", "")
+    for cost, (original, variant) in found["costs"].items():
+        table.add_row(
+            cost,
+            format_cost(cost, original),
+            format_cost(cost, variant),
+            f"{variant / original:.1%}",
+        )
+    _console.print(table)

@@ -1,0 +1,125 @@
+"""What a run directory holds, read for the report; all but the job may still be missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from rl_compress.errors import CorruptFileError, RunDirectoryError
+from rl_compress.export.manifest import Manifest
+from rl_compress.policy.compression_policy import CompressionPolicy
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.store import EvaluationStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rl_compress.results.record import EvaluationRecord
+
+_JOB_FILE = "job.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """The content of a run directory; None or empty is a file that does not exist (yet)."""
+
+    directory: Path
+    job: dict[str, Any]
+    job_yaml: str
+    environment: dict[str, Any] | None
+    space: dict[str, Any] | None
+    """Groups, notes, and where given ``costs`` of the uncompressed target and the ``budget``."""
+    sensitivity: list[dict[str, Any]]
+    """Rows of ``group``, ``pruning_ratio`` and ``score``."""
+    evaluations: list[EvaluationRecord]
+    """In the order of their ids."""
+    pareto: list[dict[str, Any]]
+    manifest: dict[str, Any] | None
+    policy: dict[str, float] | None
+    """Pruning ratio of each group of the delivered policy."""
+
+
+def read_run(directory: Path) -> RunFiles:
+    """Read a run directory.
+
+    Raises:
+        RunDirectoryError: There is no such directory, or it is no run's.
+        CorruptFileError: A file cannot be read; the message names it.
+        ConfigError: A newer release delivered the model, or the policy is none.
+    """
+    if not directory.is_dir():
+        raise RunDirectoryError(f"{directory}: no such directory; give the directory of a run")
+    run = RunDirectory(directory)
+    job_yaml, job = _read_job(directory / _JOB_FILE)
+    evaluations = EvaluationStore(run.evaluations).read() if run.evaluations.is_dir() else []
+    manifest, policy = run.best / "manifest.json", run.best / "policy.json"
+    return RunFiles(
+        directory=directory,
+        job=job,
+        job_yaml=job_yaml,
+        environment=_read_json(directory / "environment.json"),
+        space=_read_json(directory / "space.json", "groups"),
+        sensitivity=_read_rows(run.sensitivity, ("group", "pruning_ratio", "score")),
+        evaluations=evaluations,
+        pareto=_read_rows(directory / "pareto.parquet", ("score",)),
+        manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
+        policy=_read_ratios(policy) if policy.is_file() else None,
+    )
+
+
+def _read_job(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        job = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"{path.parent}: not the directory of a run (there is no {_JOB_FILE})"
+        ) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CorruptFileError(f"{path}: not a readable job ({error})") from None
+    if not isinstance(job, dict):
+        raise CorruptFileError(f"{path}: not a job; expected a mapping of keys such as target")
+    return text, job
+
+
+def _read_json(path: Path, *required: str) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorruptFileError(
+            f"{path}: not readable JSON ({error}); resume the run to write it anew"
+        ) from None
+    missing = [key for key in required if not isinstance(data, dict) or key not in data]
+    if missing or not isinstance(data, dict):
+        raise CorruptFileError(
+            f"{path}: lacks {', '.join(missing) or 'keys'}; resume the run to write it anew"
+        )
+    return data
+
+
+def _read_rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        return []
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptFileError(
+            f"{path}: not a readable parquet file ({error}); remove it and resume the run"
+        ) from None
+    missing = [column for column in required if column not in table.column_names]
+    if missing:
+        raise CorruptFileError(
+            f"{path}: lacks the column(s) {', '.join(missing)}; remove it and resume the run"
+        )
+    return table.to_pylist()
+
+
+def _read_ratios(path: Path) -> dict[str, float]:
+    return {group: decision.pruning_ratio for group, decision in CompressionPolicy.load(path)}

@@ -1,0 +1,281 @@
+"""The sections of the report; each says so where its part of the run does not exist yet."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from rl_compress.reporting.formatting import (
+    COST_LABELS,
+    COST_ROWS,
+    format_cost,
+    format_duration,
+    format_fraction,
+    format_named_score,
+    format_score,
+    format_speedup,
+    format_time,
+)
+from rl_compress.reporting.group_plots import GroupBar, policy_bars, sensitivity_map
+from rl_compress.reporting.page import (
+    Markup,
+    bullets,
+    code,
+    drawing,
+    listing,
+    paragraph,
+    section,
+    table,
+    tiles,
+)
+from rl_compress.reporting.plots import Point, pareto_plot, search_curve
+from rl_compress.reporting.summary import HEADER, comparison_rows, headline, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rl_compress.reporting.run_files import RunFiles
+    from rl_compress.results.record import EvaluationRecord
+
+
+def headline_of(files: RunFiles) -> str:
+    """Say in one sentence what the run achieved, or how far it is."""
+    if files.manifest is not None and (sentence := headline(files.manifest)):
+        return sentence
+    count = len(files.evaluations)
+    if best := chosen_record(files):
+        return (
+            f"Nothing delivered yet: {count} evaluation{'s' if count > 1 else ''}, "
+            f"best {format_named_score(objective_of(files), best.score)}"
+        )
+    return "Nothing delivered yet, and nothing evaluated"
+
+
+def key_figures(files: RunFiles) -> Markup:
+    """Return the figures that matter most, large."""
+    if files.manifest is None:
+        return Markup("")
+    figures = [
+        (format_fraction(ratio(change)), f"of the {COST_LABELS.get(cost, cost)}")
+        for cost, change in files.manifest["costs"].items()
+    ]
+    if scores := files.manifest["scores"]:
+        split = "test" if scores["test"] else "search"
+        score = format_score(scores["name"], scores[split]["delivered"])
+        figures.append((score, f"{scores['name']}, {split} split"))
+    if latency := files.manifest["latency_ms"]:
+        speed = format_speedup(latency["original"], latency["delivered"])
+        figures.append((speed, f"on {latency['device']}"))
+    return tiles(figures) if figures else Markup("")
+
+
+def comparison(files: RunFiles) -> Markup:
+    """Compare the two models figure by figure."""
+    title = "Uncompressed and delivered"
+    manifest = files.manifest
+    if manifest is None:
+        return section(title, paragraph("No model has been delivered yet.", "absent"))
+    facts = [f"Compression policy {manifest['policy_id']}, {format_time(manifest['created'])}."]
+    epochs = manifest["finetuning_epochs"]
+    facts.append(f"Fine-tuned for {epochs} epoch{'' if epochs == 1 else 's'}.")
+    if latency := manifest["latency_ms"]:
+        facts.append(f"Latency is the median on {latency['device']}.")
+    if manifest["budget"]:
+        bounds = (
+            f"{COST_ROWS.get(cost, cost)} ≤ {format_cost(cost, bound)}"
+            for cost, bound in manifest["budget"].items()
+        )
+        facts.append(f"Budget: {', '.join(bounds)}.")
+    if manifest["files"]:
+        sizes = (
+            f"{name} ({format_cost('size_bytes', entry['bytes'])})"
+            for name, entry in manifest["files"].items()
+        )
+        facts.append(f"Files in best/: {', '.join(sizes)}.")
+    if manifest["onnx_max_error"] is not None:
+        facts.append(f"The ONNX model's outputs agree to {manifest['onnx_max_error']:.1g}.")
+    rows = table(HEADER, comparison_rows(manifest), figures=True)
+    return section(title, rows, paragraph(" ".join(facts), "note"))
+
+
+def pareto(files: RunFiles) -> Markup:
+    """Show score over the budgeted cost."""
+    title, cost, score = "Score and cost", budgeted_cost(files), objective_of(files)
+    if not _some_finite(files.evaluations):
+        return section(title, paragraph("No variant has been evaluated yet.", "absent"))
+    best, original = chosen_record(files), original_score(files)
+    original_cost = _original_costs(files).get(cost)
+    svg = pareto_plot(
+        [Point(_cost(record, cost), record.score) for record in files.evaluations],
+        cost=cost,
+        score=score,
+        front=[Point(row[cost], row["score"]) for row in files.pareto if cost in row],
+        best=Point(_cost(best, cost), best.score) if best else None,
+        original=(
+            None if original is None or original_cost is None else Point(original_cost, original)
+        ),
+        bound=_bounds(files).get(cost),
+    )
+    note = "Every variant that was evaluated, on the search split and before fine-tuning."
+    if not files.pareto:
+        note += " The Pareto front has not been written yet."
+    return section(title, paragraph(note, "note"), drawing(svg))
+
+
+def search(files: RunFiles) -> Markup:
+    """Show the score over the course of the search."""
+    title, records = "Course of the search", files.evaluations
+    if not _some_finite(records):
+        return section(title, paragraph("No variant has been evaluated yet.", "absent"))
+    name = objective_of(files)
+    svg = search_curve(
+        [record.score for record in records], score=name, original=original_score(files)
+    )
+    algorithms = ", ".join(dict.fromkeys(record.algorithm for record in records))
+    cached = sum(record.cached for record in records)
+    reused = f", {cached} of them cached" if cached else ""
+    workers = len({record.worker for record in records})
+    elapsed = (records[-1].time - records[0].time).total_seconds() + records[0].wall_s
+    facts = (
+        f"{len(records)} evaluations by {algorithms}{reused}, "
+        f"on {workers} process{'es' if workers > 1 else ''} in {format_duration(elapsed)}; "
+        f"one took {format_duration(sum(r.wall_s for r in records) / len(records))} on average."
+    )
+    return section(title, paragraph(facts, "note"), drawing(svg))
+
+
+def policy(files: RunFiles) -> Markup:
+    """Show what was done to each group."""
+    title = "What was pruned"
+    best = chosen_record(files)
+    ratios = files.policy or (best.ratios() if best else None)
+    if ratios is None:
+        return section(title, paragraph("No compression policy has been found yet.", "absent"))
+    note = "The delivered policy, in forward order." if files.policy else "The best policy so far."
+    if files.space is None:
+        note += " The groups' MACs are unknown, since space.json is missing."
+    else:
+        note += (
+            " MACs are in percent of the uncompressed model's; a layer counts for the group of its"
+            " outputs and for that of its inputs."
+        )
+    bars = _group_bars(files, ratios)
+    return section(title, paragraph(note, "note"), drawing(policy_bars(bars)))
+
+
+def sensitivity(files: RunFiles) -> Markup:
+    """Show what pruning each group alone does to the score."""
+    title = "Sensitivity"
+    if not any(math.isfinite(row["score"]) for row in files.sensitivity):
+        return section(title, paragraph("Sensitivities have not been measured.", "absent"))
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in files.sensitivity:
+        curves.setdefault(row["group"], []).append((row["pruning_ratio"], row["score"]))
+    best = chosen_record(files)
+    svg = sensitivity_map(
+        curves,
+        score=objective_of(files),
+        chosen=files.policy or (best.ratios() if best else None),
+    )
+    note = "Score when one group alone is pruned: the darker, the more it hurts."
+    return section(title, paragraph(note, "note"), drawing(svg))
+
+
+def groups(files: RunFiles) -> Markup:
+    """List what cannot be pruned, and why, and what else was noticed of the model."""
+    title = "Groups that are not pruned"
+    if files.space is None:
+        return section(title, paragraph("The model has not been looked at yet.", "absent"))
+    left = [group for group in files.space["groups"] if not group.get("prunable", True)]
+    parts = []
+    if left:
+        rows = ((code(group["name"]), group.get("reason") or "") for group in left)
+        parts.append(table(("group", "reason"), rows, figures=False))
+    else:
+        parts.append(paragraph("Every group of the model can be pruned.", "note"))
+    if notes := files.space.get("notes"):
+        parts.append(bullets(notes))
+    return section(title, *parts)
+
+
+def environment(files: RunFiles) -> Markup:
+    """List versions and hardware."""
+    title = "Environment"
+    if files.environment is None:
+        return section(title, paragraph("Not recorded.", "absent"))
+    rows = (
+        (name, code(value if isinstance(value, str) else json.dumps(value)))
+        for name, value in files.environment.items()
+    )
+    return section(title, table((), rows, figures=False))
+
+
+def job(files: RunFiles) -> Markup:
+    """Show the job file, with all defaults filled in."""
+    return section("Job", listing(files.job_yaml))
+
+
+def chosen_record(files: RunFiles) -> EvaluationRecord | None:
+    """Return the evaluation of the delivered policy, or else the best so far."""
+    scored = [record for record in files.evaluations if math.isfinite(record.score)]
+    if files.manifest is not None:
+        delivered = files.manifest["policy_id"]
+        scored = [record for record in scored if record.policy_id == delivered] or scored
+    return max(scored, key=lambda record: record.reward, default=None)
+
+
+def objective_of(files: RunFiles) -> str:
+    """Return the name of the score that the search maximised."""
+    objective = files.job.get("objective")
+    return str(objective.get("score", "score")) if isinstance(objective, dict) else "score"
+
+
+def budgeted_cost(files: RunFiles) -> str:
+    """Return the first budgeted cost, or MACs."""
+    return next((cost for cost in _bounds(files) if cost in COST_ROWS), "macs")
+
+
+def original_score(files: RunFiles) -> float | None:
+    """Return the uncompressed model's score in the search, which the sensitivities begin with."""
+    scores = (row["score"] for row in files.sensitivity if row["pruning_ratio"] == 0.0)
+    fallback = 0.0 if objective_of(files) == "fidelity" else None
+    return next((score for score in scores if math.isfinite(score)), fallback)
+
+
+def _some_finite(records: Sequence[EvaluationRecord]) -> bool:
+    return any(math.isfinite(record.score) for record in records)
+
+
+def _cost(record: EvaluationRecord, cost: str) -> float:
+    return float(record.costs()[cost])
+
+
+def _bounds(files: RunFiles) -> Mapping[str, float]:
+    return (files.manifest or files.space or {}).get("budget") or {}
+
+
+def _original_costs(files: RunFiles) -> Mapping[str, float]:
+    if files.manifest is not None and files.manifest["costs"]:
+        return {cost: change["original"] for cost, change in files.manifest["costs"].items()}
+    return (files.space or {}).get("costs") or {}
+
+
+def _group_bars(files: RunFiles, ratios: Mapping[str, float]) -> list[GroupBar]:
+    if files.space is None:
+        return [GroupBar(name=name, pruning_ratio=ratio) for name, ratio in ratios.items()]
+    total = _original_costs(files).get("macs")
+    delivered = files.manifest["group_macs"] if files.manifest and files.policy else {}
+
+    def share(macs: Any) -> float | None:
+        return macs / total if macs is not None and total else None
+
+    return [
+        GroupBar(
+            name=group["name"],
+            pruning_ratio=ratios.get(group["name"]),
+            macs_before=share(group.get("macs")),
+            macs_after=share(delivered.get(group["name"], {}).get("delivered")),
+        )
+        for group in files.space["groups"]
+    ]

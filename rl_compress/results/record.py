@@ -1,0 +1,57 @@
+"""The evaluation record: one variant measured, one row stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from rl_compress.policy.compression_policy import CompressionPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord:
+    """What is known of one evaluated variant; detached from all live objects."""
+
+    evaluation_id: int
+    """Number within the run, from 0, in the order in which evaluations were granted."""
+    run: str
+    trial: str
+    """Name of the Tune trial; empty outside a sweep."""
+    worker: int
+    """Index of the env runner; 0 is the driver."""
+    algorithm: str
+    policy: str
+    """The candidate as asked for, as JSON."""
+    policy_id: str
+    """Hash of the realised policy: equal variants share it."""
+    realised: str
+    """The policy really carried out, after rounding and projection, as JSON."""
+    macs: int
+    """MACs per sample."""
+    params: int
+    size_bytes: int
+    """Bytes of the tensors in the variant's file."""
+    score: float
+    """The objective's score on the search split; higher is better."""
+    reward: float
+    seed: int
+    wall_s: float
+    """Seconds that the evaluation took."""
+    cached: bool
+    """Whether the figures come from an evaluation made elsewhere, such as another trial."""
+    time: datetime
+    """When the evaluation ended, in UTC."""
+
+    def costs(self) -> dict[str, int]:
+        """Return the costs by name."""
+        return {"macs": self.macs, "params": self.params, "size_bytes": self.size_bytes}
+
+    def realised_policy(self) -> CompressionPolicy:
+        """Return the policy that was carried out."""
+        return CompressionPolicy.from_json(self.realised, source=f"record {self.evaluation_id}")
+
+    def ratios(self) -> dict[str, float]:
+        """Return the realised pruning ratio of every group."""
+        decisions = json.loads(self.realised)["decisions"]
+        return {name: decision["pruning_ratio"] for name, decision in decisions.items()}

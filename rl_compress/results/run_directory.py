@@ -1,0 +1,107 @@
+"""The run directory: one execution of a job, resumable and readable while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from rl_compress.errors import RunDirectoryError
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.schema import to_table
+
+
+class RunDirectory:
+    """Files of one run; each is written whole and renamed into place."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the directory; nothing is created."""
+        self.path = path
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of the evaluation records."""
+        return self.path / "evaluations"
+
+    @property
+    def sensitivity(self) -> Path:
+        """File of the sensitivity curves."""
+        return self.path / "sensitivity.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the algorithm's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the delivered model."""
+        return self.path / "best"
+
+    def check(self, job_yaml: str, *, resume: bool) -> None:
+        """Make sure that the directory can take a job's run; nothing is written.
+
+        Args:
+            job_yaml: The job with all defaults filled in.
+            resume: Continue the run that is in the directory.
+
+        Raises:
+            RunDirectoryError: The directory holds another job, or a run that is not to be resumed,
+                or nothing although it should be resumed, or it is no directory.
+        """
+        job_file = self.path / "job.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path}: is a file; name a directory with --output")
+        if job_file.exists():
+            if job_file.read_text(encoding="utf-8") != job_yaml:
+                raise RunDirectoryError(
+                    f"{self.path}: holds a run of another job (its job.yaml differs from this "
+                    f"one); choose another --output"
+                )
+            if not resume:
+                raise RunDirectoryError(
+                    f"{self.path}: holds a run of this job already; add --resume to continue it, "
+                    f"or choose another --output"
+                )
+        elif resume:
+            raise RunDirectoryError(
+                f"{self.path}: there is no run to resume (no job.yaml); leave out --resume"
+            )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise RunDirectoryError(
+                f"{self.path}: is not empty and holds no run; choose another --output"
+            )
+
+    def create(self, job_yaml: str) -> None:
+        """Create the directory, or take up the run that is in it.
+
+        Raises:
+            RunDirectoryError: The directory cannot be written.
+        """
+        try:
+            self.evaluations.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.write_text("job.yaml", job_yaml)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another --output"
+            ) from None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole."""
+        unfinished = self.path / f"{name}.tmp"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.rename(self.path / name)
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file whole."""
+        self.write_text(name, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    def write_records(self, name: str, records: Sequence[EvaluationRecord]) -> None:
+        """Write records as one parquet file, whole."""
+        unfinished = self.path / f"{name}.tmp"
+        pq.write_table(to_table(records), unfinished)
+        unfinished.rename(self.path / name)

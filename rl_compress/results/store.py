@@ -1,0 +1,88 @@
+"""The append-only store of evaluation records: parquet parts in one folder.
+
+A part is written whole under another name and renamed into place, so a reader never sees half a
+part, and a process killed at any moment leaves only whole parts behind.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from rl_compress.errors import CorruptFileError
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.schema import from_table, to_table
+
+_UNFINISHED = ".tmp"
+
+
+def open_location(location: str | Path) -> tuple[fs.FileSystem, str]:
+    """Return the file system and path of a local folder or of a URI such as ``s3://bucket/runs``."""
+    if "://" in str(location):
+        return fs.FileSystem.from_uri(str(location))
+    return fs.LocalFileSystem(), str(Path(location).resolve())
+
+
+class EvaluationStore:
+    """Records of one run, as ``part-*.parquet`` files.
+
+    One process writes (the ledger's); any number may read.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        """Open, and create where needed, the folder ``location`` (path or URI)."""
+        self._fs, self._root = open_location(location)
+        self._fs.create_dir(self._root, recursive=True)
+
+    def append(self, record: EvaluationRecord) -> None:
+        """Store one record; when this returns, it outlives the process."""
+        self._write(f"part-{record.evaluation_id:06d}-{record.evaluation_id:06d}", [record])
+
+    def read(self) -> list[EvaluationRecord]:
+        """Return all records in the order of their ids.
+
+        Raises:
+            CorruptFileError: A part cannot be read; the message names it.
+        """
+        records: dict[int, EvaluationRecord] = {}
+        for path in self._parts():
+            try:
+                with self._fs.open_input_file(path) as file:
+                    rows = from_table(pq.read_table(file))
+            except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+                raise CorruptFileError(
+                    f"{path}: not a readable part of evaluations ({error}); "
+                    f"remove it and resume, which repeats only its evaluations"
+                ) from None
+            records |= {row.evaluation_id: row for row in rows}
+        return [records[key] for key in sorted(records)]
+
+    def compact(self) -> None:
+        """Merge all parts into one, for quick reading."""
+        parts = self._parts()
+        records = self.read()
+        if len(parts) < 2:
+            return
+        first, last = records[0].evaluation_id, records[-1].evaluation_id
+        merged = self._write(f"part-{first:06d}-{last:06d}", records)
+        for path in parts:
+            # A crash in between leaves rows twice, which reading by id makes one again.
+            if path != merged:
+                self._fs.delete_file(path)
+
+    def _parts(self) -> list[str]:
+        found = self._fs.get_file_info(fs.FileSelector(self._root))
+        return sorted(info.path for info in found if info.path.endswith(".parquet"))
+
+    def _write(self, name: str, records: Sequence[EvaluationRecord]) -> str:
+        path = posixpath.join(self._root, f"{name}.parquet")
+        unfinished = path + _UNFINISHED
+        with self._fs.open_output_stream(unfinished) as file:
+            pq.write_table(to_table(records), file)
+        self._fs.move(unfinished, path)
+        return path

@@ -1,0 +1,257 @@
+"""The main path: job -> target -> search -> best policy -> compressed model -> report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rl_compress.errors import ConfigError, EvaluationError
+from rl_compress.evaluation.candidates import RunIdentity
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.export.delivery import deliver
+from rl_compress.export.manifest import Manifest
+from rl_compress.job import Job
+from rl_compress.monitor import Monitor, SilentMonitor
+from rl_compress.policy.compression_policy import CompressionPolicy
+from rl_compress.reporting.plots import sensitivity_plot
+from rl_compress.reporting.report import build_report
+from rl_compress.reporting.run_files import read_rows
+from rl_compress.results.environment import describe_environment
+from rl_compress.results.pareto import pareto_front
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.store import EvaluationStore
+from rl_compress.search.preparation import Subject, prepare
+from rl_compress.search.searching import SearchTask
+from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.targets.target import SPLITS
+
+RUNS = Path("runs")
+"""Where runs are kept that were given no output directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run produced."""
+
+    directory: Path
+    best: EvaluationRecord
+    """The evaluation with the highest reward."""
+    manifest: Manifest
+    """What was delivered, with its figures."""
+
+
+def search(
+    job: Job,
+    output: str | Path | None = None,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    monitor: Monitor | None = None,
+) -> RunResult:
+    """Compress a target: search for the best policy, carry it out, fine-tune, deliver, report.
+
+    Args:
+        job: What to compress, and how far.
+        output: The run directory; by default ``runs/<name>/<time>``.
+        resume: Continue the job's earlier run in that directory; without ``output``, the latest.
+        address: A Ray cluster; by default a local one is started.
+        monitor: Hears of progress.
+
+    Raises:
+        RLCompressError: Bad input, or a run that failed; evaluations made are kept.
+    """
+    monitor = monitor or SilentMonitor()
+    run = _locate(job, output, resume=resume)
+    monitor.phase("preparation")
+    subject = prepare(job.target, job.space, job.budget)
+    run.create(job.to_yaml())
+    monitor.say(f"run directory: {run.path}")
+    run.write_json("space.json", subject.describe_space())
+    run.write_json("environment.json", describe_environment())
+    task = make_task(job, subject, run, address=address, monitor=monitor)
+    monitor.phase("search")
+    _, stopped_early = task.search_for_policy()
+    if stopped_early:
+        monitor.say(f"search ended early: {stopped_early}")
+    best = choose(run, job)
+    monitor.phase("fine-tuning")
+    manifest = _deliver(job, subject, best.realised_policy(), run.best, monitor)
+    monitor.phase("report")
+    build_report(run.path)
+    return RunResult(run.path, best, manifest)
+
+
+def make_task(
+    job: Job,
+    subject: Subject,
+    run: RunDirectory,
+    *,
+    address: str | None = None,
+    monitor: Monitor | None = None,
+) -> SearchTask:
+    """Return the search that a job asks for on a prepared target."""
+    monitor = monitor or SilentMonitor()
+    return SearchTask(
+        subject=subject,
+        target=job.target,
+        objective=job.objective,
+        evaluation=job.evaluation,
+        search=job.search,
+        run=run,
+        identity=RunIdentity(
+            run=run.path.name, algorithm=job.search.algorithm, seed=job.search.seed
+        ),
+        address=address,
+        on_sensitivity=monitor.step,
+        on_progress=monitor.searched,
+    )
+
+
+def choose(run: RunDirectory, job: Job) -> EvaluationRecord:
+    """Write the Pareto front and return the record with the highest reward."""
+    records = EvaluationStore(run.evaluations).read()
+    if not records:
+        raise EvaluationError(f"{run.path}: no variant could be evaluated")
+    front = pareto_front(records, list(job.budget))
+    run.write_records("pareto.parquet", front)
+    return max(records, key=lambda record: (record.reward, -record.evaluation_id))
+
+
+def compress(
+    job: Job,
+    policy: CompressionPolicy,
+    output: str | Path,
+    *,
+    monitor: Monitor | None = None,
+) -> Manifest:
+    """Carry out a given compression policy: cut, fine-tune, export.
+
+    Args:
+        job: The target, and how to fine-tune and export.
+        policy: A decision for every prunable group; rounded to allowed widths.
+        output: Folder of the artefact; must not exist, or be an older artefact.
+        monitor: Hears of progress.
+
+    Raises:
+        ConfigError: The policy does not fit the target or exceeds the job's budget.
+    """
+    monitor = monitor or SilentMonitor()
+    directory = Path(output)
+    if directory.exists() and not (directory / "manifest.json").exists():
+        raise ConfigError(f"{directory}: exists and is no compressed model; choose another --output")
+    monitor.phase("preparation")
+    subject = prepare(job.target, job.space, job.budget)
+    monitor.phase("fine-tuning")
+    return _deliver(job, subject, policy, directory, monitor)
+
+
+def best_policy(directory: Path) -> CompressionPolicy:
+    """Return the policy that a run delivered.
+
+    Raises:
+        ConfigError: The run has delivered nothing.
+    """
+    path = directory / "best" / "policy.json"
+    if not path.exists():
+        raise ConfigError(f"--run {directory}: there is no best/policy.json; let the run finish")
+    return CompressionPolicy.load(path)
+
+
+def measure_curves(
+    job: Job, output: Path, *, monitor: Monitor | None = None
+) -> SensitivityCurves:
+    """Measure the sensitivity curves of a job's target, and save them with a plot.
+
+    Args:
+        job: The target, its space, and how variants are measured.
+        output: Folder for ``sensitivity.parquet`` and ``sensitivity.svg``.
+        monitor: Hears of progress.
+    """
+    monitor = monitor or SilentMonitor()
+    monitor.phase("preparation")
+    subject = prepare(job.target, job.space, job.budget)
+    run = RunDirectory(output)
+    output.mkdir(parents=True, exist_ok=True)
+    task = make_task(job, subject, run, monitor=monitor)
+    monitor.phase("sensitivity")
+    run.sensitivity.unlink(missing_ok=True)
+    curves = task.curves(task.make_evaluator())
+    run.write_text("sensitivity.svg", sensitivity_plot(read_rows(run.sensitivity)))
+    return curves
+
+
+def evaluate_policy(
+    job: Job, policy: CompressionPolicy, split: str, *, monitor: Monitor | None = None
+) -> dict[str, Any]:
+    """Score and cost one policy without fine-tuning it.
+
+    Returns:
+        ``policy_id``, and under ``scores`` and ``costs`` pairs of the uncompressed target's figure
+        and the variant's.
+
+    Raises:
+        ConfigError: The policy does not fit the target, or there is no such split.
+    """
+    monitor = monitor or SilentMonitor()
+    if split not in SPLITS:
+        raise ConfigError(f"--split: must be one of {', '.join(SPLITS)}, but got {split!r}")
+    monitor.phase("preparation")
+    subject = prepare(job.target, job.space, job.budget)
+    compressor, target = subject.compressor, subject.target
+    widths = compressor.space.widths_of(policy)
+    evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation)
+    monitor.phase("evaluation")
+    costs = compressor.costs.costs(widths)
+    return {
+        "policy_id": compressor.space.policy_of(widths).policy_id,
+        "scores": {
+            f"{target.score_name} ({split})": (
+                target.score(subject.model, split),
+                target.score(evaluator.variant(widths), split),
+            )
+        },
+        "costs": {cost: (subject.original_costs[cost], costs[cost]) for cost in costs},
+    }
+
+
+def _deliver(
+    job: Job, subject: Subject, policy: CompressionPolicy, directory: Path, monitor: Monitor
+) -> Manifest:
+    compressor = subject.compressor
+    widths = compressor.space.widths_of(policy)
+    if not subject.budget.admits(costs := compressor.costs.costs(widths)):
+        raise ConfigError(f"policy: its costs {costs} exceed the budget {subject.budget.as_dict()}")
+    return deliver(
+        directory,
+        target=subject.target,
+        target_config=job.target,
+        model=subject.model,
+        example_inputs=subject.example_inputs,
+        compressor=compressor,
+        budget=subject.budget,
+        widths=widths,
+        evaluation=job.evaluation,
+        finetuning=job.finetuning,
+        export=job.export,
+        advance=monitor.step,
+    )
+
+
+def _locate(job: Job, output: str | Path | None, *, resume: bool) -> RunDirectory:
+    """Find the directory named, the job's latest, or a new one, and make sure it is free."""
+    home = RUNS / job.name
+    if output is not None:
+        path = Path(output)
+    elif resume:
+        earlier = sorted(path for path in home.glob("*") if (path / "job.yaml").exists())
+        if not earlier:
+            raise ConfigError(f"--resume: there is no run of {job.name} in {home}; leave it out")
+        path = earlier[-1]
+    else:
+        path = home / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    run = RunDirectory(path)
+    run.check(job.to_yaml(), resume=resume)
+    return run

@@ -1,0 +1,54 @@
+"""The loop that runs a baseline in the driver until the run's evaluations are used up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.candidates import CandidateEvaluator
+from rl_compress.evaluation.ledger import Ledger, Progress
+from rl_compress.policy.budget import Budget, CostFunction, project
+from rl_compress.policy.search_space import SearchSpace
+from rl_compress.search.baselines import Baseline
+
+_PATIENCE = 2000
+"""Candidates in a row without a new variant, after which the space counts as exhausted."""
+
+
+def run_baseline(
+    baseline: Baseline,
+    candidates: CandidateEvaluator,
+    ledger: Ledger,
+    space: SearchSpace,
+    budget: Budget,
+    cost_function: CostFunction,
+    advance: Callable[[Progress], None] = lambda _progress: None,
+) -> str | None:
+    """Ask, project, evaluate, tell; a resumed run replays the stored part from the cache.
+
+    Returns:
+        Why the search ended early, or None when all evaluations were made.
+    """
+    unchanged, done = 0, ledger.progress().done
+    while True:
+        keep = baseline.ask()
+        if keep is None:
+            return "the baseline has no other candidate"
+        widths = project(keep, budget, space, cost_function, fill=baseline.fill)
+        try:
+            record = candidates(widths)
+        except EvaluationError:
+            baseline.tell(keep, float("-inf"))
+            continue
+        if record is None:
+            return None
+        # Learn from the realised decision: it is what the reward belongs to.
+        baseline.tell(widths / space.num_units, record.reward)
+        progress = ledger.progress()
+        advance(progress)
+        if progress.exhausted:
+            return None
+        unchanged = unchanged + 1 if progress.done == done else 0
+        done = progress.done
+        if unchanged > _PATIENCE:
+            return f"no new variant in {_PATIENCE} candidates"

@@ -1,0 +1,93 @@
+"""The `search` section of a job."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rl_compress.search.env import Episode
+
+RLAlgorithm = Literal["ppo", "sac"]
+Algorithm = Literal["ppo", "sac", "uniform", "random", "greedy", "evolution"]
+
+BASELINES = ("uniform", "random", "greedy", "evolution")
+
+
+class PPOSettings(BaseModel):
+    """Proximal policy optimisation (Schulman et al., 2017), run by RLlib."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    learning_rate: float = Field(default=3e-3, gt=0, description="Adam step size.")
+    episodes_per_update: int = Field(
+        default=10, ge=1, description="Candidates evaluated between two updates, over all runners."
+    )
+    num_epochs: int = Field(default=10, ge=1, description="Passes over the candidates per update.")
+    entropy_coeff: float = Field(default=0.0, ge=0, description="Weight of the entropy bonus.")
+
+
+class SACSettings(BaseModel):
+    """Soft actor-critic (Haarnoja et al., 2018), run by RLlib."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    learning_rate: float = Field(default=1e-3, gt=0, description="Adam step size, all networks.")
+    warmup_episodes: int = Field(
+        default=10, ge=1, description="Candidates before learning starts."
+    )
+    batch_size: int = Field(default=64, ge=1, description="Decisions per gradient step.")
+
+
+class SearchConfig(BaseModel):
+    """How candidates are found, and on how many processes they are evaluated."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    algorithm: Algorithm = Field(
+        default="ppo",
+        description="`ppo` and `sac` learn; the others are baselines under the same conditions.",
+    )
+    evaluations: int = Field(
+        default=200, ge=1, description="Distinct variants measured on the search split, exactly."
+    )
+    num_env_runners: int = Field(
+        default=2, ge=1, description="Remote rollout actors, each with a replica of the target."
+    )
+    num_cpus_per_env_runner: float = Field(default=1.0, ge=0, description="CPUs per env runner.")
+    num_gpus_per_env_runner: float = Field(
+        default=0.0, ge=0, description="GPUs per env runner, fractions allowed."
+    )
+    seed: int = Field(default=0, ge=0, description="Same seed, same search.")
+    prior: Literal["sensitivity", "none"] = Field(
+        default="sensitivity",
+        description=(
+            "`sensitivity`: the agent moves away from what the sensitivity curves recommend; "
+            "`none`: it chooses ratios outright, as AMC does."
+        ),
+    )
+    sensitivity_levels: int = Field(
+        default=8, ge=1, description="Widths measured per group for the sensitivity curves."
+    )
+    episode: Episode = Field(
+        default="layerwise",
+        description="`layerwise`: a step for each group; `whole`: one step for all groups.",
+    )
+    residual_scale: float = Field(
+        default=0.08,
+        gt=0,
+        le=1,
+        description="Largest change of a group's kept fraction against the prior's.",
+    )
+    ppo: PPOSettings = Field(default_factory=PPOSettings, description="Used by `ppo`.")
+    sac: SACSettings = Field(default_factory=SACSettings, description="Used by `sac`.")
+
+    @property
+    def learns(self) -> bool:
+        """Say whether the algorithm is one of RLlib's."""
+        return self.algorithm not in BASELINES
+
+    @property
+    def needs_curves(self) -> bool:
+        """Say whether the sensitivity curves are to be measured."""
+        return self.algorithm == "greedy" or (self.learns and self.prior == "sensitivity")

@@ -1,0 +1,163 @@
+"""The compression environment: the agent decides group by group, the episode's end is evaluated.
+
+Action space
+    ``Box(-1, 1)``, one number for each group decided in the step. With a prior it moves the group's
+    kept fraction by up to ``residual_scale`` from the prior's; without one, it is mapped to the kept
+    fraction itself, clipped so that the budget stays in reach (AMC: He et al., ECCV 2018).
+Observation space
+    ``Box``, as :mod:`rl_compress.search.observation` tabulates. With ``episode: whole`` it is the
+    one before the first decision.
+Rewards
+    Zero until the episode ends; then the variant's reward relative to the prior's, in units of the
+    reward that the prior loses against the uncompressed target, clipped to ``[-3, 3]``. Zero means
+    "as good as the prior", one "as good as the uncompressed target".
+Episode end
+    After the last group (``episode: layerwise``) or the only step (``episode: whole``). The last
+    ``info`` holds ``evaluation_id`` and ``reward``, or ``exhausted`` when the run's number of
+    evaluations was reached, or ``error`` when the variant could not be evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.errors import EvaluationError
+from rl_compress.policy.budget import Budget, project
+from rl_compress.policy.compression_policy import CompressionPolicy, Decision
+from rl_compress.policy.search_space import Widths
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.search.observation import Observer
+from rl_compress.search.sensitivity import SensitivityCurves
+
+Episode = Literal["layerwise", "whole"]
+Evaluate = Callable[[Widths, str], EvaluationRecord | None]
+
+_REWARD_BOUND = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One compression problem, as every worker sees it; plain data beside the compressor."""
+
+    compressor: Compressor
+    budget: Budget
+    curves: SensitivityCurves | None
+    """Sensitivity curves; None where no prior is used."""
+    prior: Widths | None
+    """The prior's widths, shape ``(num_groups,)``; None for plain AMC."""
+    reference_reward: float
+    """Reward of the prior's variant, or of the uniform one without a prior."""
+    original_reward: float
+    """Reward of the uncompressed target."""
+    episode: Episode
+    residual_scale: float
+
+    @property
+    def reward_scale(self) -> float:
+        """Return what the reference loses against the uncompressed target."""
+        return max(self.original_reward - self.reference_reward, 1e-6)
+
+
+class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
+    """One episode is one candidate."""
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(self, problem: Problem, evaluate: Evaluate) -> None:
+        """Make the spaces.
+
+        Args:
+            problem: What is to be compressed.
+            evaluate: ``(widths, candidate JSON) -> record``, None when evaluations are used up.
+        """
+        self._problem = problem
+        self._evaluate = evaluate
+        self._space = problem.compressor.space
+        self._costs = problem.compressor.costs
+        self._observer = Observer(
+            problem.compressor, problem.budget, problem.prior, problem.curves, problem.reward_scale
+        )
+        decisions = len(self._space) if problem.episode == "whole" else 1
+        bound = self._observer.bound
+        self.observation_space = gym.spaces.Box(
+            -bound, bound, (self._observer.size,), dtype=np.float32
+        )
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (decisions,), dtype=np.float32)
+        self._group = 0
+        self._keep = np.ones(len(self._space))
+        self._widths = self._space.full_widths
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Begin a candidate; nothing is decided."""
+        super().reset(seed=seed)
+        self._group = 0
+        self._keep = np.ones(len(self._space))
+        self._widths = self._space.full_widths
+        return self._observer.observe(0, self._widths), {}
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Decide the next group, or all."""
+        for value in np.asarray(action, dtype=np.float64):
+            self._decide(float(np.clip(value, -1.0, 1.0)))
+        done = self._group == len(self._space)
+        reward, info = self._finish() if done else (0.0, {})
+        return self._observer.observe(self._group, self._widths), reward, done, False, info
+
+    def _decide(self, value: float) -> None:
+        index, units = self._group, self._space.num_units
+        prior = self._problem.prior
+        if prior is not None:
+            keep = prior[index] / units[index] + self._problem.residual_scale * value
+        else:
+            keep = (value + 1.0) / 2.0
+        smallest = self._space.smallest_widths[index] / units[index]
+        self._keep[index] = min(max(keep, smallest), 1.0)
+        wanted = self._keep * units
+        self._widths[index] = self._space.nearest(wanted)[index]
+        if prior is None:
+            self._widths[index] = self._widest_within_reach(index)
+            self._keep[index] = self._widths[index] / units[index]
+        self._group += 1
+
+    def _widest_within_reach(self, index: int) -> int:
+        """Return the width, at most the wanted one, that lets the rest still meet the budget."""
+        widths = np.concatenate([self._widths[: index + 1], self._space.smallest_widths[index + 1 :]])
+        for width in reversed(self._space.groups[index].widths):
+            if width <= self._widths[index]:
+                widths[index] = width
+                if self._problem.budget.admits(self._costs.costs(widths)):
+                    return width
+        return self._space.groups[index].widths[0]
+
+    def _finish(self) -> tuple[float, dict[str, Any]]:
+        """Evaluate the candidate that the decisions make up."""
+        fill = self._problem.prior is not None
+        budget = self._problem.budget
+        widths = project(self._keep, budget, self._space, self._costs, fill=fill)
+        candidate = CompressionPolicy(
+            tuple(
+                (group.name, Decision(pruning_ratio=round(1.0 - keep, 6)))
+                for group, keep in zip(self._space.groups, self._keep, strict=True)
+            )
+        )
+        self._widths = widths
+        try:
+            record = self._evaluate(widths, candidate.to_json())
+        except EvaluationError as error:
+            return -_REWARD_BOUND, {"error": str(error)}
+        if record is None:
+            return 0.0, {"exhausted": True}
+        advantage = (record.reward - self._problem.reference_reward) / self._problem.reward_scale
+        reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))
+        return reward, {"evaluation_id": record.evaluation_id, "reward": record.reward}

@@ -1,0 +1,145 @@
+"""What the agent sees before it decides a group.
+
+| field | size | meaning |
+|---|---|---|
+| position | 1 | index of the group, 0 (first) to 1 (last) |
+| kind | 4 | one-hot: conv, depthwise, grouped, linear |
+| shape | 2 | log10 of the group's units and of its parameters, divided by 8 |
+| cost share | 2 | share of the target's MACs and parameters in the layers that the group decides |
+| weights | 5 | of the group's weights as narrowed by the decisions so far, in units of the uncompressed weights' standard deviation: mean, standard deviation, mean absolute value, largest absolute value / 10; and log10 of their number / 8 |
+| sensitivity | 8 | loss of score at eight widths from full to smallest, over the uncompressed target's drop to the prior, squashed by ``x / (1 + x)``; zeros without a prior |
+| prior | 1 | fraction of units that the prior keeps; 1 without a prior |
+| budget | 2 | share of the tightest bound used when all undecided groups take the prior's widths, and when they take the smallest |
+| decisions | G | pruning ratio of every group decided so far, 0 for the others |
+| decided | G | 1 for every group decided so far |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.search_space import Widths
+from rl_compress.search.sensitivity import SensitivityCurves
+
+_KINDS = ("conv", "depthwise", "grouped", "linear")
+_CURVE_POINTS = 8
+_BOUND = 10.0
+"""Observations are clipped to plus and minus this."""
+
+
+class Observer:
+    """Computes observations of one compression problem."""
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        budget: Budget,
+        prior: Widths | None,
+        curves: SensitivityCurves | None,
+        drop_scale: float,
+    ) -> None:
+        """Compute what does not change within an episode.
+
+        Args:
+            compressor: Groups, costs and shared weights.
+            budget: Upper bounds.
+            prior: The prior's widths, shape ``(num_groups,)``, or None.
+            curves: Sensitivity curves, or None.
+            drop_scale: Loss of score that counts as 1 in the sensitivity features.
+        """
+        self._compressor = compressor
+        self._budget = budget
+        space = compressor.space
+        self._full = space.full_widths
+        self._smallest = space.smallest_widths
+        self._prior = self._full if prior is None else prior
+        self._original_std = [
+            self._weights(group, self._full).std().item() or 1.0 for group in range(len(space))
+        ]
+        self._static = np.stack(
+            [self._static_features(group, curves, drop_scale) for group in range(len(space))]
+        )
+
+    @property
+    def size(self) -> int:
+        """Length of an observation."""
+        return self._static.shape[1] + 5 + 2 + 2 * len(self._full)
+
+    @property
+    def bound(self) -> float:
+        """Largest absolute value in an observation."""
+        return _BOUND
+
+    def observe(self, group: int, decided: Widths) -> npt.NDArray[np.float32]:
+        """Return the observation before a decision.
+
+        Args:
+            group: Index of the group to decide; the number of groups after the last decision.
+            decided: Widths of groups ``0 … group - 1``.
+
+        Returns:
+            Shape ``(size,)``.
+        """
+        current = self._full.copy()
+        current[:group] = decided[:group]
+        shown = min(group, len(self._full) - 1)
+        ratios = 1.0 - current / self._full
+        flags = np.arange(len(self._full)) < group
+        features = [
+            self._static[shown],
+            self._weight_statistics(shown, current),
+            [self._usage(group, current, self._prior), self._usage(group, current, self._smallest)],
+            ratios,
+            flags,
+        ]
+        observation = np.concatenate([np.asarray(part, dtype=np.float64) for part in features])
+        return np.clip(observation, -_BOUND, _BOUND).astype(np.float32)
+
+    def _static_features(
+        self, group: int, curves: SensitivityCurves | None, drop_scale: float
+    ) -> npt.NDArray[np.float64]:
+        costs, space = self._compressor.costs, self._compressor.space
+        described = self._compressor.network.groups[group]
+        original = costs.costs(self._full)
+        macs = costs.macs_of_group(group, self._full)
+        params = costs.params_of_group(group, self._full)
+        curve = np.zeros(_CURVE_POINTS)
+        if curves is not None:
+            widths = np.linspace(self._full[group], self._smallest[group], _CURVE_POINTS)
+            drops = np.array([curves.drop_at(group, width) for width in widths]) / drop_scale
+            curve = drops / (1.0 + drops)
+        position = group / max(len(space) - 1, 1)
+        return np.concatenate(
+            [
+                [position],
+                [float(described.kind == kind) for kind in _KINDS],
+                [np.log10(described.num_units) / 8, np.log10(max(params, 1)) / 8],
+                [macs / max(original["macs"], 1), params / max(original["params"], 1)],
+                curve,
+                [self._prior[group] / self._full[group]],
+            ]
+        )
+
+    def _weights(self, group: int, widths: Widths) -> torch.Tensor:
+        parts = self._compressor.network.narrowed_weights(group, widths)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def _weight_statistics(self, group: int, widths: Widths) -> list[float]:
+        weights = self._weights(group, widths) / self._original_std[group]
+        statistics: list[Any] = [
+            weights.mean(),
+            weights.std(unbiased=False),
+            weights.abs().mean(),
+            weights.abs().max() / 10,
+        ]
+        return [*(float(value) for value in statistics), float(np.log10(weights.numel())) / 8]
+
+    def _usage(self, group: int, current: Widths, rest: Widths) -> float:
+        widths = np.concatenate([current[:group], rest[group:]])
+        return self._budget.usage(self._compressor.costs.costs(widths))

@@ -1,0 +1,83 @@
+"""Preparation: from a job's sections to a checked target that is ready to be compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.targets.factory import TargetConfig, build_model, make_target
+from rl_compress.targets.splits import check_splits
+from rl_compress.targets.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A target that was found to be sound, and what can be done to it."""
+
+    target: Target
+    model: nn.Module
+    """The uncompressed model, on the CPU."""
+    example_inputs: tuple[Tensor, ...]
+    compressor: Compressor
+    budget: Budget
+
+    @property
+    def original_costs(self) -> dict[str, int]:
+        """Costs of the uncompressed target."""
+        return self.compressor.costs.costs(self.compressor.space.full_widths)
+
+    def describe_space(self) -> dict[str, Any]:
+        """Return groups, costs and notes as plain data, for ``space.json``."""
+        compressor = self.compressor
+        full = compressor.space.full_widths
+        positions = {group.name: i for i, group in enumerate(compressor.space.groups)}
+        groups = []
+        for group in compressor.groups:
+            index = positions.get(group.name)
+            known = index is not None
+            groups.append(
+                {
+                    "name": group.name,
+                    "kind": group.kind,
+                    "units": group.num_units,
+                    "layers": list(group.layers),
+                    "prunable": group.prunable,
+                    "reason": group.reason,
+                    "widths": list(compressor.space.groups[index].widths) if known else [],
+                    "macs": compressor.costs.macs_of_group(index, full) if known else None,
+                    "params": compressor.costs.params_of_group(index, full) if known else None,
+                }
+            )
+        return {
+            "groups": groups,
+            "notes": compressor.notes,
+            "costs": self.original_costs,
+            "smallest_costs": compressor.costs.costs(compressor.space.smallest_widths),
+            "budget": self.budget.as_dict(),
+        }
+
+
+def prepare(
+    target_config: TargetConfig, space: SpaceConfig, budget: Mapping[str, float | str]
+) -> Subject:
+    """Build and check everything that can be wrong before a search starts.
+
+    Raises:
+        ConfigError: The target, its data, the space or the budget cannot be used; the message
+            names the key and the remedy.
+    """
+    target = make_target(target_config)
+    check_splits(target)
+    model = build_model(target, target_config)
+    example_inputs = target.example_inputs()
+    compressor = Compressor.prepare(model, example_inputs, space)
+    original = compressor.costs.costs(compressor.space.full_widths)
+    parsed = Budget.parse(budget, original)
+    parsed.check_feasible(compressor.space, compressor.costs)
+    return Subject(target, model, example_inputs, compressor, parsed)

@@ -1,0 +1,90 @@
+"""RLlib's algorithms, configured for few and expensive episodes."""
+
+from __future__ import annotations
+
+import math
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.sac import SACConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+from rl_compress.search.config import SearchConfig
+from rl_compress.search.rllib.worker_env import WorkerEnv
+
+_SAMPLE_TIMEOUT_S = 7 * 24 * 3600.0
+"""RLlib throws away samples that take longer than its default minute; evaluations may."""
+
+
+def make_config(config: SearchConfig, coordinator: str, steps_per_episode: int) -> AlgorithmConfig:
+    """Return the configuration of an RLlib algorithm on the new API stack.
+
+    Args:
+        config: The job's search section.
+        coordinator: Name of the run's coordinator actor.
+        steps_per_episode: Decisions per candidate.
+    """
+    make = _ppo if config.algorithm == "ppo" else _sac
+    return (
+        make(config, steps_per_episode)
+        .environment(WorkerEnv, env_config={"coordinator": coordinator}, disable_env_checking=True)
+        .env_runners(
+            num_env_runners=config.num_env_runners,
+            num_envs_per_env_runner=1,
+            num_cpus_per_env_runner=config.num_cpus_per_env_runner,
+            num_gpus_per_env_runner=config.num_gpus_per_env_runner,
+            create_local_env_runner=False,
+            sample_timeout_s=_SAMPLE_TIMEOUT_S,
+        )
+        .fault_tolerance(
+            restart_failed_env_runners=True,
+            delay_between_env_runner_restarts_s=0,
+            restart_failed_sub_environments=True,
+        )
+        .debugging(log_level="ERROR", log_sys_usage=False, seed=config.seed)
+    )
+
+
+def _ppo(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
+    settings = config.ppo
+    # Every runner contributes the same number of whole episodes to an update.
+    per_runner = math.ceil(settings.episodes_per_update / config.num_env_runners)
+    batch = per_runner * config.num_env_runners * steps_per_episode
+    return (
+        PPOConfig()
+        .training(
+            train_batch_size_per_learner=batch,
+            minibatch_size=batch,
+            num_epochs=settings.num_epochs,
+            lr=settings.learning_rate,
+            entropy_coeff=settings.entropy_coeff,
+            # The reward comes at the episode's end and belongs to all its decisions alike.
+            gamma=1.0,
+            lambda_=1.0,
+            grad_clip=1.0,
+        )
+        .env_runners(rollout_fragment_length=per_runner * steps_per_episode)
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
+    )
+
+
+def _sac(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
+    settings = config.sac
+    per_round = config.num_env_runners * steps_per_episode
+    return (
+        SACConfig()
+        .training(
+            train_batch_size_per_learner=settings.batch_size,
+            num_steps_sampled_before_learning_starts=settings.warmup_episodes * steps_per_episode,
+            actor_lr=settings.learning_rate,
+            critic_lr=settings.learning_rate,
+            alpha_lr=settings.learning_rate,
+            gamma=1.0,
+            replay_buffer_config={
+                "type": "EpisodeReplayBuffer",
+                "capacity": max(config.evaluations * steps_per_episode, 10_000),
+            },
+        )
+        .env_runners(rollout_fragment_length=steps_per_episode)
+        .reporting(min_time_s_per_iteration=None, min_sample_timesteps_per_iteration=per_round)
+    )

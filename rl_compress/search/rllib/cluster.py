@@ -1,0 +1,60 @@
+"""Connecting to a Ray cluster, or starting a local one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from rl_compress.errors import ConfigError
+from rl_compress.search.rllib.quiet import quiet
+
+_OBJECT_STORE_BYTES = 512 << 20
+
+
+@contextmanager
+def connected(address: str | None, num_env_runners: int, num_cpus_per_env_runner: float) -> Iterator[None]:
+    """Be connected to Ray within the block.
+
+    Args:
+        address: Address of a cluster; None uses the connection that exists, the cluster named by
+            ``RAY_ADDRESS``, or a local cluster that ends with the block.
+        num_env_runners: Runners that a local cluster must have room for.
+        num_cpus_per_env_runner: CPUs that each of them asks for.
+
+    Raises:
+        ConfigError: The cluster cannot be reached.
+    """
+    quiet()
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    options = {
+        "logging_level": "ERROR",
+        "log_to_driver": False,
+        "runtime_env": {"worker_process_setup_hook": "rl_compress.search.rllib.quiet.quiet"},
+    }
+    try:
+        if address:
+            ray.init(address=address, **options)
+        else:
+            needed = 1 + int(num_env_runners * num_cpus_per_env_runner + 0.999)
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, needed),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **options,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--address {address}: cannot connect to the Ray cluster ({error}); "
+            f"check that it runs, or leave the option out for a local one"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,107 @@
+"""The coordinator: one actor per run that keeps the ledger and hands workers their equipment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rl_compress.evaluation.candidates import Reward, RunIdentity
+from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
+from rl_compress.evaluation.scores import ScoreName
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.store import EvaluationStore
+from rl_compress.search.env import Problem
+from rl_compress.targets.factory import TargetConfig
+
+NAMESPACE = "rl_compress"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerKit:
+    """What a worker needs to rebuild target, evaluator and env; no tensors."""
+
+    target: TargetConfig
+    problem: Problem
+    """Its compressor is without weights."""
+    weights: Path
+    score: ScoreName
+    evaluation: EvaluationConfig
+    reward: Reward
+    identity: RunIdentity
+
+
+class Coordinator:
+    """Runs as a named actor; after a restart it knows again what the store holds."""
+
+    def __init__(self, store: str, limit: int, kit: WorkerKit) -> None:
+        """Open the run's store and keep the kit."""
+        self._ledger = EvaluationLedger(EvaluationStore(store), limit)
+        self._kit = kit
+
+    def kit(self) -> WorkerKit:
+        """Return what a worker needs."""
+        return self._kit
+
+    def weights(self) -> list[ray.ObjectRef]:
+        """Return a reference to the weights file's bytes, boxed so that it is not resolved here."""
+        return [ray.put(self._kit.weights.read_bytes())]
+
+    def claim(self, policy_id: str, worker: int) -> Claim:
+        """See :meth:`EvaluationLedger.claim`."""
+        return self._ledger.claim(policy_id, worker)
+
+    def complete(self, record: EvaluationRecord) -> None:
+        """See :meth:`EvaluationLedger.complete`."""
+        self._ledger.complete(record)
+
+    def fail(self, policy_id: str, worker: int, error: str) -> None:
+        """See :meth:`EvaluationLedger.fail`."""
+        self._ledger.fail(policy_id, worker, error)
+
+    def progress(self) -> Progress:
+        """See :meth:`EvaluationLedger.progress`."""
+        return self._ledger.progress()
+
+    def last_error(self) -> str | None:
+        """See :meth:`EvaluationLedger.last_error`."""
+        return self._ledger.last_error()
+
+
+class RemoteLedger:
+    """The ledger's interface over a coordinator actor."""
+
+    def __init__(self, coordinator: Any) -> None:
+        """Keep the actor handle."""
+        self._coordinator = coordinator
+
+    def claim(self, policy_id: str, worker: int) -> Claim:
+        """See :meth:`EvaluationLedger.claim`."""
+        return ray.get(self._coordinator.claim.remote(policy_id, worker))
+
+    def complete(self, record: EvaluationRecord) -> None:
+        """See :meth:`EvaluationLedger.complete`; returns when the record is stored."""
+        ray.get(self._coordinator.complete.remote(record))
+
+    def fail(self, policy_id: str, worker: int, error: str) -> None:
+        """See :meth:`EvaluationLedger.fail`."""
+        ray.get(self._coordinator.fail.remote(policy_id, worker, error))
+
+    def progress(self) -> Progress:
+        """See :meth:`EvaluationLedger.progress`."""
+        return ray.get(self._coordinator.progress.remote())
+
+
+def start_coordinator(name: str, store: str, limit: int, kit: WorkerKit) -> Any:
+    """Start the actor under a name that workers find it by; it restarts if it is killed."""
+    options = {
+        "name": name,
+        "namespace": NAMESPACE,
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+    }
+    return ray.remote(Coordinator).options(**options).remote(store, limit, kit)

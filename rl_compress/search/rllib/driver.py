@@ -1,0 +1,131 @@
+"""Drives an RLlib algorithm until the run's evaluations are used up."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune.logger import TBXLogger, UnifiedLogger
+
+from rl_compress.errors import SearchStalledError
+from rl_compress.evaluation.ledger import Progress
+from rl_compress.search.config import SearchConfig
+from rl_compress.search.rllib.algorithms import make_config
+from rl_compress.search.rllib.cluster import connected
+from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
+
+_MAX_EMPTY_ITERATIONS = 5
+"""Iterations without samples after which the runners count as dead: RLlib itself never says so."""
+
+_MAX_STALE_ITERATIONS = 50
+"""Iterations without a new variant after which the agent counts as converged."""
+
+_CHECKPOINT_EVERY = 10
+
+_POLL_S = 0.25
+
+Advance = Callable[[Progress], None]
+
+
+def run_rllib(
+    kit: WorkerKit,
+    config: SearchConfig,
+    *,
+    store: str,
+    checkpoints: Path,
+    tensorboard: Path,
+    address: str | None = None,
+    advance: Advance = lambda _progress: None,
+) -> tuple[Progress, str | None]:
+    """Search with PPO or SAC on Ray.
+
+    A resumed run repeats the learning from its seed, and what it evaluated before is answered by
+    the ledger at once; so it continues where it was, with the same agent.
+
+    Args:
+        kit: What the workers need.
+        config: The job's search section.
+        store: Location of the run's evaluations.
+        checkpoints: Folder for the algorithm's checkpoints, on a disk of the driver.
+        tensorboard: Folder for RLlib's logs, likewise.
+        address: The Ray cluster; None for a local one.
+        advance: Hears of progress several times a second.
+
+    Returns:
+        The run's figures, and why it ended early, or None.
+
+    Raises:
+        SearchStalledError: No runner delivers samples.
+    """
+    with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
+        name = f"coordinator-{kit.identity.run}-{ray.get_runtime_context().get_job_id()}"
+        coordinator = start_coordinator(name, store, config.evaluations, kit)
+        steps = 1 if kit.problem.episode == "whole" else len(kit.problem.compressor.space)
+        algorithm = make_config(config, name, steps).build_algo(
+            logger_creator=lambda settings: _logger(settings, tensorboard)
+        )
+        try:
+            with _watched(coordinator, advance):
+                reason = _train(algorithm, coordinator, checkpoints)
+            return ray.get(coordinator.progress.remote()), reason
+        finally:
+            algorithm.stop()
+            ray.kill(coordinator, no_restart=True)
+
+
+def _logger(settings: dict[str, Any], directory: Path) -> UnifiedLogger:
+    directory.mkdir(parents=True, exist_ok=True)
+    return UnifiedLogger(settings, str(directory.resolve()), loggers=[TBXLogger])
+
+
+def _train(algorithm: Any, coordinator: Any, checkpoints: Path) -> str | None:
+    """Train until the evaluations are used up; return why it ended early, or None."""
+    empty = stale = iteration = 0
+    start = progress = ray.get(coordinator.progress.remote())
+    # A resumed run first replays what is stored, without new variants.
+    patience = _MAX_STALE_ITERATIONS + start.done
+    while not progress.exhausted:
+        result = algorithm.train()
+        iteration += 1
+        empty = 0 if result.get("env_runners", {}).get("num_episodes") else empty + 1
+        if empty >= _MAX_EMPTY_ITERATIONS:
+            error = ray.get(coordinator.last_error.remote())
+            raise SearchStalledError(
+                f"search: the env runners delivered no samples in {empty} iterations "
+                f"({error or 'see the worker logs in the Ray session folder'}); "
+                f"what was evaluated is stored, resume with --resume"
+            )
+        before, progress = progress, ray.get(coordinator.progress.remote())
+        stale = stale + 1 if progress.done == before.done else 0
+        if iteration % _CHECKPOINT_EVERY == 0 or progress.exhausted:
+            algorithm.save_to_path(str((checkpoints / "latest").resolve()))
+        if stale > patience:
+            return f"the agent proposed no new variant in {stale} updates"
+        if progress.failures > max(20, progress.done):
+            error = ray.get(coordinator.last_error.remote())
+            raise SearchStalledError(f"search: most variants cannot be evaluated ({error})")
+    return None
+
+
+@contextlib.contextmanager
+def _watched(coordinator: Any, advance: Advance) -> Iterator[None]:
+    """Report progress from a thread, because one training iteration blocks for many evaluations."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(_POLL_S):
+            with contextlib.suppress(ray.exceptions.RayError):
+                advance(ray.get(coordinator.progress.remote()))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    advance(ray.get(coordinator.progress.remote()))

@@ -1,0 +1,57 @@
+"""One copy of the target's weights per node, mapped by every worker process.
+
+Tensors are mapped from a node-local safetensors file: the pages are shared, and a write would copy
+the page for the writer alone. (Tensors taken zero-copy from Ray's object store are shared *and*
+writable: one in-place operation would spoil them for everybody.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from rl_compress.targets.cache import cache_dir
+
+
+def write_weights(tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors to this node's cache, under the hash of their contents."""
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    path = _path(hashlib.sha256(data).hexdigest())
+    if not path.exists():
+        _write(path, data)
+    return path
+
+
+def map_weights(path: Path, fetch: Callable[[], bytes]) -> dict[str, Tensor]:
+    """Map the tensors of a file, fetching it first where this node does not have it.
+
+    Args:
+        path: The file's place on the driver's node; its name is the hash of the contents.
+        fetch: Returns the file's contents from elsewhere.
+
+    Returns:
+        Tensors that share their memory with all other processes of the node that map the file.
+    """
+    local = path if path.exists() else _path(path.stem)
+    if not local.exists():
+        # Two workers may fetch at once; both write the same contents and rename.
+        _write(local, fetch())
+    return load_file(local)
+
+
+def _path(digest: str) -> Path:
+    return cache_dir() / "weights" / f"{digest}.safetensors"
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    Path(unfinished).rename(path)

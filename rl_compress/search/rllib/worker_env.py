@@ -1,0 +1,64 @@
+"""The env as RLlib's env runners build it: a replica of the target with an evaluator of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import ray
+import torch
+
+from rl_compress.compression.slimmable import SlimmableNetwork
+from rl_compress.evaluation.candidates import CandidateEvaluator
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.search.env import CompressionEnv, Problem
+from rl_compress.search.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit
+from rl_compress.search.rllib.weights import map_weights
+from rl_compress.targets.factory import make_target
+
+if TYPE_CHECKING:
+    from ray.rllib.env.env_context import EnvContext
+
+
+class WorkerEnv(CompressionEnv):
+    """A compression env that finds its run's coordinator by name.
+
+    ``env_config`` holds the coordinator's name only, so that a checkpoint can be restored in
+    another cluster.
+    """
+
+    def __init__(self, config: EnvContext) -> None:
+        """Build, or take from this process's cache, everything that the name stands for."""
+        coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
+        kit, problem, evaluator = _equipment(config["coordinator"])
+        evaluate = CandidateEvaluator(
+            evaluator,
+            RemoteLedger(coordinator),
+            problem.compressor.space,
+            kit.reward,
+            kit.identity,
+            worker=config.worker_index,
+        )
+        super().__init__(problem, evaluate)
+
+
+@functools.lru_cache(maxsize=1)
+def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
+    """Map the weights and build the evaluator, once per process."""
+    coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
+    kit: WorkerKit = ray.get(coordinator.kit.remote())
+
+    def fetch() -> bytes:
+        (reference,) = ray.get(coordinator.weights.remote())
+        return ray.get(reference)
+
+    bare = kit.problem.compressor
+    network = SlimmableNetwork(
+        bare.network.skeleton, map_weights(kit.weights, fetch), bare.network.groups
+    )
+    compressor = dataclasses.replace(bare, network=network)
+    problem = dataclasses.replace(kit.problem, compressor=compressor)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    evaluator = Evaluator(make_target(kit.target), compressor, kit.score, kit.evaluation, device)
+    return kit, problem, evaluator

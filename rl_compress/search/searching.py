@@ -1,0 +1,170 @@
+"""The search itself: sensitivities, prior, and the algorithm that improves on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
+from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
+from rl_compress.evaluation.ledger import EvaluationLedger, Progress
+from rl_compress.policy.budget import project
+from rl_compress.policy.search_space import Widths
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.store import EvaluationStore
+from rl_compress.search.baseline_search import run_baseline
+from rl_compress.search.baselines import make_baseline
+from rl_compress.search.config import SearchConfig
+from rl_compress.search.env import Problem
+from rl_compress.search.objective import Objective, ObjectiveConfig
+from rl_compress.search.preparation import Subject
+from rl_compress.search.prior import greedy_widths
+from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
+from rl_compress.targets.factory import TargetConfig
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTask:
+    """A search with all that it needs."""
+
+    subject: Subject
+    target: TargetConfig
+    objective: ObjectiveConfig
+    evaluation: EvaluationConfig
+    search: SearchConfig
+    run: RunDirectory
+    identity: RunIdentity
+    address: str | None = None
+    on_sensitivity: Callable[[int, int], None] = lambda _done, _total: None
+    on_progress: Callable[[Progress], None] = lambda _progress: None
+
+    @property
+    def reward(self) -> Reward:
+        """Return the objective's reward function."""
+        return Objective(self.objective, self.subject.original_costs)
+
+    def make_evaluator(self) -> Evaluator:
+        """Return an evaluator for the driver."""
+        return Evaluator(
+            self.subject.target, self.subject.compressor, self.objective.score, self.evaluation
+        )
+
+    def search_for_policy(self) -> tuple[Progress, str | None]:
+        """Search until the evaluations are used up.
+
+        Returns:
+            The run's figures, and why it ended early, or None.
+        """
+        evaluator = self.make_evaluator()
+        store = EvaluationStore(self.run.evaluations)
+        ledger = EvaluationLedger(store, self.search.evaluations)
+        self.on_progress(ledger.progress())
+        curves = self.curves(evaluator) if self.search.needs_curves else None
+        candidates = CandidateEvaluator(
+            evaluator, ledger, self.subject.compressor.space, self.reward, self.identity
+        )
+        if self.search.learns:
+            found = self._learn(evaluator, ledger, candidates, curves)
+        else:
+            found = self._baseline(ledger, candidates, curves)
+        store.compact()
+        return found
+
+    def curves(self, evaluator: Evaluator) -> SensitivityCurves:
+        """Return the sensitivity curves, from the run directory if they were measured before."""
+        path = self.run.sensitivity
+        if path.exists():
+            return SensitivityCurves.load(path)
+        curves = measure_sensitivity(
+            self.subject.compressor.space,
+            lambda widths: evaluator.evaluate(widths).score,
+            self.search.sensitivity_levels,
+            self.on_sensitivity,
+        )
+        curves.save(path)
+        return curves
+
+    def _baseline(
+        self,
+        ledger: EvaluationLedger,
+        candidates: CandidateEvaluator,
+        curves: SensitivityCurves | None,
+    ) -> tuple[Progress, str | None]:
+        space, costs = self.subject.compressor.space, self.subject.compressor.costs
+        budget = self.subject.budget
+        baseline = make_baseline(
+            self.search.algorithm, space, budget, costs, curves, self.search.seed
+        )
+        reason = run_baseline(
+            baseline, candidates, ledger, space, budget, costs, self.on_progress
+        )
+        return ledger.progress(), reason
+
+    def _learn(
+        self,
+        evaluator: Evaluator,
+        ledger: EvaluationLedger,
+        candidates: CandidateEvaluator,
+        curves: SensitivityCurves | None,
+    ) -> tuple[Progress, str | None]:
+        # Ray takes seconds to import, and baselines do without it.
+        from rl_compress.search.rllib.coordinator import WorkerKit
+        from rl_compress.search.rllib.driver import run_rllib
+        from rl_compress.search.rllib.weights import write_weights
+
+        problem = self._problem(evaluator, candidates, curves)
+        self.on_progress(ledger.progress())
+        if ledger.progress().exhausted:
+            return ledger.progress(), None
+        compressor = problem.compressor
+        kit = WorkerKit(
+            target=self.target,
+            problem=dataclasses.replace(problem, compressor=compressor.without_weights()),
+            weights=write_weights(compressor.network.tensors),
+            score=self.objective.score,
+            evaluation=self.evaluation,
+            reward=self.reward,
+            identity=self.identity,
+        )
+        return run_rllib(
+            kit,
+            self.search,
+            store=str(self.run.evaluations),
+            checkpoints=self.run.checkpoints,
+            tensorboard=self.run.path / "tensorboard",
+            address=self.address,
+            advance=self.on_progress,
+        )
+
+    def _problem(
+        self,
+        evaluator: Evaluator,
+        candidates: CandidateEvaluator,
+        curves: SensitivityCurves | None,
+    ) -> Problem:
+        """Set up the agent's problem; its reference is the first variant of the run."""
+        subject, compressor = self.subject, self.subject.compressor
+        prior: Widths | None = None
+        if curves is not None:
+            prior = greedy_widths(curves, subject.budget, compressor.space, compressor.costs)
+        uniform = np.full(len(compressor.space), 0.5)
+        reference = prior
+        if reference is None:
+            reference = project(uniform, subject.budget, compressor.space, compressor.costs)
+        record = candidates(reference)
+        full = compressor.space.full_widths
+        original = evaluator.evaluate(full).score if curves is None else curves.original_score
+        assert record is not None, "a run makes at least one evaluation"
+        return Problem(
+            compressor=compressor,
+            budget=subject.budget,
+            curves=curves,
+            prior=prior,
+            reference_reward=record.reward,
+            original_reward=self.reward(original, subject.original_costs),
+            episode=self.search.episode,
+            residual_scale=self.search.residual_scale,
+        )

@@ -1,0 +1,86 @@
+"""The networks of the built-in targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class PlainCNN(nn.Module):
+    """Convolutions with BatchNorm, halving the resolution after every second one."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], classes: int) -> None:
+        """Build the layers.
+
+        Args:
+            inputs: Channels of the images.
+            widths: Output channels of each convolution.
+            classes: Number of logits.
+        """
+        super().__init__()
+        layers: list[nn.Module] = []
+        for number, width in enumerate(widths):
+            layers.append(nn.Conv2d(inputs, width, 3, padding=1, bias=False))
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            if number % 2 == 1 and number + 1 < len(widths):
+                layers.append(nn.MaxPool2d(2))
+            inputs = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, H, W)``."""
+        return self.classifier(self.features(images).mean(dim=(2, 3)))
+
+
+class _BasicBlock(nn.Module):
+    """Two convolutions and a shortcut (He et al., CVPR 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """A CIFAR-style residual network; three stages of three blocks are ResNet-20."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], blocks: int, classes: int) -> None:
+        """Build the layers.
+
+        Args:
+            inputs: Channels of the images.
+            widths: Channels of each stage; every stage but the first halves the resolution.
+            blocks: Residual blocks per stage.
+            classes: Number of logits.
+        """
+        super().__init__()
+        self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
+        stages: list[nn.Module] = []
+        channels = widths[0]
+        for number, width in enumerate(widths):
+            for block in range(blocks):
+                stride = 2 if number > 0 and block == 0 else 1
+                stages.append(_BasicBlock(channels, width, stride))
+                channels = width
+        self.stages = nn.Sequential(*stages)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, H, W)``."""
+        features = self.stages(torch.relu(self.bn(self.stem(images))))
+        return self.classifier(features.mean(dim=(2, 3)))
