@@ -189,6 +189,10 @@ def _reported() -> Iterator[ConsoleMonitor]:
     except OSError as error:
         monitor.close()
         _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+    except Exception as error:
+        monitor.close()
+        logging.getLogger(__name__).info("unexpected error", exc_info=error)
+        _fail(f"unexpected {type(error).__name__}: {error} (--verbose shows where)", 1)
     finally:
         monitor.close()
 

@@ -15,9 +15,8 @@ from rl_compress.export.manifest import Manifest
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.compression_policy import CompressionPolicy
-from rl_compress.reporting.plots import sensitivity_plot
+from rl_compress.reporting.group_plots import sensitivity_map
 from rl_compress.reporting.report import build_report
-from rl_compress.reporting.run_files import read_rows
 from rl_compress.results.environment import describe_environment
 from rl_compress.results.pareto import pareto_front
 from rl_compress.results.record import EvaluationRecord
@@ -179,7 +178,7 @@ def measure_curves(
     monitor.phase("sensitivity")
     run.sensitivity.unlink(missing_ok=True)
     curves = task.curves(task.make_evaluator())
-    run.write_text("sensitivity.svg", sensitivity_plot(read_rows(run.sensitivity)))
+    run.write_text("sensitivity.svg", sensitivity_map(curves.points(), score=job.objective.score))
     return curves
 
 

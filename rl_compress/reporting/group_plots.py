@@ -60,12 +60,11 @@ def policy_bars(groups: Sequence[GroupBar]) -> str:
         An ``<svg>`` element.
     """
     with_macs = any(group.macs_before is not None for group in groups)
-    rows = np.arange(len(groups))
+    rows = range(len(groups))
     with style():
         figure = new_figure(_height(len(groups)))
-        figure.get_layout_engine().set(wspace=0.06)
         if with_macs:
-            left, right = figure.subplots(1, 2, sharey=True)
+            left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.06})
             _draw_macs(right, groups, rows)
         else:
             left = figure.subplots()

@@ -27,10 +27,13 @@ from rl_compress.reporting.formatting import COST_ROWS, cost_unit, prefix_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
     from matplotlib.axes import Axes
 
 _MAX_VECTOR_DOTS = 3000
 """More dots than this are drawn as an image, to keep the page small."""
+_MAX_MARKED = 30
+"""A front of more points is drawn as a line alone."""
 _BREAK_BELOW = 0.2
 """The cost axis is broken if candidates spread over less of the way to the uncompressed model."""
 
@@ -91,7 +94,7 @@ def pareto_plot(
             linewidth=1.5,
             drawstyle="steps-post",
             marker="o",
-            markersize=4,
+            markersize=4 if len(line) <= _MAX_MARKED else 0,
             label="Pareto front",
         )
         if best is not None:
@@ -170,15 +173,17 @@ def _break(axes: Axes, far: Axes) -> None:
     far.spines.left.set_visible(False)
     far.tick_params(left=False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    slash = {
-        "marker": [(-0.6, -1), (0.6, 1)],
-        "markersize": 9,
-        "linestyle": "none",
-        "color": MUTED,
-        "clip_on": False,
-    }
-    axes.plot([1], [0], transform=axes.transAxes, **slash)
-    far.plot([0], [0], transform=far.transAxes, **slash)
+    for panel, edge in ((axes, 1), (far, 0)):
+        panel.plot(
+            edge,
+            0,
+            transform=panel.transAxes,
+            marker=[(-0.6, -1), (0.6, 1)],
+            markersize=9,
+            linestyle="none",
+            color=MUTED,
+            clip_on=False,
+        )
 
 
 def _set_scores(axes: Axes, scores: Sequence[float]) -> int:
@@ -189,16 +194,17 @@ def _set_scores(axes: Axes, scores: Sequence[float]) -> int:
     return sum(score < floor - margin for score in scores)
 
 
-def _dots(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+def _dots(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
+    count = np.size(x)
     axes.scatter(
         x,
         y,
-        c=np.linspace(0.0, 1.0, len(x)),
+        c=np.linspace(0.0, 1.0, count),
         cmap=EARLY_TO_LATE,
         s=16,
         alpha=0.85,
         linewidths=0,
-        rasterized=len(x) > _MAX_VECTOR_DOTS,
+        rasterized=count > _MAX_VECTOR_DOTS,
     )
     # Two entries explain the colours without a colour bar.
     for label, color in (("evaluated early", GREY), ("evaluated late", BLUE)):
@@ -222,7 +228,8 @@ def _star(axes: Axes, x: float, y: float, label: str) -> None:
 def _upper_edge(front: Sequence[Point]) -> list[Point]:
     """Return the points of a front that no cheaper one beats; it may trade other costs as well."""
     edge: list[Point] = []
-    for point in sorted(front, key=lambda point: (point.cost, -point.score)):
+    finite = (point for point in front if math.isfinite(point.score))
+    for point in sorted(finite, key=lambda point: (point.cost, -point.score)):
         if not edge or point.score > edge[-1].score:
             edge.append(point)
     return edge

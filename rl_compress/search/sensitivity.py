@@ -44,6 +44,16 @@ class SensitivityCurves:
         widths, drops = self.drops(group)
         return float(np.interp(width, widths, drops))
 
+    def points(self) -> dict[str, list[tuple[float, float]]]:
+        """Return for each group its ``(pruning ratio, score)`` pairs."""
+        return {
+            name: [
+                (1.0 - width / widths[0], score)
+                for width, score in zip(widths, scores, strict=True)
+            ]
+            for name, widths, scores in zip(self.groups, self.widths, self.scores, strict=True)
+        }
+
     def save(self, path: Path) -> None:
         """Write the curves as parquet, a row for each group and width."""
         rows = [

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
-from ray.tune.logger import TBXLogger, UnifiedLogger
+from tensorboardX import SummaryWriter
 
 from rl_compress.errors import SearchStalledError
 from rl_compress.evaluation.ledger import Progress
@@ -65,24 +66,35 @@ def run_rllib(
         name = f"coordinator-{kit.identity.run}-{ray.get_runtime_context().get_job_id()}"
         coordinator = start_coordinator(name, store, config.evaluations, kit)
         steps = 1 if kit.problem.episode == "whole" else len(kit.problem.compressor.space)
-        algorithm = make_config(config, name, steps).build_algo(
-            logger_creator=lambda settings: _logger(settings, tensorboard)
-        )
+        algorithm = make_config(config, name, steps).build_algo()
+        writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
             with _watched(coordinator, advance):
-                reason = _train(algorithm, coordinator, checkpoints)
+                reason = _train(algorithm, coordinator, checkpoints, writer)
             return ray.get(coordinator.progress.remote()), reason
         finally:
+            writer.close()
             algorithm.stop()
             ray.kill(coordinator, no_restart=True)
 
 
-def _logger(settings: dict[str, Any], directory: Path) -> UnifiedLogger:
-    directory.mkdir(parents=True, exist_ok=True)
-    return UnifiedLogger(settings, str(directory.resolve()), loggers=[TBXLogger])
+def _log(writer: SummaryWriter, result: dict[str, Any], progress: Progress) -> None:
+    """Write an iteration's scalars for TensorBoard, over the number of evaluations."""
+    scalars: dict[str, Any] = {"search/cache_hits": progress.cache_hits}
+    if progress.best is not None:
+        scalars["search/best_reward"] = progress.best.reward
+    for section in ("env_runners", "learners"):
+        found = result.get(section, {})
+        found = found.get("default_policy", {}) if section == "learners" else found
+        scalars |= {f"{section}/{name}": value for name, value in found.items()}
+    for name, value in scalars.items():
+        if isinstance(value, int | float | np.number) and np.isfinite(value):
+            writer.add_scalar(name, value, progress.done)
 
 
-def _train(algorithm: Any, coordinator: Any, checkpoints: Path) -> str | None:
+def _train(
+    algorithm: Any, coordinator: Any, checkpoints: Path, writer: SummaryWriter
+) -> str | None:
     """Train until the evaluations are used up; return why it ended early, or None."""
     empty = stale = iteration = 0
     start = progress = ray.get(coordinator.progress.remote())
@@ -100,6 +112,7 @@ def _train(algorithm: Any, coordinator: Any, checkpoints: Path) -> str | None:
                 f"what was evaluated is stored, resume with --resume"
             )
         before, progress = progress, ray.get(coordinator.progress.remote())
+        _log(writer, result, progress)
         stale = stale + 1 if progress.done == before.done else 0
         if iteration % _CHECKPOINT_EVERY == 0 or progress.exhausted:
             algorithm.save_to_path(str((checkpoints / "latest").resolve()))
