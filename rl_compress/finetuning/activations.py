@@ -2,50 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
 
 from rl_compress.targets.target import Target, device_of
 
+T = TypeVar("T")
 
-def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the convolutions and linear layers of a model by name."""
+
+def repairable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the convolutions and linear layers of a model by name.
+
+    Layers that share their weight with another module are left out: a repair would part them.
+    """
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | _ConvNd)
+        if isinstance(layer, nn.Linear | _ConvNd) and owners[id(layer.weight)] == 1
     }
 
 
 def calibration_inputs(target: Target, model: nn.Module, max_batches: int) -> Tensor:
     """Return the first batches of the calibration split as one, on the model's device."""
-    batches = [
-        inputs for _, (inputs, _) in zip(range(max_batches), target.batches("calibration"))
-    ]
+    batches = [inputs for inputs, _ in islice(target.batches("calibration"), max_batches)]
     return torch.cat(batches).to(device_of(model))
 
 
-def first_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Return what each convolution and linear layer puts out when it is first called."""
-    outputs: dict[str, Tensor] = {}
-    layers = weighted_layers(model)
+def observe_outputs(
+    model: nn.Module, inputs: Tensor, observe: Callable[[nn.Module, Tensor], T]
+) -> dict[str, T]:
+    """Run a model and note something about the output of each convolution and linear layer.
+
+    Args:
+        model: In evaluation mode.
+        inputs: One batch.
+        observe: Takes a layer and its output; must copy what it keeps, because a later layer may
+            write into the output.
+
+    Returns:
+        What was noted, by layer name. Layers called more than once are left out: no single output
+        is theirs.
+    """
+    layers = repairable_layers(model)
     names = {layer: name for name, layer in layers.items()}
+    noted: dict[str, T] = {}
+    calls: Counter[str] = Counter()
 
     def note(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-        outputs.setdefault(names[layer], output)
+        calls[names[layer]] += 1
+        noted[names[layer]] = observe(layer, output)
 
     with hooked([layer.register_forward_hook(note) for layer in layers.values()]):
         model(inputs)
-    return outputs
+    return {name: value for name, value in noted.items() if calls[name] == 1}
 
 
 @contextmanager
-def hooked(handles: list[Any]) -> Iterator[None]:
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     """Remove hooks at the end, without gradients in between."""
     try:
         with torch.no_grad():
@@ -55,7 +77,7 @@ def hooked(handles: list[Any]) -> Iterator[None]:
             handle.remove()
 
 
-def channels_last(outputs: Tensor, layer: nn.Module) -> Tensor:
-    """Return a layer's outputs as rows of channels, shape ``(samples and positions, channels)``."""
+def output_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
+    """View a layer's outputs as rows of channels, shape ``(samples and positions, channels)``."""
     rows = outputs.movedim(1, -1) if isinstance(layer, _ConvNd) else outputs
     return rows.reshape(-1, rows.shape[-1])

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from rl_compress.finetuning.activations import (
     calibration_inputs,
-    channels_last,
-    first_outputs,
     hooked,
-    weighted_layers,
+    observe_outputs,
+    output_rows,
+    repairable_layers,
 )
 from rl_compress.targets.target import Target
 
@@ -27,39 +27,47 @@ def correct_bias(
 ) -> int:
     """Add to every bias the mean error of its layer's output on the calibration split.
 
-    ``b <- b + E[y_reference] - E[y]``, layer by layer in forward order, each seeing the corrected
-    layers before it (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, with means
-    from data).
+    ``b <- b + E[y_reference] - E[y]`` per output channel, layer by layer in forward order, each
+    layer seeing the corrected ones before it (Nagel et al., "Data-Free Quantization", ICCV 2019,
+    section 4.2, with means from data).
 
     Args:
-        model: The variant, changed in place by assigning new biases.
-        reference: The uncompressed network.
+        model: The variant, in evaluation mode; changed in place by assigning new biases, never by
+            writing into one.
+        reference: The uncompressed network, in evaluation mode, with the same layer names.
         target: Supplies the calibration split.
-        kept: For each narrowed layer the reference's output channels that it keeps.
+        kept: For each narrowed layer the reference's output channels that it keeps, in the
+            variant's order, shape ``(channels,)``.
         max_batches: Calibration batches to use.
 
     Returns:
-        The number of biases corrected; layers without a bias are passed over.
+        The number of biases corrected. Layers without a bias, with a weight that other modules
+        share, or called more than once are passed over.
     """
     inputs = calibration_inputs(target, model, max_batches)
-    expected = first_outputs(reference, inputs)
-    layers = {name: layer for name, layer in weighted_layers(model).items() if layer.bias is not None}
+    expected = observe_outputs(reference, inputs, _channel_means)
+    layers = {
+        name: layer
+        for name, layer in repairable_layers(model).items()
+        if layer.bias is not None and name in expected
+    }
     names = {layer: name for name, layer in layers.items()}
-    done: set[str] = set()
 
-    def correct(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    def correct(layer: Any, _inputs: Any, output: Tensor) -> Tensor:
         name = names[layer]
-        if name in done or name not in expected:
-            return output
-        done.add(name)
-        wanted = channels_last(expected[name], layer).mean(dim=0)
+        wanted = expected[name]
         if name in kept:
             wanted = wanted[kept[name].to(wanted.device)]
-        shift = wanted - channels_last(output, layer).mean(dim=0)
+        shift = wanted - _channel_means(layer, output)
         layer.bias = nn.Parameter(layer.bias + shift, requires_grad=False)
-        spread = [1, -1, *[1] * (output.ndim - 2)] if output.ndim > 2 else [-1]
-        return output + (shift if isinstance(layer, nn.Linear) else shift.reshape(spread))
+        if not isinstance(layer, nn.Linear):
+            shift = shift.reshape(-1, *[1] * (output.ndim - 2))
+        return output + shift
 
     with hooked([layer.register_forward_hook(correct) for layer in layers.values()]):
         model(inputs)
-    return len(done)
+    return len(layers)
+
+
+def _channel_means(layer: nn.Module, output: Tensor) -> Tensor:
+    return output_rows(layer, output).mean(dim=0)

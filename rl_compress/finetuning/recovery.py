@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from rl_compress.targets.target import Target
 
 logger = logging.getLogger(__name__)
+
+_LARGEST_GRADIENT = 1.0
+"""Norm to which longer gradients are clipped."""
 
 
 class FinetuningConfig(BaseModel):
@@ -61,69 +65,101 @@ def finetune(
 ) -> FinetuningResult:
     """Train a compressed network on the training split, in place.
 
-    The loss is ``d * T^2 * KL(teacher || student) + (1 - d) * task loss`` with outputs softened by
-    the temperature T (Hinton et al., 2015); the best epoch on the search split is kept, so the
-    result is never worse there than the start.
+    The loss is ``d * distillation + (1 - d) * task``: the target's
+    :meth:`~rl_compress.targets.target.Target.distillation_loss`, for logits
+    ``T^2 KL(teacher || student)`` (Hinton et al., 2015), and its loss on the labels; without the
+    latter distillation alone. AdamW with a one-cycle learning rate and clipped gradients. The best
+    epoch on the search split is kept, so the result is never worse there than the start. Training
+    that diverges (a loss or gradient that is NaN or infinite) ends with the best epoch before.
 
     Args:
-        student: The compressed network; all its parameters are trained.
+        student: The compressed network, which must own its tensors: they are written into. Left in
+            evaluation mode, without gradients.
         teacher: The uncompressed network; only its outputs are used.
-        target: Supplies data, task loss and score.
+        target: Supplies data, losses and score.
         config: How long and how fast.
         device: Where both networks are.
         progress: Called after each epoch with the epochs done and their number.
+
+    Returns:
+        The scores of all epochs and which of them was kept. The same seed gives the same weights.
     """
-    for parameter in student.parameters():
-        parameter.requires_grad_(True)
+    teacher.eval()
+    student.eval().requires_grad_(True)
     scores = [target.score(student, "search")]
     best, best_epoch = copy.deepcopy(student.state_dict()), 0
-    optimizer = torch.optim.AdamW(
-        student.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
-    steps = sum(1 for _ in target.batches("train", batch_size=config.batch_size))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=max(1, config.epochs * steps)
-    )
-    for epoch in range(1, config.epochs + 1):
-        student.train()
-        for inputs, labels in target.batches(
-            "train", shuffle_seed=config.seed + epoch, batch_size=config.batch_size
-        ):
-            inputs, labels = inputs.to(device), labels.to(device)
-            with torch.no_grad():
-                expected = teacher(inputs)
-            loss = _loss(student(inputs), expected, labels, target, config)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-        student.eval()
-        scores.append(target.score(student, "search"))
-        progress(epoch, config.epochs)
-        if scores[-1] > scores[best_epoch]:
-            best, best_epoch = copy.deepcopy(student.state_dict()), epoch
-        if not loss.isfinite():
-            logger.warning("fine-tuning diverged in epoch %d; the best epoch is kept", epoch)
-            break
-        if config.patience and epoch - best_epoch >= config.patience:
-            break
+    course = _Course(student, target, config)
+    # Dropout draws from the global generator, which is the caller's.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        for epoch in range(1, config.epochs + 1):
+            student.train()
+            finite = course.run(epoch, student, teacher, device)
+            student.eval()
+            if not finite:
+                logger.warning(
+                    "fine-tuning diverged in epoch %d; epoch %d is kept; "
+                    "a smaller finetuning.learning_rate may help",
+                    epoch,
+                    best_epoch,
+                )
+                break
+            scores.append(target.score(student, "search"))
+            if _is_better(scores[-1], scores[best_epoch]):
+                best, best_epoch = copy.deepcopy(student.state_dict()), epoch
+            progress(epoch, config.epochs)
+            if config.patience is not None and epoch - best_epoch >= config.patience:
+                break
     student.load_state_dict(best)
-    student.requires_grad_(False).eval()
+    student.requires_grad_(False)
     return FinetuningResult(tuple(scores), best_epoch)
 
 
-def _loss(
-    outputs: Tensor, expected: Tensor, labels: Tensor, target: Target, config: FinetuningConfig
-) -> Tensor:
-    temperature = config.temperature
-    divergence = nn.functional.kl_div(
-        (outputs / temperature).log_softmax(dim=-1),
-        (expected / temperature).log_softmax(dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    task = target.loss(outputs, labels)
-    if task is None:
-        return divergence * temperature**2
-    return config.distillation * divergence * temperature**2 + (1 - config.distillation) * task
+class _Course:
+    """Optimizer, schedule and loss of one fine-tuning."""
+
+    def __init__(self, student: nn.Module, target: Target, config: FinetuningConfig) -> None:
+        self._target = target
+        self._config = config
+        self._optimizer = torch.optim.AdamW(
+            student.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        samples = len(target.split("train"))  # type: ignore[arg-type]
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer,
+            config.learning_rate,
+            total_steps=max(1, config.epochs * -(-samples // config.batch_size)),
+        )
+
+    def run(self, epoch: int, student: nn.Module, teacher: nn.Module, device: torch.device) -> bool:
+        """Train for one epoch; say whether losses and gradients stayed finite."""
+        for inputs, labels in self._target.batches(
+            "train", shuffle_seed=self._config.seed + epoch, batch_size=self._config.batch_size
+        ):
+            # BatchNorm cannot normalise a lone sample left over at the end.
+            if len(inputs) == 1 < self._config.batch_size:
+                continue
+            inputs, labels = inputs.to(device), labels.to(device)
+            with torch.no_grad():
+                expected = teacher(inputs)
+            loss = self._loss(student(inputs), expected, labels)
+            self._optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(student.parameters(), _LARGEST_GRADIENT)
+            if not (loss.isfinite() and norm.isfinite()):
+                return False
+            self._optimizer.step()
+            self._schedule.step()
+        return True
+
+    def _loss(self, outputs: Tensor, expected: Tensor, labels: Tensor) -> Tensor:
+        config = self._config
+        learned = self._target.distillation_loss(outputs, expected, config.temperature)
+        task = self._target.loss(outputs, labels)
+        if task is None:
+            return learned
+        return config.distillation * learned + (1 - config.distillation) * task
+
+
+def _is_better(score: float, best: float) -> bool:
+    return score > best or (math.isnan(best) and not math.isnan(score))

@@ -19,11 +19,20 @@ class PPOSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    learning_rate: float = Field(default=3e-3, gt=0, description="Adam step size.")
+    learning_rate: float = Field(default=1e-2, gt=0, description="Adam step size.")
     episodes_per_update: int = Field(
         default=10, ge=1, description="Candidates evaluated between two updates, over all runners."
     )
-    num_epochs: int = Field(default=10, ge=1, description="Passes over the candidates per update.")
+    num_epochs: int = Field(default=20, ge=1, description="Passes over the candidates per update.")
+    clip_param: float = Field(
+        default=0.3, gt=0, description="Largest change of an action's probability ratio."
+    )
+    initial_spread: float = Field(
+        default=0.27,
+        gt=0,
+        le=1,
+        description="Standard deviation of the first actions, in units of `residual_scale`.",
+    )
     entropy_coeff: float = Field(default=0.0, ge=0, description="Weight of the entropy bonus.")
 
 
@@ -70,11 +79,11 @@ class SearchConfig(BaseModel):
         default=8, ge=1, description="Widths measured per group for the sensitivity curves."
     )
     episode: Episode = Field(
-        default="layerwise",
-        description="`layerwise`: a step for each group; `whole`: one step for all groups.",
+        default="whole",
+        description="`whole`: one step for all groups; `layerwise`: a step for each group.",
     )
     residual_scale: float = Field(
-        default=0.08,
+        default=0.3,
         gt=0,
         le=1,
         description="Largest change of a group's kept fraction against the prior's.",

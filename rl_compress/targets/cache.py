@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -10,3 +11,25 @@ def cache_dir() -> Path:
     """Return ``$RL_COMPRESS_CACHE``, or ``~/.cache/rl-compress``."""
     configured = os.environ.get("RL_COMPRESS_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "rl-compress"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that no other process ever reads half of it.
+
+    Args:
+        path: The file; folders are made as needed, and an older file is replaced.
+        data: Its contents.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    unfinished = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -5,12 +5,15 @@ Real data without a download (E. Alpaydin, C. Kaynak, UCI repository, 1998: 1797
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import TensorDataset
 
-from rl_compress.errors import TargetError
 from rl_compress.targets.networks import PlainCNN, ResNet
+from rl_compress.targets.options import choose, require_whole_numbers
 from rl_compress.targets.pretrained import PretrainedTarget, PretrainingConfig
 from rl_compress.targets.splits import disjoint_splits
 
@@ -24,28 +27,31 @@ def digits(
 
     Args:
         model: ``cnn`` (six convolutions with BatchNorm) or ``resnet`` (six residual blocks).
-        width: Channels of the first layers.
-        epochs: Epochs of pre-training.
+        width: Channels of the first layers; later ones have two and four times as many.
+        epochs: Passes over the 988 training images in pre-training.
         seed: Of the splits, the initial weights and the pre-training.
+
+    Raises:
+        TargetError: An option has a wrong value.
     """
-    networks = {"cnn": _cnn, "resnet": _resnet}
-    if model not in networks:
-        raise TargetError(f"target.options.model: must be cnn or resnet, but got {model!r}")
-
-    def architecture() -> nn.Module:
-        return networks[model](width)
-
-    def data() -> tuple[Tensor, Tensor]:
-        images, labels = load_digits(return_X_y=True)
-        inputs = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16.0
-        return inputs, torch.tensor(labels)
-
+    network = choose("model", model, {"cnn": _cnn, "resnet": _resnet})
+    require_whole_numbers(at_least=1, width=width, epochs=epochs)
+    require_whole_numbers(at_least=0, seed=seed)
     return PretrainedTarget(
-        key={"target": "digits", "model": model, "width": width, "seed": seed},
-        architecture=architecture,
-        load_splits=lambda: disjoint_splits(*data(), _SIZES, seed=seed),
-        pretraining=PretrainingConfig(epochs=epochs, batch_size=64, max_shift=1, seed=seed),
+        key={"target": "digits", "model": model, "width": width},
+        architecture=lambda: network(width),
+        load_splits=lambda: _splits(seed),
+        pixel_scale=16.0,
+        pretraining=PretrainingConfig(
+            epochs=epochs, batch_size=64, max_shift=1, seed=seed, threads=1
+        ),
     )
+
+
+def _splits(seed: int) -> Mapping[str, TensorDataset]:
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.tensor(images, dtype=torch.uint8).reshape(-1, 1, 8, 8)
+    return disjoint_splits(pixels, torch.tensor(labels), _SIZES, seed=seed)
 
 
 def _cnn(width: int) -> nn.Module:

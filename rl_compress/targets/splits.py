@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,34 +14,41 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rl_compress.errors import TargetError
-from rl_compress.targets.target import SPLITS, Batch, Target
+from rl_compress.targets.target import SPLITS, Target
 
 _CHECKED_SAMPLES = 1000
 """Samples per split that are looked at where the data is not a tensor in memory."""
 
 
 def disjoint_splits(
-    inputs: Tensor, labels: Tensor, sizes: Mapping[str, float], *, seed: int
+    inputs: Tensor, labels: Tensor, sizes: Mapping[str, float | None], *, seed: int
 ) -> dict[str, TensorDataset]:
     """Cut labelled samples into disjoint splits; of equal samples only the first is used.
+
+    Integer class labels are stratified: every split has nearly the class frequencies of the whole.
 
     Args:
         inputs: Samples, shape ``(num_samples, …)``.
         labels: Their labels, shape ``(num_samples, …)``.
-        sizes: For each split its size: a number of samples, or a fraction below 1.
+        sizes: For each split its size: a number of samples, a fraction below 1 of the distinct
+            samples, or None (for one split) for all that the others leave.
         seed: Of the shuffle.
 
     Raises:
-        TargetError: The sizes exceed the number of distinct samples.
+        TargetError: Inputs and labels differ in number, a split would be empty, or the sizes
+            exceed the number of distinct samples.
     """
-    first = {digest: index for index, digest in reversed(list(enumerate(_digests(inputs))))}
-    distinct = torch.tensor(sorted(first.values()))
-    order = distinct[torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))]
-    counts = {name: int(s if s >= 1 else s * len(order)) for name, s in sizes.items()}
-    if sum(counts.values()) > len(order):
+    if len(inputs) != len(labels):
         raise TargetError(
-            f"target: splits of {counts} samples need more than the {len(order)} distinct ones"
+            f"target: every sample needs one label, but got {len(inputs)} inputs and "
+            f"{len(labels)} labels"
         )
+    first: dict[bytes, int] = {}
+    for index, digest in enumerate(digests(inputs)):
+        first.setdefault(digest, index)
+    distinct = torch.tensor(list(first.values()), dtype=torch.long)
+    order = distinct[_shuffled(labels[distinct], torch.Generator().manual_seed(seed))]
+    counts = _counts(sizes, len(order))
     splits, start = {}, 0
     for name, count in counts.items():
         chosen = order[start : start + count]
@@ -51,61 +60,127 @@ def disjoint_splits(
 def check_splits(target: Target) -> None:
     """Make sure that a target's splits can be used and trusted.
 
+    Tensors in memory are looked at as a whole, subsets of one dataset are compared by index too,
+    and of any other dataset up to 1000 samples are read.
+
     Raises:
-        TargetError: A split is missing or empty, holds NaN or infinite inputs, or shares a sample
-            with another one.
+        TargetError: A split is missing or empty, cannot be read, holds NaN or infinite inputs, or
+            shares a sample with another one.
     """
-    datasets: dict[str, Dataset[Batch]] = {}
-    for name in SPLITS:
-        try:
-            datasets[name] = target.split(name)
-        except TargetError:
-            raise
-        except Exception as error:
-            raise TargetError(
-                f"target: split {name!r} cannot be read ({type(error).__name__}: {error})"
-            ) from error
-        if len(datasets[name]) == 0:  # type: ignore[arg-type]
-            raise TargetError(f"target: split {name!r} is empty; every split needs samples")
-        for inputs in _blocks(datasets[name]):
-            if inputs.is_floating_point() and not inputs.isfinite().all():
-                raise TargetError(
-                    f"target: split {name!r} holds NaN or infinite inputs; clean the data"
-                )
-    keys = {name: _keys(dataset) for name, dataset in datasets.items()}
+    seen = {name: _look_at(target, name) for name in SPLITS}
     for one, other in combinations(SPLITS, 2):
-        if common := keys[one] & keys[other]:
+        if common := seen[one].shared_with(seen[other]):
             raise TargetError(
-                f"target: splits {one!r} and {other!r} share {len(common)} sample(s); they must "
-                f"be disjoint (rl_compress.targets.disjoint_splits makes such splits)"
+                f"target: splits {one!r} and {other!r} share {common} sample(s), but must be "
+                f"disjoint; remove them from one split, or let "
+                f"rl_compress.targets.disjoint_splits make the splits"
             )
 
 
-def _blocks(dataset: Dataset[Batch]) -> Iterator[Tensor]:
-    if isinstance(dataset, TensorDataset):
-        yield dataset.tensors[0]
-        return
-    for index in _looked_at(dataset):
-        yield dataset[index][0]
+def digests(inputs: Tensor) -> list[bytes]:
+    """Return a hash of each sample's bytes: equal samples, and only they, share it.
+
+    Args:
+        inputs: Samples, shape ``(num_samples, …)``.
+    """
+    if len(inputs) == 0:
+        return []
+    rows = inputs.detach().cpu().reshape(len(inputs), -1).contiguous().view(torch.uint8).numpy()
+    return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
 
 
-def _keys(dataset: Dataset[Batch]) -> set[tuple[int, bytes | int]]:
-    """Return what identifies the samples of a dataset."""
-    if isinstance(dataset, Subset):
-        return {(id(dataset.dataset), int(index)) for index in dataset.indices}
-    if isinstance(dataset, TensorDataset):
-        return {(0, digest) for digest in _digests(dataset.tensors[0])}
-    return {(0, _digest(dataset[index][0].numpy())) for index in _looked_at(dataset)}
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """What tells the samples of one split from those of others."""
+
+    digests: frozenset[bytes]
+    base: Dataset[Any]
+    indices: frozenset[int]
+    """Positions in ``base``, for subsets of it."""
+
+    def shared_with(self, other: _Samples) -> int:
+        """Count the samples known to be in both splits."""
+        same_index = len(self.indices & other.indices) if self.base is other.base else 0
+        return max(same_index, len(self.digests & other.digests))
 
 
-def _looked_at(dataset: Dataset[Batch]) -> list[int]:
-    size = len(dataset)  # type: ignore[arg-type]
-    return np.unique(np.linspace(0, size - 1, min(size, _CHECKED_SAMPLES)).astype(int)).tolist()
+def _look_at(target: Target, name: str) -> _Samples:
+    """Read a split, checking it on the way."""
+    try:
+        dataset = target.split(name)
+        size = len(dataset)  # type: ignore[arg-type]
+        base, indices = _rooted(dataset, np.arange(size))
+        inputs = _inputs(base, indices) if size else []
+    except TargetError:
+        raise
+    except Exception as error:
+        raise TargetError(
+            f"target: split {name!r} cannot be read as a map-style dataset of (input, label) "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
+    if size == 0:
+        raise TargetError(f"target: split {name!r} is empty; every split needs samples")
+    found: list[bytes] = []
+    for block in inputs:
+        if not isinstance(block, Tensor):
+            raise TargetError(
+                f"target: split {name!r} must hold (input tensor, label) pairs, but the input is "
+                f"of type {type(block).__name__}; convert it in the dataset"
+            )
+        if block.is_floating_point() and not block.isfinite().all():
+            raise TargetError(
+                f"target: split {name!r} holds NaN or infinite inputs; clean the data"
+            )
+        found += digests(block)
+    is_subset = base is not dataset
+    return _Samples(frozenset(found), base, frozenset(indices.tolist() if is_subset else ()))
 
 
-def _digests(inputs: Tensor) -> list[bytes]:
-    return [_digest(sample) for sample in inputs.contiguous().numpy()]
+def _rooted(dataset: Dataset[Any], indices: np.ndarray) -> tuple[Dataset[Any], np.ndarray]:
+    """Resolve subsets, also of subsets, to the dataset that they select from."""
+    while isinstance(dataset, Subset):
+        indices = np.asarray(dataset.indices, dtype=np.int64)[indices]
+        dataset = dataset.dataset
+    return dataset, indices
 
 
-def _digest(sample: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=16).digest()
+def _inputs(base: Dataset[Any], indices: np.ndarray) -> list[Tensor]:
+    """Return blocks of samples, shape ``(num_samples, …)``: all of a tensor, some of the rest."""
+    if isinstance(base, TensorDataset):
+        return [base.tensors[0][torch.from_numpy(indices)]]
+    some = np.unique(
+        np.linspace(0, len(indices) - 1, min(len(indices), _CHECKED_SAMPLES), dtype=int)
+    )
+    samples = [base[int(index)][0] for index in indices[some]]
+    return [s.unsqueeze(0) if isinstance(s, Tensor) else s for s in samples]
+
+
+def _counts(sizes: Mapping[str, float | None], total: int) -> dict[str, int]:
+    """Return the number of samples of each split."""
+    counts = {}
+    for name, size in sizes.items():
+        if size is not None:
+            counts[name] = int(size if size >= 1 else size * total)
+    left = total - sum(counts.values())
+    counts = {name: counts.get(name, left) for name in sizes}
+    if left < 0 or min(counts.values()) < 1:
+        raise TargetError(
+            f"target: every split needs samples, and there are {total} distinct ones, but the "
+            f"sizes {dict(sizes)} come to {counts}; choose other sizes"
+        )
+    return counts
+
+
+def _shuffled(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a random order of the samples in which every stretch has about the same classes."""
+    order = torch.randperm(len(labels), generator=generator)
+    if labels.ndim != 1 or labels.is_floating_point():
+        return order
+    # Spread each class evenly over [0, 1), then sort all samples by their place.
+    place = torch.empty(len(order), dtype=torch.float64)
+    shuffled = labels[order]
+    for label in shuffled.unique():
+        members = (shuffled == label).nonzero().flatten()
+        jitter = torch.rand(len(members), generator=generator, dtype=torch.float64)
+        place[members] = (torch.arange(len(members)) + jitter) / len(members)
+    return order[place.argsort()]

@@ -40,11 +40,11 @@ class Target(ABC):
         """Return the uncompressed model with its trained weights, in evaluation mode."""
 
     def architecture(self) -> nn.Module:
-        """Return the same modules with any weights; override it where :meth:`build` is expensive."""
+        """Return the same modules with any weights; override it where :meth:`build` trains."""
         return self.build()
 
     @abstractmethod
-    def split(self, name: str) -> Dataset[Batch]:
+    def split(self, name: str) -> Dataset[Any]:
         """Return one of :data:`SPLITS`: a map-style dataset of ``(input, label)`` pairs."""
 
     @abstractmethod
@@ -52,8 +52,33 @@ class Target(ABC):
         """Measure ``model`` on a split, on whatever device the model is; higher is better."""
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
-        """Return the training loss against the labels, or None to fine-tune by distillation alone."""
+        """Return the training loss against the labels, or None to learn from the teacher alone."""
         return None
+
+    def distillation_loss(self, outputs: Tensor, expected: Tensor, temperature: float) -> Tensor:
+        """Return how far a compressed model's outputs are from the uncompressed one's.
+
+        Logits, with classes along the last axis or along axis 1 of four axes or more, are compared
+        by ``T^2 KL(softmax(expected / T) || softmax(outputs / T))``, the mean over predictions
+        (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). Single values are
+        compared by their mean squared error. Override it for other outputs.
+
+        Args:
+            outputs: Of the compressed model, shape ``(batch, …)``.
+            expected: Of the uncompressed model, same shape.
+            temperature: T; softens both distributions.
+        """
+        if outputs.ndim >= 4:
+            outputs, expected = outputs.movedim(1, -1), expected.movedim(1, -1)
+        if outputs.ndim == 1 or outputs.shape[-1] == 1:
+            return nn.functional.mse_loss(outputs, expected)
+        divergence = nn.functional.kl_div(
+            (outputs / temperature).log_softmax(dim=-1).flatten(0, -2),
+            (expected / temperature).log_softmax(dim=-1).flatten(0, -2),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return temperature**2 * divergence
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Return the inputs of a forward pass, with batch size 1, for tracing and counting."""
@@ -94,7 +119,7 @@ class ClassificationTarget(Target):
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        splits: Mapping[str, Dataset[Batch]],
+        splits: Mapping[str, Dataset[Any]],
         *,
         batch_size: int = 256,
     ) -> None:
@@ -115,9 +140,11 @@ class ClassificationTarget(Target):
         self.batch_size = batch_size
 
     def build(self) -> nn.Module:
+        """Return the model that the function given makes."""
         return self._build().eval()
 
-    def split(self, name: str) -> Dataset[Batch]:
+    def split(self, name: str) -> Dataset[Any]:
+        """Return one of the datasets given."""
         return self._splits[name]
 
     def score(self, model: nn.Module, split: str) -> float:

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
 
 from rl_compress.job import Job, load_job, parse_job
 from rl_compress.results.environment import describe_environment
@@ -36,7 +39,7 @@ VARIANTS = {
     "greedy": {"algorithm": "greedy"},
     "evolution": {"algorithm": "evolution"},
     "ppo": {"algorithm": "ppo"},
-    "ppo, whole": {"algorithm": "ppo", "episode": "whole"},
+    "ppo, layerwise": {"algorithm": "ppo", "episode": "layerwise"},
     "ppo, no prior": {"algorithm": "ppo", "prior": "none"},
     "sac": {"algorithm": "sac"},
 }
@@ -79,7 +82,7 @@ def main() -> None:
             at: dict[str, list[float]] = {str(n): [] for n in marks}
             for seed in range(options.seeds):
                 # Algorithms without curves get the evaluations that the curves cost on top.
-                learns = name in ("greedy", "ppo", "ppo, whole", "sac")
+                learns = name in ("greedy", "ppo", "ppo, layerwise", "sac")
                 data = base.model_dump(mode="json")
                 evaluations = options.evaluations + (0 if learns else levels)
                 data["search"] |= changes | {"seed": seed, "evaluations": evaluations}

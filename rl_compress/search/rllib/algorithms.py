@@ -7,9 +7,9 @@ import math
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from rl_compress.search.config import SearchConfig
+from rl_compress.search.rllib.module import module_spec
 from rl_compress.search.rllib.worker_env import WorkerEnv
 
 _SAMPLE_TIMEOUT_S = 7 * 24 * 3600.0
@@ -62,9 +62,13 @@ def _ppo(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
             gamma=1.0,
             lambda_=1.0,
             grad_clip=1.0,
+            clip_param=settings.clip_param,
+            # The clipped ratio alone bounds an update; the penalty would all but forbid moving
+            # within the ten or so updates that a search has.
+            use_kl_loss=False,
         )
         .env_runners(rollout_fragment_length=per_runner * steps_per_episode)
-        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
+        .rl_module(rl_module_spec=module_spec(settings.initial_spread))
     )
 
 

@@ -1,0 +1,58 @@
+"""Environment and fixtures of all tests; Ray is imported only when the environment is set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_TEMPORARY_CACHE = "RL_COMPRESS_CACHE" not in os.environ
+if _TEMPORARY_CACHE:
+    os.environ["RL_COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="rl-compress-cache-")
+
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Dead processes are noticed in a second instead of in fifteen.
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "300",
+    "RAY_health_check_failure_threshold": "3",
+}
+os.environ.pop("RAY_ADDRESS", None)
+
+# Ray hands the driver's path on to its workers, so they find the tests' targets too.
+INTEGRATION = Path(__file__).parent / "integration"
+sys.path.insert(0, str(INTEGRATION))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_cache() -> Iterator[None]:
+    yield
+    if _TEMPORARY_CACHE:
+        shutil.rmtree(os.environ["RL_COMPRESS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Any]:
+    """Start the one local cluster that all tests of this process share."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=256 << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"worker_process_setup_hook": "rl_compress.search.rllib.quiet.quiet"},
+    )
+    yield ray
+    ray.shutdown()

@@ -1,0 +1,179 @@
+"""Jobs on the tiny target, and ways to run them: in this process, and in one of their own."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import yaml
+from typer.testing import CliRunner
+
+from rl_compress.cli import app
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.store import EvaluationStore
+
+JOB: dict[str, Any] = {
+    "name": "tiny",
+    "target": {"factory": "tiny_target:tiny"},
+    "budget": {"macs": 0.5},
+    "objective": {"score": "fidelity"},
+    "search": {
+        "algorithm": "random",
+        "evaluations": 12,
+        "num_env_runners": 2,
+        "num_cpus_per_env_runner": 0.5,
+        "sensitivity_levels": 3,
+        "ppo": {"episodes_per_update": 4, "num_epochs": 2},
+        "sac": {"warmup_episodes": 4, "batch_size": 16},
+    },
+    "finetuning": {"epochs": 1},
+    "export": {"onnx": False},
+}
+
+HERE = Path(__file__).parent
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line that says what is wrong: the last of standard error."""
+        return self.stderr.rstrip("\n").rpartition("\n")[2]
+
+
+def make_job(**changes: Any) -> dict[str, Any]:
+    """Return the job with some keys changed; ``search__seed=3`` changes ``search.seed``."""
+    job = copy.deepcopy(JOB)
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        section = job
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    return job
+
+
+def write_job(folder: Path, **changes: Any) -> Path:
+    """Write a job file."""
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(make_job(**changes)), encoding="utf-8")
+    return path
+
+
+def run_here(*arguments: object) -> Outcome:
+    """Run a command in this process."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which a process finds the tests' targets."""
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path}
+
+
+def start(
+    *arguments: object,
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    stderr: int | IO[str] = subprocess.PIPE,
+) -> subprocess.Popen[str]:
+    """Start a command as a process; the caller waits for it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rl_compress.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=env or environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Outcome:
+    """Wait for a process, and kill it if it takes too long."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"not ended after {timeout_s} s:\n{stdout}\n{stderr}") from None
+    return Outcome(process.returncode, stdout, stderr or "")
+
+
+def run_process(
+    *arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 120
+) -> Outcome:
+    """Run a command as a process of its own."""
+    return finish(start(*arguments, cwd=cwd, env=env), timeout_s)
+
+
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90
+) -> None:
+    """Wait until a process has come so far."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if process.poll() is not None:
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"ended too early ({process.returncode}):\n{stdout}\n{stderr}")
+        if time.monotonic() > deadline:
+            process.send_signal(signal.SIGKILL)
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"nothing happened in {timeout_s} s:\n{stdout}\n{stderr}")
+        time.sleep(0.05)
+
+
+def count_parts(run: Path) -> int:
+    """Return the number of parts of a run's evaluations."""
+    return len(list((run / "evaluations").glob("*.parquet")))
+
+
+def read_records(run: Path) -> list[EvaluationRecord]:
+    """Return a run's evaluations."""
+    return EvaluationStore(run / "evaluations").read()
+
+
+def unfinished_files(run: Path) -> list[Path]:
+    """Return everything in a run that somebody began to write and did not finish."""
+    return [
+        path for path in run.rglob("*") if re.search(r"\.(tmp|unfinished|previous)$", path.name)
+    ]
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process started, and those that they started."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that waits to be collected does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

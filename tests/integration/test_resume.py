@@ -1,0 +1,112 @@
+"""Kill the driver at any moment: nothing measured is lost, and nothing is measured twice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import (
+    count_parts,
+    descendants,
+    finish,
+    is_alive,
+    read_records,
+    run_here,
+    run_process,
+    start,
+    unfinished_files,
+    wait_for,
+    write_job,
+)
+
+EVALUATIONS = 24
+
+
+def _job(folder: Path, algorithm: str, **changes: Any) -> Path:
+    return write_job(
+        folder,
+        search__algorithm=algorithm,
+        search__evaluations=EVALUATIONS,
+        target__options={"sleep_s": 0.15},
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "evolution"])
+def test_killed_search_is_resumed_without_loss(tmp_path: Path, algorithm: str) -> None:
+    job, run = _job(tmp_path, algorithm), tmp_path / "run"
+    process = start("search", job, "--output", run, cwd=tmp_path)
+    wait_for(lambda: count_parts(run) >= 5, process)
+    process.kill()
+    finish(process)
+    before = {record.evaluation_id: record for record in read_records(run)}
+    assert 5 <= len(before) < EVALUATIONS
+
+    outcome = run_process("search", job, "--output", run, "--resume", cwd=tmp_path)
+
+    assert outcome.code == 0, outcome.stderr
+    after = {record.evaluation_id: record for record in read_records(run)}
+    assert len(after) == len({record.policy_id for record in after.values()}) == EVALUATIONS
+    assert {key: after[key] for key in before} == before
+    assert unfinished_files(run) == []
+    assert (run / "report.html").exists()
+
+
+def test_resumed_baseline_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    """The search is repeated from its seed, so the second half is that of a whole run."""
+    job, run = _job(tmp_path, "evolution"), tmp_path / "run"
+    process = start("search", job, "--output", run, cwd=tmp_path)
+    wait_for(lambda: count_parts(run) >= 5, process)
+    process.kill()
+    finish(process)
+    assert run_here("search", job, "--output", run, "--resume").code == 0
+
+    assert run_here("search", job, "--output", tmp_path / "whole").code == 0
+
+    found, expected = (
+        [(r.policy_id, r.score) for r in read_records(folder)]
+        for folder in (run, tmp_path / "whole")
+    )
+    assert found == expected
+
+
+def test_killed_driver_leaves_no_process_behind(tmp_path: Path) -> None:
+    job, run = _job(tmp_path, "ppo"), tmp_path / "run"
+    process = start("search", job, "--output", run, cwd=tmp_path)
+    wait_for(lambda: count_parts(run) >= 2, process)
+    children = descendants(process.pid)
+    assert children
+
+    process.kill()
+    finish(process)
+
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in children if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+
+
+def test_resumed_run_may_be_complete_already(tmp_path: Path) -> None:
+    """Resuming a finished run delivers it again from what is stored."""
+    job, run = write_job(tmp_path), tmp_path / "run"
+    assert run_here("search", job, "--output", run).code == 0
+    before = read_records(run)
+
+    outcome = run_here("search", job, "--output", run, "--resume")
+
+    assert outcome.code == 0, outcome.stderr
+    assert read_records(run) == before
+
+
+def test_part_of_a_killed_writer_is_not_read(tmp_path: Path) -> None:
+    """A killed process leaves at most a file that is not renamed yet."""
+    job, run = write_job(tmp_path), tmp_path / "run"
+    assert run_here("search", job, "--output", run).code == 0
+    (run / "evaluations" / "part-000099-000099.parquet.tmp").write_bytes(b"PAR1half")
+
+    outcome = run_here("search", job, "--output", run, "--resume")
+
+    assert outcome.code == 0, outcome.stderr
+    assert len(read_records(run)) == 12

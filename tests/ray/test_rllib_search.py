@@ -1,0 +1,219 @@
+"""Searches with RLlib on the shared cluster: counts, budget, workers, seeds, and broken runners."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import count_parts, descendants, is_alive, make_job, read_records
+
+from rl_compress.evaluation.ledger import Progress
+from rl_compress.job import parse_job
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.run import make_task
+from rl_compress.search.config import SearchConfig
+from rl_compress.search.preparation import prepare
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
+    job = parse_job(make_job(**{"search__algorithm": "ppo", **changes}))
+    subject = prepare(job.target, job.space, job.budget)
+    run = RunDirectory(folder)
+    run.create(job.to_yaml())
+    return make_task(job, subject, run).search_for_policy()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_search_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algorithm: str) -> None:
+    progress, reason = _search(
+        tmp_path,
+        search__algorithm=algorithm,
+        search__evaluations=24,
+        target__options={"sleep_s": 0.02},
+    )
+
+    assert reason is None
+    assert progress.done == 24
+    records = read_records(tmp_path)
+    assert len(records) == len({record.policy_id for record in records}) == 24
+    assert {record.algorithm for record in records} == {algorithm}
+    # Both runners took part, beside the driver, which evaluates the prior.
+    assert {record.worker for record in records} == {0, 1, 2}
+    original = prepare(parse_job(make_job()).target, parse_job(make_job()).space, {"macs": 1.0})
+    assert all(record.macs <= 0.5 * original.original_costs["macs"] for record in records)
+    prior = min(records, key=lambda record: record.evaluation_id)
+    assert prior.worker == 0
+    assert progress.best is not None
+    assert progress.best.reward >= prior.reward
+
+
+def test_plain_amc_search_ends_with_all_evaluations(tmp_path: Path) -> None:
+    """Without a prior, and all groups in one step."""
+    progress, _ = _search(
+        tmp_path,
+        search__prior="none",
+        search__episode="whole",
+        search__num_env_runners=1,
+    )
+
+    assert progress.done == len(read_records(tmp_path)) == 12
+    assert not (tmp_path / "sensitivity.parquet").exists()
+
+
+def test_same_seed_gives_the_same_records(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        _search(tmp_path / name, search__num_env_runners=1, search__evaluations=14)
+
+    one, two = (
+        [(r.evaluation_id, r.policy, r.realised, r.score, r.reward) for r in read_records(folder)]
+        for folder in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one == two
+
+
+def test_other_seed_gives_other_records(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        _search(
+            tmp_path / str(seed),
+            search__num_env_runners=1,
+            search__evaluations=8,
+            search__seed=seed,
+        )
+
+    one, two = ({r.policy for r in read_records(tmp_path / seed)} for seed in ("0", "1"))
+    assert one != two
+
+
+def test_failing_variants_are_counted_and_replaced(tmp_path: Path) -> None:
+    progress, reason = _search(
+        tmp_path,
+        search__evaluations=16,
+        search__prior="none",
+        objective__score="accuracy",
+        target__options={"fails": True},
+    )
+
+    assert reason is None
+    assert progress.done == len(read_records(tmp_path)) == 16
+    assert progress.failures > 0
+
+
+def test_failing_variants_do_not_end_a_search_with_a_prior(tmp_path: Path) -> None:
+    """A variant that fails among the sensitivities, or as the prior, is no reason to give up."""
+    progress, _ = _search(
+        tmp_path,
+        search__evaluations=16,
+        objective__score="accuracy",
+        target__options={"fails": True},
+    )
+
+    assert progress.done == len(read_records(tmp_path)) == 16
+
+
+def _runner_pids() -> list[int]:
+    """Return the living env runners of this process's cluster: Ray titles a worker by its actor."""
+    found = []
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if title.startswith(b"ray::SingleAgentEnvRunner") and is_alive(pid):
+                found.append(pid)
+    return found
+
+
+class _Killer(threading.Thread):
+    """Kills one env runner as soon as a condition holds."""
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        super().__init__(daemon=True)
+        self._ready = ready
+        self._before = set(_runner_pids())
+        self.killed: int | None = None
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            runners = set(_runner_pids()) - self._before
+            if runners and self._ready():
+                self.killed = min(runners)
+                os.kill(self.killed, signal.SIGKILL)
+                return
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_killed_env_runner_costs_no_evaluation(tmp_path: Path, algorithm: str) -> None:
+    killer = _Killer(lambda: count_parts(tmp_path) >= 5)
+    killer.start()
+
+    progress, reason = _search(
+        tmp_path,
+        search__algorithm=algorithm,
+        search__evaluations=24,
+        target__options={"sleep_s": 0.15},
+    )
+
+    killer.join(timeout=5)
+    assert killer.killed is not None
+    assert reason is None
+    records = read_records(tmp_path)
+    assert progress.done == len(records) == len({r.policy_id for r in records}) == 24
+
+
+def test_killed_coordinator_costs_no_evaluation(tmp_path: Path) -> None:
+    """The actor that keeps the ledger is restarted and reads what is stored."""
+    import ray
+
+    def kill() -> None:
+        while count_parts(tmp_path) < 5:
+            time.sleep(0.02)
+        (name,) = [
+            actor["name"]
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if actor["name"].startswith("coordinator-")
+        ]
+        ray.kill(ray.get_actor(name, namespace="rl_compress"), no_restart=False)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    progress, reason = _search(tmp_path, search__evaluations=20, target__options={"sleep_s": 0.15})
+
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+    assert reason is None
+    records = read_records(tmp_path)
+    assert progress.done == len(records) == len({r.policy_id for r in records}) == 20
+
+
+def test_search_leaves_no_actor_behind(tmp_path: Path) -> None:
+    import ray
+
+    _search(tmp_path, search__evaluations=4, search__num_env_runners=1)
+
+    deadline = time.monotonic() + 20
+    while (left := ray.util.list_named_actors(all_namespaces=True)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+    while (runners := _runner_pids()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert runners == []
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_env_config_holds_names_only(algorithm: str) -> None:
+    """A checkpoint with an object reference in it would abort the process that restores it."""
+    from rl_compress.search.rllib.algorithms import make_config
+
+    config = make_config(SearchConfig(algorithm=algorithm), "coordinator-x", 4)
+
+    assert json.loads(json.dumps(config.env_config)) == {"coordinator": "coordinator-x"}

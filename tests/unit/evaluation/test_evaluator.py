@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Recalibration
+from rl_compress.evaluation.scores import Fidelity, TargetScore
+from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.targets.target import SPLITS, ClassificationTarget
+
+MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]
+
+NARROW = np.array([4, 6, 10])
+
+
+def _config(method: Recalibration, batches: int = 4) -> EvaluationConfig:
+    return EvaluationConfig(recalibration=method, calibration_batches=batches)
+
+
+def _outputs(model: nn.Module, target: ClassificationTarget) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(inputs) for inputs, _ in target.batches("search")])
+
+
+def test_fidelity_of_the_uncompressed_model_is_zero(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    evaluator = Evaluator(target, compressor, "fidelity", _config("none"))
+    assert evaluator.evaluate(compressor.space.full_widths).score == pytest.approx(0, abs=1e-9)
+
+
+def test_fidelity_of_a_narrower_model_is_negative(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    evaluator = Evaluator(target, compressor, "fidelity", _config("none"))
+    assert evaluator.evaluate(NARROW).score < -1e-4
+
+
+def test_fidelity_is_minus_the_mean_divergence(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    evaluator = Evaluator(target, compressor, "fidelity", _config("none"))
+    p = _outputs(target.build(), target).double().softmax(-1)
+    q = _outputs(compressor.network.variant(NARROW), target).double().softmax(-1)
+    expected = -(p * (p / q).log()).sum(-1).mean()
+    assert evaluator.evaluate(NARROW).score == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_fidelity_of_images_compares_classes_along_the_second_axis() -> None:
+    images = TensorDataset(torch.randn(6, 3, 4, 4), torch.zeros(6))
+    target = ClassificationTarget(nn.Identity, dict.fromkeys(SPLITS, images), batch_size=4)
+    shifted = nn.Module()
+    shifted.forward = lambda x: x + 5.0  # type: ignore[assignment]
+    scaled = nn.Module()
+    scaled.forward = lambda x: 2 * x  # type: ignore[assignment]
+    fidelity = Fidelity(target, nn.Identity())
+    assert fidelity(shifted) == pytest.approx(0, abs=1e-6)  # softmax does not see a shift
+    p, q = images.tensors[0].log_softmax(1), (2 * images.tensors[0]).log_softmax(1)
+    expected = -(p.exp() * (p - q)).sum(1).mean()
+    assert fidelity(scaled) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_accuracy_is_the_targets_own_score_on_the_search_split(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    evaluator = Evaluator(target, compressor, "accuracy", _config("none"))
+    labels = torch.cat([labels for _, labels in target.batches("search")])
+    predicted = _outputs(compressor.network.variant(NARROW), target).argmax(-1)
+    expected = 100.0 * float((predicted == labels).float().mean())
+    assert evaluator.evaluate(NARROW).score == pytest.approx(expected)
+
+
+def test_a_model_that_is_always_right_scores_a_hundred() -> None:
+    labels = torch.arange(8) % 4
+    data = TensorDataset(torch.eye(4)[labels], labels)
+    target = ClassificationTarget(nn.Identity, dict.fromkeys(SPLITS, data), batch_size=3)
+    assert TargetScore(target)(nn.Identity()) == 100.0
+
+
+def test_costs_are_the_analytic_ones_and_time_is_measured(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    found = Evaluator(target, compressor, "fidelity", _config("none")).evaluate(NARROW)
+    assert found.costs == compressor.costs.costs(NARROW)
+    assert 0 < found.wall_s < 60
+
+
+@pytest.mark.parametrize(
+    ("network", "method"), [("plain", "batchnorm"), ("grouped", "reconstruction")]
+)
+def test_auto_recalibrates_as_the_model_needs(
+    network: str, method: Recalibration, make_target: MakeTarget
+) -> None:
+    target = make_target(lambda: zoo.make(network))
+    compressor = Compressor.prepare(target.build(), zoo.EXAMPLE, SpaceConfig())
+    widths = np.array([max(1, int(units) // 2) for units in compressor.space.num_units])
+    outputs = {
+        name: _outputs(
+            Evaluator(target, compressor, "fidelity", _config(name)).variant(widths), target
+        )
+        for name in ("auto", "none", method)
+    }
+    assert torch.equal(outputs["auto"], outputs[method])
+    assert not torch.equal(outputs["auto"], outputs["none"])
+
+
+@pytest.mark.parametrize("method", ["batchnorm", "reconstruction", "bias"])
+def test_every_repair_brings_a_variant_nearer_to_the_original(
+    method: Recalibration, compressor: Compressor, target: ClassificationTarget
+) -> None:
+    # Statistics that were recorded on other data are what BatchNorm recalibration repairs.
+    none = Evaluator(target, compressor, "fidelity", _config("none")).evaluate(NARROW).score
+    repaired = Evaluator(target, compressor, "fidelity", _config(method)).evaluate(NARROW).score
+    assert repaired != none
+    if method != "batchnorm":
+        assert repaired > none
+
+
+def test_recalibration_reads_the_number_of_batches_given(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    variants = [
+        Evaluator(target, compressor, "fidelity", _config("batchnorm", count)).variant(NARROW)
+        for count in (1, 2)
+    ]
+    means = [variant.get_buffer("bn1.running_mean") for variant in variants]
+    inputs = torch.cat([inputs for inputs, _ in target.batches("calibration")])
+    for mean, samples in zip(means, (10, 20), strict=True):
+        with torch.no_grad():
+            expected = variants[0].conv1(inputs[:samples]).mean((0, 2, 3))
+        torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_does_not_change_later_ones(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    evaluator = Evaluator(target, compressor, "fidelity", _config("auto"))
+    first = evaluator.evaluate(NARROW).score
+    evaluator.evaluate(compressor.space.smallest_widths)
+    assert evaluator.evaluate(NARROW).score == first
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_outputs_that_are_no_numbers_are_an_error(
+    bad: float, make_target: MakeTarget
+) -> None:
+    class Fragile(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 8), nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.last(self.first(x.flatten(1)).relu())
+            return y if self.first.out_features >= 3 else y * bad
+
+    model = Fragile().eval()
+    compressor = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig())
+    evaluator = Evaluator(make_target(lambda: model), compressor, "fidelity", _config("none"))
+    with pytest.raises(EvaluationError, match=r"the variant with widths \[2\] scored nan"):
+        evaluator.evaluate(np.array([2]))

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rl_compress.layers.axes import named_tensors
+from rl_compress.layers.groups import LayerGroup, find_groups
+from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.pruning.importance import Norm, rank_units, unit_importance
+
+
+def _chain(first: list[list[float]], second: list[list[float]]) -> nn.Module:
+    weights = torch.tensor(first), torch.tensor(second)
+    layers = [nn.Linear(weight.shape[1], weight.shape[0]) for weight in weights]
+    for layer, weight in zip(layers, weights, strict=True):
+        layer.weight = nn.Parameter(weight)
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1]).eval()
+
+
+def _first_group(model: nn.Module) -> tuple[dict[str, Tensor], LayerGroup]:
+    inputs = torch.zeros(1, next(model.parameters()).shape[1])
+    groups, _ = find_groups(model, (inputs,), SpaceConfig())
+    return named_tensors(model), groups[0]
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        # Rows (3, 4), (5, 0), (0, 1); columns 1, 2, 3; each list is divided by its mean.
+        pytest.param("l1", [7 / (13 / 3) + 0.5, 5 / (13 / 3) + 1, 1 / (13 / 3) + 1.5], id="l1"),
+        pytest.param("l2", [5 / (11 / 3) + 0.5, 5 / (11 / 3) + 1, 1 / (11 / 3) + 1.5], id="l2"),
+    ],
+)
+def test_importance_is_the_sum_of_relative_norms(norm: Norm, expected: list[float]) -> None:
+    model = _chain([[3.0, 4.0], [5.0, 0.0], [0.0, 1.0]], [[1.0, 2.0, 3.0]])
+    importance = unit_importance(*_first_group(model), norm)
+    np.testing.assert_allclose(importance, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [("l1", [1, 0]), ("l2", [0, 1])])
+def test_the_norms_rank_differently(norm: Norm, expected: list[int]) -> None:
+    model = _chain([[3.0, 0.0, 0.0], [1.5, 1.5, 1.5]], [[1.0, 1.0]])
+    assert rank_units(*_first_group(model), norm).tolist() == expected
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_units_are_ranked_from_most_to_least_important(norm: Norm) -> None:
+    scale = torch.tensor([0.2, 3.0, 1.0, 0.1, 2.0])
+    conv = nn.Conv2d(2, 5, 3)
+    with torch.no_grad():
+        conv.weight.copy_(torch.ones_like(conv.weight) * scale.reshape(-1, 1, 1, 1))
+    last = nn.Conv2d(5, 2, 1)
+    nn.init.ones_(last.weight)
+    model = nn.Sequential(conv, nn.ReLU(), last).eval()
+    groups, _ = find_groups(model, (torch.zeros(1, 2, 8, 8),), SpaceConfig())
+    assert rank_units(named_tensors(model), groups[0], norm).tolist() == [1, 4, 2, 0, 3]
+
+
+def test_the_scale_of_one_layer_does_not_outweigh_another() -> None:
+    first, second = [[1.0], [2.0], [4.0]], [[3.0, 2.0, 1.0]]
+    small = unit_importance(*_first_group(_chain(first, second)), "l2")
+    large = unit_importance(*_first_group(_chain([[1e4 * x for x in r] for r in first], second)), "l2")
+    np.testing.assert_allclose(small, large, rtol=1e-6)
+
+
+def test_equal_units_stay_in_order() -> None:
+    model = _chain([[1.0], [1.0], [1.0], [1.0]], [[1.0, 1.0, 1.0, 1.0]])
+    assert rank_units(*_first_group(model), "l2").tolist() == [0, 1, 2, 3]
+
+
+def test_silent_weights_have_no_importance() -> None:
+    model = _chain([[0.0], [0.0]], [[0.0, 0.0]])
+    assert unit_importance(*_first_group(model), "l2").tolist() == [0.0, 0.0]
+
+
+def test_a_unit_of_a_grouped_convolution_counts_all_its_channels() -> None:
+    conv, grouped = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2)
+    with torch.no_grad():
+        # Unit 0 is channels 0 and 2, unit 1 is channels 1 and 3.
+        conv.weight.copy_(torch.tensor([0.0, 2.0, 3.0, 2.5]).reshape(4, 1, 1, 1))
+        grouped.weight.fill_(1.0)
+    model = nn.Sequential(conv, nn.ReLU(), grouped).eval()
+    groups, _ = find_groups(model, (torch.zeros(1, 1, 4, 4),), SpaceConfig())
+    importance = unit_importance(named_tensors(model), groups[0], "l1")
+    np.testing.assert_allclose(importance, [3.0 / 3.75 + 1, 4.5 / 3.75 + 1], rtol=1e-6)

@@ -1,0 +1,124 @@
+"""DESIGN.md, section 4: every package imports only from those above it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rl_compress
+
+ROOT = Path(rl_compress.__file__).parent
+
+# From the bottom up; imports within a package are free.
+ORDER = (
+    "errors",
+    "policy",
+    "results",
+    "targets",
+    "layers",
+    "pruning",
+    "quantization",
+    "costs",
+    "compression",
+    "finetuning",
+    "evaluation",
+    "export",
+    "search",
+    "reporting",
+    "job",
+    "monitor",
+    "run",
+    "tuning",
+    "submission",
+    "cli",
+)
+RAY = ("search/rllib/", "tuning/", "submission/", "cli.py")
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in ROOT.rglob("*.py")
+    if path.relative_to(ROOT).as_posix() != "__init__.py"  # the public API, imported lazily
+)
+
+
+def _imports(file: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and full name of everything imported, in functions and type checks too."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _package(file: str) -> str:
+    return file.partition("/")[0].removesuffix(".py")
+
+
+def test_every_package_has_its_place() -> None:
+    assert {_package(file) for file in FILES} <= set(ORDER)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_go_upwards_only(file: str) -> None:
+    own = ORDER.index(_package(file))
+    wrong = []
+    for line, name in _imports(file):
+        parts = name.split(".")
+        if parts[0] != "rl_compress" or parts[1] == "__version__":
+            continue
+        assert parts[1] in ORDER, f"{file}:{line}: {name} is in no package with a place"
+        if ORDER.index(parts[1]) > own:
+            wrong.append(f"{file}:{line} imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(RAY)])
+def test_ray_is_not_imported_outside_its_packages(file: str) -> None:
+    assert [name for _, name in _imports(file) if name.split(".")[0] == "ray"] == []
+
+
+def test_the_monitor_knows_only_the_evaluation() -> None:
+    own = {name.split(".")[1] for _, name in _imports("monitor.py") if "rl_compress" in name}
+    assert own == {"evaluation"}
+
+
+HEAVY = "[name for name in ('torch', 'ray') if name in sys.modules]"
+IMPORT = f"import sys, rl_compress; print({HEAVY})"
+HELP = (
+    "import sys\n"
+    "from rl_compress.cli import app\n"
+    "app(['--help'], prog_name='rl-compress', standalone_mode=False)\n"
+    f"print({HEAVY})"
+)
+
+
+@pytest.mark.parametrize("code", [IMPORT, HELP], ids=["import", "help"])
+def test_neither_torch_nor_ray_is_loaded_and_the_answer_is_quick(code: str) -> None:
+    times = []
+    for _ in range(3):  # the quickest of three: other tests may share the cores
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        times.append(time.perf_counter() - start)
+        assert done.stdout.splitlines()[-1] == "[]"
+        if times[-1] < 2.0:
+            break
+    assert min(times) < 2.0
+
+
+@pytest.mark.parametrize("name", rl_compress.__all__)
+def test_the_public_functions_are_there(name: str) -> None:
+    assert callable(getattr(rl_compress, name))
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'prune'"):
+        _ = rl_compress.prune
