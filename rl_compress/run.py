@@ -140,7 +140,9 @@ def compress(
     monitor = monitor or SilentMonitor()
     directory = Path(output)
     if directory.exists() and not (directory / "manifest.json").exists():
-        raise ConfigError(f"{directory}: exists and is no compressed model; choose another --output")
+        raise ConfigError(
+            f"{directory}: exists and is no compressed model; choose another --output"
+        )
     monitor.phase("preparation")
     subject = prepare(job.target, job.space, job.budget)
     monitor.phase("fine-tuning")
@@ -159,9 +161,7 @@ def best_policy(directory: Path) -> CompressionPolicy:
     return CompressionPolicy.load(path)
 
 
-def measure_curves(
-    job: Job, output: Path, *, monitor: Monitor | None = None
-) -> SensitivityCurves:
+def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) -> SensitivityCurves:
     """Measure the sensitivity curves of a job's target, and save them with a plot.
 
     Args:

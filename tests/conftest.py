@@ -28,9 +28,12 @@ os.environ |= {
 }
 os.environ.pop("RAY_ADDRESS", None)
 
-# Ray hands the driver's path on to its workers, so they find the tests' targets too.
+# Targets of the tests: importable here, and in the workers that inherit the environment.
 INTEGRATION = Path(__file__).parent / "integration"
 sys.path.insert(0, str(INTEGRATION))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(INTEGRATION), os.environ.get("PYTHONPATH")])
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

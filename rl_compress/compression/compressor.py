@@ -183,7 +183,7 @@ def _trial_cut(
                 difference = (smaller.eval()(*inputs) - outputs).abs().max()
                 if not difference <= _AGREEMENT * outputs.abs().max() + 1e-12:
                     return "a trial cut gave a wrong result (shared weights are sliced unevenly)"
-    except Exception as error:  # noqa: BLE001 - whatever a user's forward pass may raise
+    except Exception as error:
         logger.debug("trial cut of %s failed", groups[0].name, exc_info=error)
         return f"a trial cut failed ({type(error).__name__}: {str(error).splitlines()[0]})"
     return None

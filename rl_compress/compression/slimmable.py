@@ -42,9 +42,7 @@ class SlimmableNetwork:
                 self._axes.setdefault(axis.tensor, []).append((index, axis))
         modules = dict(self.skeleton.named_modules())
         touched = dict.fromkeys(layer for group in self.groups for layer in group.layers)
-        self._widened = [
-            (name, is_depthwise(modules[name])) for name in touched if name in modules
-        ]
+        self._widened = [(name, is_depthwise(modules[name])) for name in touched if name in modules]
 
     @classmethod
     def from_model(

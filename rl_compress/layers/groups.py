@@ -12,7 +12,6 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers.axes import SUPPORTED, Axis, channel_groups, is_depthwise, tensor_axes
 from rl_compress.layers.graph import trace
 from rl_compress.policy.search_space import SpaceConfig
@@ -66,9 +65,7 @@ def find_groups(
     graph = trace(model, example_inputs)
     order = _forward_order(model, example_inputs)
     tied = _tied_tensors(model)
-    groups = [
-        _describe(graph, members, order, tied, config) for members in graph.get_all_groups()
-    ]
+    groups = [_describe(graph, members, order, tied, config) for members in graph.get_all_groups()]
     groups.sort(key=lambda group: min(order.get(name, len(order)) for name in group.layers))
     return groups, _notes(model, order, tied)
 
@@ -229,9 +226,11 @@ def _reason_against(
             return f"{item.name} is listed in space.skip"
         if item.parameter_axis is None and not isinstance(item.module, SUPPORTED):
             return f"not supported: layer {item.name} of kind {type(item.module).__name__}"
-        own = [item.name] if item.parameter_axis is not None else [
-            f"{item.name}.{name}" for name, _ in item.module.named_parameters()
-        ]
+        own = (
+            [item.name]
+            if item.parameter_axis is not None
+            else [f"{item.name}.{name}" for name, _ in item.module.named_parameters()]
+        )
         for name in own:
             if name in tied:
                 return f"{name} shares its tensor with {', '.join(tied[name])} (tied)"

@@ -20,7 +20,16 @@ from rl_compress.policy.search_space import SearchSpace, Widths
 COSTS = ("macs", "params", "size_bytes")
 """Costs of a variant, in MACs per sample, parameters, and bytes of its tensors."""
 
-_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_PREFIXES = {
+    "": 1.0,
+    "k": 1e3,
+    "m": 1e6,
+    "g": 1e9,
+    "t": 1e12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+}
 _UNITS = {"macs": "", "params": "", "size_bytes": "b"}
 
 

@@ -42,9 +42,7 @@ class SACSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam step size, all networks.")
-    warmup_episodes: int = Field(
-        default=10, ge=1, description="Candidates before learning starts."
-    )
+    warmup_episodes: int = Field(default=10, ge=1, description="Candidates before learning starts.")
     batch_size: int = Field(default=64, ge=1, description="Decisions per gradient step.")
 
 

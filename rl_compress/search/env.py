@@ -132,7 +132,9 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     def _widest_within_reach(self, index: int) -> int:
         """Return the width, at most the wanted one, that lets the rest still meet the budget."""
-        widths = np.concatenate([self._widths[: index + 1], self._space.smallest_widths[index + 1 :]])
+        widths = np.concatenate(
+            [self._widths[: index + 1], self._space.smallest_widths[index + 1 :]]
+        )
         for width in reversed(self._space.groups[index].widths):
             if width <= self._widths[index]:
                 widths[index] = width

@@ -39,21 +39,23 @@ class Subject:
         positions = {group.name: i for i, group in enumerate(compressor.space.groups)}
         groups = []
         for group in compressor.groups:
-            index = positions.get(group.name)
-            known = index is not None
-            groups.append(
-                {
-                    "name": group.name,
-                    "kind": group.kind,
-                    "units": group.num_units,
-                    "layers": list(group.layers),
-                    "prunable": group.prunable,
-                    "reason": group.reason,
-                    "widths": list(compressor.space.groups[index].widths) if known else [],
-                    "macs": compressor.costs.macs_of_group(index, full) if known else None,
-                    "params": compressor.costs.params_of_group(index, full) if known else None,
-                }
-            )
+            described: dict[str, Any] = {
+                "name": group.name,
+                "kind": group.kind,
+                "units": group.num_units,
+                "layers": list(group.layers),
+                "prunable": group.prunable,
+                "reason": group.reason,
+                "widths": [],
+                "macs": None,
+                "params": None,
+            }
+            if group.prunable:
+                index = positions[group.name]
+                described["widths"] = list(compressor.space.groups[index].widths)
+                described["macs"] = compressor.costs.macs_of_group(index, full)
+                described["params"] = compressor.costs.params_of_group(index, full)
+            groups.append(described)
         return {
             "groups": groups,
             "notes": compressor.notes,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -98,9 +97,7 @@ class SearchTask:
         baseline = make_baseline(
             self.search.algorithm, space, budget, costs, curves, self.search.seed
         )
-        reason = run_baseline(
-            baseline, candidates, ledger, space, budget, costs, self.on_progress
-        )
+        reason = run_baseline(baseline, candidates, ledger, space, budget, costs, self.on_progress)
         return ledger.progress(), reason
 
     def _learn(

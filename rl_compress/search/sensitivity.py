@@ -36,7 +36,8 @@ class SensitivityCurves:
         A narrower group is taken to lose at least as much as a wider one: where a measurement
         says otherwise it is noise that a search would exploit.
         """
-        drop = np.maximum.accumulate(np.maximum(self.original_score - np.array(self.scores[group]), 0))
+        loss = self.original_score - np.array(self.scores[group])
+        drop = np.maximum.accumulate(np.maximum(loss, 0.0))
         return np.array(self.widths[group], dtype=np.float64)[::-1], drop[::-1]
 
     def drop_at(self, group: int, width: float) -> float:

@@ -44,6 +44,9 @@ def fashion_mnist(
     Calibration, search and train splits are cut from the training file; the test split is the test
     file. Training images that are in the test file too are left out.
 
+    The default network has 69 thousand parameters. Its pre-training took nine minutes of one CPU
+    core and reached a test accuracy of 93.1 %.
+
     Args:
         model: ``resnet20`` (three stages of three residual blocks) or ``cnn`` (six convolutions
             with BatchNorm).

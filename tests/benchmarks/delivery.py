@@ -48,7 +48,7 @@ def main() -> None:
         assert manifest.scores is not None
         assert manifest.scores.test is not None
         test = manifest.scores.test
-        costs = {cost: change.delivered / change.original for cost, change in manifest.costs.items()}
+        costs = {name: cost.delivered / cost.original for name, cost in manifest.costs.items()}
         row = {
             "seed": seed,
             "test_original": test.original,

@@ -31,6 +31,7 @@ from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.rllib.cluster import connected
+from rl_compress.search.sensitivity import levels
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
@@ -45,8 +46,8 @@ VARIANTS = {
 }
 
 
-def best_so_far(job: Job, subject: Subject, curves: Path | None) -> tuple[list[float], int]:
-    """Search once; return the best score after each evaluation, and those spent on curves."""
+def best_so_far(job: Job, subject: Subject, curves: Path | None) -> list[float]:
+    """Search once; return the best score after each evaluation."""
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder) / "run")
         run.create(job.to_yaml())
@@ -56,7 +57,7 @@ def best_so_far(job: Job, subject: Subject, curves: Path | None) -> tuple[list[f
         if curves is not None and run.sensitivity.exists():
             curves.write_bytes(run.sensitivity.read_bytes())
         scores = [record.score for record in EvaluationStore(run.evaluations).read()]
-    return np.maximum.accumulate(scores).tolist(), len(scores)
+    return np.maximum.accumulate(scores).tolist()
 
 
 def main() -> None:
@@ -64,15 +65,17 @@ def main() -> None:
     parser.add_argument("--job", default="tune_configs/digits.yaml")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--evaluations", type=int, default=100)
-    parser.add_argument("--algorithms", nargs="*", default=["uniform", "random", "greedy", "evolution", "ppo"])
+    parser.add_argument("--algorithms", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--set", nargs="*", default=[], help="changes of the job, key=value")
     parser.add_argument("--name", help="name of the result file; by default nothing is written")
     options = parser.parse_args()
 
     base = load_job(options.job, options.set)
     subject = prepare(base.target, base.space, base.budget)
-    levels = sum(min(base.search.sensitivity_levels, len(g.widths) - 1) for g in subject.compressor.space.groups)
-    marks = [n for n in (25, 50, 100, 100 + levels, 200, 300) if n <= options.evaluations + levels]
+    space = subject.compressor.space
+    curve_evaluations = sum(len(w) - 1 for w in levels(space, base.search.sensitivity_levels))
+    most = options.evaluations + curve_evaluations
+    marks = [n for n in (25, 50, 100, 100 + curve_evaluations, 200, 300) if n <= most]
     table: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, connected(None, base.search.num_env_runners, 1):
         curves = Path(folder) / "curves.parquet"
@@ -82,27 +85,26 @@ def main() -> None:
             at: dict[str, list[float]] = {str(n): [] for n in marks}
             for seed in range(options.seeds):
                 # Algorithms without curves get the evaluations that the curves cost on top.
-                learns = name in ("greedy", "ppo", "ppo, layerwise", "sac")
+                learns = name in ("greedy", "ppo", "ppo, layerwise", "sac")  # from the curves
                 data = base.model_dump(mode="json")
-                evaluations = options.evaluations + (0 if learns else levels)
+                evaluations = options.evaluations if learns else most
                 data["search"] |= changes | {"seed": seed, "evaluations": evaluations}
-                scores, _ = best_so_far(parse_job(data), subject, curves if learns else None)
+                scores = best_so_far(parse_job(data), subject, curves if learns else None)
                 for n in marks:
                     if n <= evaluations:
                         at[str(n)].append(scores[min(n, len(scores)) - 1])
             table[name] = at
-            cells = [
-                f"{n}: {np.mean(v):.4f} ± {np.std(v):.4f}" for n, v in at.items() if v
-            ]
-            print(f"{name:14s}", "   ".join(cells), f"  ({time.perf_counter() - start:.0f} s)", flush=True)
-    print(f"sensitivity curves: {levels} evaluations, not counted for greedy, ppo and sac")
+            cells = [f"{n}: {np.mean(v):.4f} ± {np.std(v):.4f}" for n, v in at.items() if v]
+            seconds = time.perf_counter() - start
+            print(f"{name:14s}", "   ".join(cells), f"  ({seconds:.0f} s)", flush=True)
+    print(f"the curves of greedy, ppo and sac took {curve_evaluations} evaluations on top")
     if options.name:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{date.today().isoformat()}-{options.name}.json"
         result = {
             "what": f"best {base.objective.score} after N evaluations, by algorithm and seed",
             "environment": describe_environment(),
-            "curve_evaluations": levels,
+            "curve_evaluations": curve_evaluations,
             "seeds": options.seeds,
             "job": base.model_dump(mode="json"),
             "scores": table,

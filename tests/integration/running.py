@@ -79,12 +79,6 @@ def run_here(*arguments: object) -> Outcome:
     return Outcome(result.exit_code, result.stdout, result.stderr)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment in which a process finds the tests' targets."""
-    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
-    return os.environ | {"PYTHONPATH": path}
-
-
 def start(
     *arguments: object,
     cwd: Path,
@@ -95,7 +89,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-m", "rl_compress.cli", *map(str, arguments)],
         cwd=cwd,
-        env=env or environment(),
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,

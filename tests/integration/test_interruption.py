@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -107,7 +108,10 @@ def test_interrupted_search_goes_on(tmp_path: Path, algorithm: str) -> None:
     _assert_interrupted(outcome, "search")
     kept = len(read_records(run))
     assert 3 <= kept < EVALUATIONS
-    assert f"{kept} evaluations are kept in {run}" in outcome.error
+    # An evaluation that a runner finished after the key was pressed may be stored too.
+    found = re.search(rf"(\d+) evaluations are kept in {re.escape(str(run))}", outcome.error)
+    assert found is not None
+    assert 3 <= int(found[1]) <= kept
     _assert_nothing_half_written(tmp_path)
     _assert_resumes(tmp_path)
 

@@ -73,17 +73,26 @@ def test_resumed_baseline_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def test_killed_driver_leaves_no_process_behind(tmp_path: Path) -> None:
-    job, run = _job(tmp_path, "ppo"), tmp_path / "run"
+    (pids := tmp_path / "pids").mkdir()
+    run = tmp_path / "run"
+    job = write_job(
+        tmp_path,
+        search__algorithm="ppo",
+        search__evaluations=EVALUATIONS,
+        target__options={"sleep_s": 0.15, "pids": str(pids)},
+    )
     process = start("search", job, "--output", run, cwd=tmp_path)
-    wait_for(lambda: count_parts(run) >= 2, process)
-    children = descendants(process.pid)
-    assert children
+    wait_for(lambda: count_parts(run) >= 3, process)
+    # Ray's workers are no children of their cluster, so they tell their ids themselves.
+    others = {*descendants(process.pid), *(int(path.name) for path in pids.iterdir())}
+    others.discard(process.pid)
+    assert others
 
     process.kill()
     finish(process)
 
     deadline = time.monotonic() + 30
-    while (left := [pid for pid in children if is_alive(pid)]) and time.monotonic() < deadline:
+    while (left := [pid for pid in others if is_alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []
 

@@ -6,8 +6,10 @@ Jobs name its factories as ``tiny_target:tiny``; the folder is on the path of th
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +56,7 @@ class TinyTarget(ClassificationTarget):
         train_sleep_s: float = 0.0,
         build_sleep_s: float = 0.0,
         fails: bool = False,
+        pids: str | None = None,
         splits: Mapping[str, Dataset[Any]] | None = None,
     ) -> None:
         super().__init__(self._train, splits or blobs())
@@ -61,6 +64,7 @@ class TinyTarget(ClassificationTarget):
         self._sleep_s = {"search": sleep_s, "train": train_sleep_s}
         self._build_sleep_s = build_sleep_s
         self._fails = fails
+        self._pids = pids
 
     def architecture(self) -> nn.Module:
         return TinyNet(batchnorm=self._batchnorm)
@@ -68,6 +72,8 @@ class TinyTarget(ClassificationTarget):
     def batches(
         self, split: str, *, shuffle_seed: int | None = None, batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._pids and split == "search":
+            Path(self._pids, str(os.getpid())).touch()
         time.sleep(self._sleep_s.get(split, 0.0))
         yield from super().batches(split, shuffle_seed=shuffle_seed, batch_size=batch_size)
 
@@ -123,6 +129,7 @@ def tiny(
     train_sleep_s: float = 0.0,
     build_sleep_s: float = 0.0,
     fails: bool = False,
+    pids: str | None = None,
 ) -> TinyTarget:
     """Make the sound target.
 
@@ -132,6 +139,7 @@ def tiny(
         train_sleep_s: Added to each pass over the training split, so to each epoch.
         build_sleep_s: Added to the building of the model.
         fails: Whether scoring raises for some variants.
+        pids: Folder in which every process that evaluates leaves a file named by its id.
     """
     return TinyTarget(
         batchnorm=batchnorm,
@@ -139,6 +147,7 @@ def tiny(
         train_sleep_s=train_sleep_s,
         build_sleep_s=build_sleep_s,
         fails=fails,
+        pids=pids,
     )
 
 

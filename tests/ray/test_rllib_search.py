@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import count_parts, descendants, is_alive, make_job, read_records
+from running import count_parts, is_alive, make_job, read_records
 
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
@@ -120,30 +119,19 @@ def test_failing_variants_do_not_end_a_search_with_a_prior(tmp_path: Path) -> No
     assert progress.done == len(read_records(tmp_path)) == 16
 
 
-def _runner_pids() -> list[int]:
-    """Return the living env runners of this process's cluster: Ray titles a worker by its actor."""
-    found = []
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError):
-            title = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if title.startswith(b"ray::SingleAgentEnvRunner") and is_alive(pid):
-                found.append(pid)
-    return found
-
-
 class _Killer(threading.Thread):
-    """Kills one env runner as soon as a condition holds."""
+    """Kills one of the processes that left their id in a folder, once a condition holds."""
 
-    def __init__(self, ready: Callable[[], bool]) -> None:
+    def __init__(self, pids: Path, ready: Callable[[], bool]) -> None:
         super().__init__(daemon=True)
+        self._pids = pids
         self._ready = ready
-        self._before = set(_runner_pids())
         self.killed: int | None = None
 
     def run(self) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            runners = set(_runner_pids()) - self._before
+            runners = _runners(self._pids)
             if runners and self._ready():
                 self.killed = min(runners)
                 os.kill(self.killed, signal.SIGKILL)
@@ -151,22 +139,28 @@ class _Killer(threading.Thread):
             time.sleep(0.02)
 
 
+def _runners(pids: Path) -> set[int]:
+    return {int(path.name) for path in pids.iterdir()} - {os.getpid()}
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_killed_env_runner_costs_no_evaluation(tmp_path: Path, algorithm: str) -> None:
-    killer = _Killer(lambda: count_parts(tmp_path) >= 5)
+    pids, run = tmp_path / "pids", tmp_path / "run"
+    pids.mkdir()
+    killer = _Killer(pids, lambda: count_parts(run) >= 5)
     killer.start()
 
     progress, reason = _search(
-        tmp_path,
+        run,
         search__algorithm=algorithm,
         search__evaluations=24,
-        target__options={"sleep_s": 0.15},
+        target__options={"sleep_s": 0.15, "pids": str(pids)},
     )
 
     killer.join(timeout=5)
     assert killer.killed is not None
     assert reason is None
-    records = read_records(tmp_path)
+    records = read_records(run)
     assert progress.done == len(records) == len({r.policy_id for r in records}) == 24
 
 
@@ -198,15 +192,21 @@ def test_killed_coordinator_costs_no_evaluation(tmp_path: Path) -> None:
 def test_search_leaves_no_actor_behind(tmp_path: Path) -> None:
     import ray
 
-    _search(tmp_path, search__evaluations=4, search__num_env_runners=1)
+    (pids := tmp_path / "pids").mkdir()
+    _search(
+        tmp_path / "run",
+        search__evaluations=4,
+        search__num_env_runners=1,
+        target__options={"pids": str(pids)},
+    )
 
+    runners = _runners(pids)
+    assert runners
     deadline = time.monotonic() + 20
-    while (left := ray.util.list_named_actors(all_namespaces=True)) and time.monotonic() < deadline:
+    while any(map(is_alive, runners)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert left == []
-    while (runners := _runner_pids()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert runners == []
+    assert not any(map(is_alive, runners))
+    assert ray.util.list_named_actors(all_namespaces=True) == []
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])

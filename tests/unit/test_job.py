@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from rl_compress.errors import ConfigError
+from rl_compress.finetuning.recovery import FinetuningConfig
 from rl_compress.job import Job, load_job, parse_job
+from rl_compress.search.config import SearchConfig
 
 JOB = """\
 name: digits-30
@@ -55,8 +57,8 @@ def test_the_yaml_written_is_the_same_job(job_file: Path, tmp_path: Path) -> Non
 def test_the_yaml_written_holds_every_section_with_its_defaults(job_file: Path) -> None:
     data = yaml.safe_load(load_job(job_file).to_yaml())
     assert set(data) == set(Job.model_fields)
-    assert data["search"]["ppo"]["learning_rate"] == 3e-3
-    assert data["finetuning"]["epochs"] == 30
+    assert data["search"] == SearchConfig().model_dump(mode="json")
+    assert data["finetuning"] == FinetuningConfig().model_dump(mode="json")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,7 @@ def test_a_bad_override_is_refused(job_file: Path, override: str, message: str) 
         ),
     ],
 )
-def test_an_unknown_key_is_named_with_a_suggestion(
-    job_file: Path, text: str, message: str
-) -> None:
+def test_an_unknown_key_is_named_with_a_suggestion(job_file: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_job(_with(job_file, text))
     assert message in str(caught.value)

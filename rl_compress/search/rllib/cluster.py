@@ -15,7 +15,9 @@ _OBJECT_STORE_BYTES = 512 << 20
 
 
 @contextmanager
-def connected(address: str | None, num_env_runners: int, num_cpus_per_env_runner: float) -> Iterator[None]:
+def connected(
+    address: str | None, num_env_runners: int, num_cpus_per_env_runner: float
+) -> Iterator[None]:
     """Be connected to Ray within the block.
 
     Args:

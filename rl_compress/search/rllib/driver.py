@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rl_compress.search.config import SearchConfig
 from rl_compress.search.rllib.algorithms import make_config
 from rl_compress.search.rllib.cluster import connected
 from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
+from rl_compress.search.rllib.quiet import without_native_warnings
 
 _MAX_EMPTY_ITERATIONS = 5
 """Iterations without samples after which the runners count as dead: RLlib itself never says so."""
@@ -63,10 +65,12 @@ def run_rllib(
         SearchStalledError: No runner delivers samples.
     """
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
-        name = f"coordinator-{kit.identity.run}-{ray.get_runtime_context().get_job_id()}"
-        coordinator = start_coordinator(name, store, config.evaluations, kit)
+        # Unique, for the name of an actor just killed is not free at once.
+        name = f"coordinator-{uuid.uuid4().hex}"
         steps = 1 if kit.problem.episode == "whole" else len(kit.problem.compressor.space)
-        algorithm = make_config(config, name, steps).build_algo()
+        with without_native_warnings():
+            coordinator = start_coordinator(name, store, config.evaluations, kit)
+            algorithm = make_config(config, name, steps).build_algo()
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
             with _watched(coordinator, advance):

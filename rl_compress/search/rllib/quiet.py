@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 
 _NOISY = ("ray._common.deprecation", "ray.rllib.algorithms", "ray.rllib.core", "ray.rllib.utils")
 
@@ -18,3 +20,19 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\.|gymnasium\.")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+@contextlib.contextmanager
+def without_native_warnings() -> Iterator[None]:
+    """Keep Ray's C++ core quiet, which warns of every runner that RLlib itself makes restartable.
+
+    It writes to the file descriptor, past Python's loggers; errors still arrive as exceptions.
+    """
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

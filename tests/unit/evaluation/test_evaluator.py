@@ -149,9 +149,7 @@ def test_an_evaluation_does_not_change_later_ones(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_outputs_that_are_no_numbers_are_an_error(
-    bad: float, make_target: MakeTarget
-) -> None:
+def test_outputs_that_are_no_numbers_are_an_error(bad: float, make_target: MakeTarget) -> None:
     class Fragile(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -415,7 +415,10 @@ def test_a_bare_parameter_is_narrowed_with_its_group() -> None:
 
 def test_a_layer_norm_over_several_axes_is_not_supported() -> None:
     model = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.LayerNorm([8, 4, 4]), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.LayerNorm([8, 4, 4]),
+        nn.Conv2d(8, 6, 1),
+        nn.Conv2d(6, 2, 1),
     )
     groups, _ = _prepare(model, 1, 1, 4, 4)
     assert _reason(groups["0"]) == "not supported: LayerNorm over several axes"

@@ -47,9 +47,7 @@ def cases(draw: st.DrawFn) -> Case:
         config = PruningConfig(
             max_ratio=draw(st.floats(0.3, 0.95)), round_to=draw(st.sampled_from([1, 1, 2, 4]))
         )
-        groups.append(
-            GroupChoices.from_config(f"g{index}", draw(st.integers(2, 24)), 1, config)
-        )
+        groups.append(GroupChoices.from_config(f"g{index}", draw(st.integers(2, 24)), 1, config))
     space = SearchSpace(tuple(groups))
     costs = Chain([draw(st.integers(1, 9)) for _ in groups])
     smallest, full = costs.costs(space.smallest_widths), costs.costs(space.full_widths)
@@ -78,9 +76,7 @@ def test_projection_is_within_the_budget_on_allowed_widths(case: Case, fill: boo
     space, costs, budget, keep = case
     widths = project(keep, budget, space, costs, fill=fill)
     assert budget.admits(costs.costs(widths))
-    assert all(
-        width in group.widths for width, group in zip(widths, space.groups, strict=True)
-    )
+    assert all(width in group.widths for width, group in zip(widths, space.groups, strict=True))
 
 
 @given(cases())
@@ -183,7 +179,22 @@ def test_amounts(cost: str, value: float | str, expected: float) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "lots", "1.2.3M", "-5", "M", "1,000", "5 ms", "3kB", "30%", "1 2", "nan", "inf", ".", True],
+    [
+        "",
+        "lots",
+        "1.2.3M",
+        "-5",
+        "M",
+        "1,000",
+        "5 ms",
+        "3kB",
+        "30%",
+        "1 2",
+        "nan",
+        "inf",
+        ".",
+        True,
+    ],
 )
 def test_what_is_no_amount_is_refused_with_its_key(value: str | bool) -> None:
     with pytest.raises(ConfigError, match=r"^budget\.macs: expected"):

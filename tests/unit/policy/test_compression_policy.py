@@ -50,7 +50,9 @@ def test_arbitrary_policies_share_an_id_only_if_equal(
 
 
 @given(FEW_POLICIES, FEW_POLICIES)
-def test_policies_share_an_id_if_and_only_if_equal(a: CompressionPolicy, b: CompressionPolicy) -> None:
+def test_policies_share_an_id_if_and_only_if_equal(
+    a: CompressionPolicy, b: CompressionPolicy
+) -> None:
     assert (a.policy_id == b.policy_id) == (a == b)
 
 

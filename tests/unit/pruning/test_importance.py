@@ -61,7 +61,9 @@ def test_units_are_ranked_from_most_to_least_important(norm: Norm) -> None:
 def test_the_scale_of_one_layer_does_not_outweigh_another() -> None:
     first, second = [[1.0], [2.0], [4.0]], [[3.0, 2.0, 1.0]]
     small = unit_importance(*_first_group(_chain(first, second)), "l2")
-    large = unit_importance(*_first_group(_chain([[1e4 * x for x in r] for r in first], second)), "l2")
+    large = unit_importance(
+        *_first_group(_chain([[1e4 * x for x in r] for r in first], second)), "l2"
+    )
     np.testing.assert_allclose(small, large, rtol=1e-6)
 
 

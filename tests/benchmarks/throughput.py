@@ -1,0 +1,93 @@
+"""Evaluations per second with one and with two env runners, as a ratio measured in one run.
+
+    python tests/benchmarks/throughput.py --name throughput
+
+The target is the digits ResNet, wide enough that one evaluation takes 100 ms or more on one core.
+Both settings take turns, so that the noise of a shared machine hits both alike; start-up is left
+out: a rate is counted from the first stored evaluation of an env runner to the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from datetime import date
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
+
+from rl_compress.job import parse_job
+from rl_compress.results.environment import describe_environment
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.store import EvaluationStore
+from rl_compress.run import make_task
+from rl_compress.search.preparation import prepare
+from rl_compress.search.rllib.cluster import connected
+
+RESULTS = Path(__file__).parent / "results"
+JOB = {
+    "name": "throughput",
+    "target": {
+        "factory": "digits",
+        "options": {"model": "resnet", "width": 64, "epochs": 1},
+    },
+    "budget": {"macs": 0.5},
+    "search": {"prior": "none", "episode": "whole"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--evaluations", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--name", help="name of the result file; by default nothing is written")
+    options = parser.parse_args()
+    base = parse_job(JOB)
+    subject = prepare(base.target, base.space, base.budget)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    wall_s: list[float] = []
+    with connected(None, 2, 1):
+        for repeat in range(options.repeats):
+            for runners in (1, 2):
+                data = base.model_dump(mode="json")
+                data["search"] |= {
+                    "num_env_runners": runners,
+                    "evaluations": options.evaluations,
+                    "seed": repeat,
+                }
+                job = parse_job(data)
+                with tempfile.TemporaryDirectory() as folder:
+                    run = RunDirectory(Path(folder) / "run")
+                    run.create(job.to_yaml())
+                    make_task(job, subject, run).search_for_policy()
+                    records = EvaluationStore(run.evaluations).read()
+                by_runners = [record for record in records if record.worker > 0]
+                times = sorted(record.time for record in by_runners)
+                seconds = (times[-1] - times[0]).total_seconds()
+                rates[runners].append((len(times) - 1) / seconds)
+                if runners == 1:
+                    wall_s += [record.wall_s for record in by_runners]
+                print(f"{runners} runner(s): {rates[runners][-1]:.2f} evaluations/s", flush=True)
+    ratio = statistics.median(rates[2]) / statistics.median(rates[1])
+    print(f"one evaluation takes {1e3 * statistics.median(wall_s):.0f} ms (median, one runner)")
+    print(f"two runners give {ratio:.2f} x the evaluations/s of one")
+    if options.name:
+        path = RESULTS / f"{date.today().isoformat()}-{options.name}.json"
+        result = {
+            "what": "evaluations per second by number of env runners",
+            "environment": describe_environment(),
+            "job": base.model_dump(mode="json"),
+            "evaluation_s": statistics.median(wall_s),
+            "rates": rates,
+            "ratio_of_medians": ratio,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+import zoo
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.search_space import SpaceConfig, Widths
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.search.env import CompressionEnv, Episode, Problem
+from rl_compress.search.prior import greedy_widths
+from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
+
+
+class ToyEvaluate:
+    """Scores widths by a formula and remembers what it was asked."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self.compressor = compressor
+        self.asked: list[tuple[Widths, str]] = []
+        self._ids: dict[str, int] = {}
+
+    def score(self, widths: Widths) -> float:
+        removed = 1 - widths / self.compressor.space.num_units
+        return -float((np.arange(1, len(widths) + 1) * removed**2).sum())
+
+    def __call__(self, widths: Widths, candidate: str) -> EvaluationRecord | None:
+        self.asked.append((widths.copy(), candidate))
+        policy = self.compressor.space.policy_of(widths)
+        return EvaluationRecord(
+            evaluation_id=self._ids.setdefault(policy.policy_id, len(self._ids)),
+            run="toy",
+            trial="",
+            worker=0,
+            algorithm="toy",
+            policy=candidate,
+            policy_id=policy.policy_id,
+            realised=policy.to_json(),
+            **self.compressor.costs.costs(widths),
+            score=self.score(widths),
+            reward=self.score(widths),
+            seed=0,
+            wall_s=0.0,
+            cached=False,
+            time=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+
+
+@pytest.fixture(scope="session")
+def compressor() -> Compressor:
+    return Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, SpaceConfig())
+
+
+@pytest.fixture
+def evaluate(compressor: Compressor) -> ToyEvaluate:
+    return ToyEvaluate(compressor)
+
+
+@pytest.fixture
+def budget(compressor: Compressor) -> Budget:
+    return Budget.parse({"macs": 0.4}, compressor.costs.costs(compressor.space.full_widths))
+
+
+@pytest.fixture
+def curves(compressor: Compressor, evaluate: ToyEvaluate) -> SensitivityCurves:
+    return measure_sensitivity(compressor.space, evaluate.score, 8)
+
+
+MakeProblem = Callable[..., Problem]
+MakeEnv = Callable[..., CompressionEnv]
+
+
+@pytest.fixture
+def make_problem(
+    compressor: Compressor, budget: Budget, curves: SensitivityCurves, evaluate: ToyEvaluate
+) -> MakeProblem:
+    def make(*, prior: bool = True, episode: Episode = "layerwise") -> Problem:
+        space = compressor.space
+        widths = greedy_widths(curves, budget, space, compressor.costs) if prior else None
+        reference = space.smallest_widths if widths is None else widths
+        return Problem(
+            compressor=compressor,
+            budget=budget,
+            curves=curves if prior else None,
+            prior=widths,
+            reference_reward=evaluate.score(reference),
+            original_reward=0.0,
+            episode=episode,
+            residual_scale=0.2,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_env(make_problem: MakeProblem, evaluate: ToyEvaluate) -> MakeEnv:
+    def make(*, prior: bool = True, episode: Episode = "layerwise") -> CompressionEnv:
+        return CompressionEnv(make_problem(prior=prior, episode=episode), evaluate)
+
+    return make
