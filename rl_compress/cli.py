@@ -50,7 +50,7 @@ def _main(
 
 @app.command()
 def check(job: JobFile, set_: Overrides = None) -> None:
-    """Validate a job, build its target, and show groups, costs and whether the budget is feasible."""
+    """Validate a job, build its target, show groups and costs, and try the budget."""
     with _reported() as monitor:
         from rl_compress.reporting.console import print_check
         from rl_compress.search.preparation import prepare

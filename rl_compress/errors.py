@@ -1,4 +1,4 @@
-"""Every error that rl-compress raises on purpose: one line that names the key or file, and the remedy.
+"""Every error raised on purpose: one line that names the key or file, and the remedy.
 
 The command line prints the message and exits with the class's ``exit_code``: 2 for bad input,
 1 for a run that failed.

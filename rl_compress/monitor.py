@@ -1,4 +1,4 @@
-"""What a run tells of itself while it works; the command line draws it, a library call is silent."""
+"""What a run tells of itself while it works: drawn on the command line, else silent."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Costs: counted exactly from widths, and latency as measured."""

@@ -1,0 +1,1 @@
+"""Evaluation: policy in, stored record out, every variant measured once."""

@@ -1,0 +1,1 @@
+"""Layers: which of them share channels and must be decided together."""

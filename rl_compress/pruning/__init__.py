@@ -1,0 +1,1 @@
+"""Pruning: which units of a group matter least."""

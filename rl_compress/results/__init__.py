@@ -1,0 +1,1 @@
+"""Results: records, their store, the Pareto front, the run directory."""

@@ -1,0 +1,1 @@
+"""Search: the environment, the prior, the baselines, and RLlib on Ray."""

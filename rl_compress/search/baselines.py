@@ -48,6 +48,7 @@ class Uniform:
         self._keep = 1.0
 
     def ask(self) -> Keep | None:
+        """Return the next, slightly narrower, uniform candidate."""
         keep = np.full(len(self._space), self._keep)
         if (keep * self._space.num_units < self._space.smallest_widths).all():
             return None
@@ -69,6 +70,7 @@ class Random:
         self._rng = np.random.default_rng(seed)
 
     def ask(self) -> Keep:
+        """Draw a candidate."""
         return self._rng.uniform(self._smallest, 1.0)
 
     def tell(self, keep: Keep, reward: float) -> None:
@@ -92,6 +94,7 @@ class Greedy:
         self._budget: Budget | None = budget
 
     def ask(self) -> Keep | None:
+        """Return the prior for the next, slightly tighter, budget."""
         budget = self._budget
         smallest = self._costs.costs(self._space.smallest_widths)
         if budget is None or not budget.admits(smallest):
@@ -122,6 +125,7 @@ class Evolution:
         self._brood: list[tuple[float, Keep]] = []
 
     def ask(self) -> Keep:
+        """Return the parent, the first time, then mutations of it."""
         self._asked += 1
         if self._asked == 1:
             return self._parent

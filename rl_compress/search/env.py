@@ -2,8 +2,8 @@
 
 Action space
     ``Box(-1, 1)``, one number for each group decided in the step. With a prior it moves the group's
-    kept fraction by up to ``residual_scale`` from the prior's; without one, it is mapped to the kept
-    fraction itself, clipped so that the budget stays in reach (AMC: He et al., ECCV 2018).
+    kept fraction by up to ``residual_scale`` from the prior's; without one, it is mapped to the
+    kept fraction itself, clipped so that the budget stays in reach (AMC: He et al., ECCV 2018).
 Observation space
     ``Box``, as :mod:`rl_compress.search.observation` tabulates. With ``episode: whole`` it is the
     one before the first decision.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -68,7 +68,7 @@ class Problem:
 class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     """One episode is one candidate."""
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(self, problem: Problem, evaluate: Evaluate) -> None:
         """Make the spaces.

@@ -6,12 +6,18 @@
 | kind | 4 | one-hot: conv, depthwise, grouped, linear |
 | shape | 2 | log10 of the group's units and of its parameters, divided by 8 |
 | cost share | 2 | share of the target's MACs and parameters in the layers that the group decides |
-| weights | 5 | of the group's weights as narrowed by the decisions so far, in units of the uncompressed weights' standard deviation: mean, standard deviation, mean absolute value, largest absolute value / 10; and log10 of their number / 8 |
-| sensitivity | 8 | loss of score at eight widths from full to smallest, over the uncompressed target's drop to the prior, squashed by ``x / (1 + x)``; zeros without a prior |
+| sensitivity | 8 | loss of score at eight widths, from full to smallest (1); zeros without prior |
 | prior | 1 | fraction of units that the prior keeps; 1 without a prior |
-| budget | 2 | share of the tightest bound used when all undecided groups take the prior's widths, and when they take the smallest |
+| weights | 5 | distribution of the group's weights as narrowed by the decisions so far (2) |
+| budget | 2 | share of the tightest bound used if the undecided groups take their prior's, and
+  their smallest widths |
 | decisions | G | pruning ratio of every group decided so far, 0 for the others |
 | decided | G | 1 for every group decided so far |
+
+(1) In units of what the prior loses against the uncompressed target, squashed by ``x / (1 + x)``.
+(2) In units of the uncompressed weights' standard deviation: mean, standard deviation, mean
+absolute value, a tenth of the largest absolute value; and log10 of the number of weights, over 8.
+This is the article's state: the distribution of the parameters as compressed so far.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""RLlib on Ray: everything that imports Ray for the search."""

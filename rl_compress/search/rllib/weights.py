@@ -8,15 +8,13 @@ writable: one in-place operation would spoil them for everybody.)
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rl_compress.targets.cache import cache_dir
+from rl_compress.targets.cache import cache_dir, write_whole
 
 
 def write_weights(tensors: Mapping[str, Tensor]) -> Path:
@@ -24,7 +22,7 @@ def write_weights(tensors: Mapping[str, Tensor]) -> Path:
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     path = _path(hashlib.sha256(data).hexdigest())
     if not path.exists():
-        _write(path, data)
+        write_whole(path, data)
     return path
 
 
@@ -41,17 +39,9 @@ def map_weights(path: Path, fetch: Callable[[], bytes]) -> dict[str, Tensor]:
     local = path if path.exists() else _path(path.stem)
     if not local.exists():
         # Two workers may fetch at once; both write the same contents and rename.
-        _write(local, fetch())
+        write_whole(local, fetch())
     return load_file(local)
 
 
 def _path(digest: str) -> Path:
     return cache_dir() / "weights" / f"{digest}.safetensors"
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    Path(unfinished).rename(path)

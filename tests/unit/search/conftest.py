@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import zoo
+from hypothesis import settings
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget
@@ -14,6 +15,10 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.env import CompressionEnv, Episode, Problem
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
+
+# An example's time says nothing on a machine whose cores are shared.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 class ToyEvaluate:
