@@ -50,7 +50,7 @@ class Measurement:
 
 
 class Evaluator:
-    """Builds, recalibrates and scores variants of one target on one device."""
+    """Builds, recalibrates and scores variants of one target."""
 
     def __init__(
         self,
@@ -58,16 +58,14 @@ class Evaluator:
         compressor: Compressor,
         score: ScoreName,
         config: EvaluationConfig,
-        device: torch.device | None = None,
     ) -> None:
-        """Put the shared weights on the device and score the reference where needed."""
+        """Put the shared weights on the GPU, if this process sees one, and score the reference."""
         self._target = target
         self._compressor = compressor
         self._config = config
-        device = device or torch.device("cpu")
         self._network = compressor.network
-        if device.type != "cpu":
-            self._network = compressor.network.to(device)
+        if torch.cuda.is_available():
+            self._network = compressor.network.to(torch.device("cuda"))
         self._reference = self._network.variant(compressor.space.full_widths)
         self._score = make_score(score, target, self._reference)
 

@@ -129,7 +129,7 @@ class SearchTask:
         return run_rllib(
             kit,
             self.search,
-            store=str(self.run.evaluations),
+            store=str(self.run.evaluations.resolve()),
             checkpoints=self.run.checkpoints,
             tensorboard=self.run.path / "tensorboard",
             address=self.address,

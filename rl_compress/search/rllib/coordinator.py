@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl_compress.evaluation.candidates import Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
@@ -96,12 +97,17 @@ class RemoteLedger:
 
 
 def start_coordinator(name: str, store: str, limit: int, kit: WorkerKit) -> Any:
-    """Start the actor under a name that workers find it by; it restarts if it is killed."""
+    """Start the actor under a name that workers find it by; it restarts if it is killed.
+
+    It stays on the driver's node, whose disk holds the run directory.
+    """
+    here = ray.get_runtime_context().get_node_id()
     options = {
         "name": name,
         "namespace": NAMESPACE,
         "num_cpus": 0,
         "max_restarts": -1,
         "max_task_retries": -1,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
     }
     return ray.remote(Coordinator).options(**options).remote(store, limit, kit)

@@ -7,7 +7,6 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from rl_compress.compression.slimmable import SlimmableNetwork
 from rl_compress.evaluation.candidates import CandidateEvaluator
@@ -59,6 +58,5 @@ def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
     )
     compressor = dataclasses.replace(bare, network=network)
     problem = dataclasses.replace(kit.problem, compressor=compressor)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    evaluator = Evaluator(make_target(kit.target), compressor, kit.score, kit.evaluation, device)
+    evaluator = Evaluator(make_target(kit.target), compressor, kit.score, kit.evaluation)
     return kit, problem, evaluator
