@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,8 +89,8 @@ def search(
 def sensitivity(job: JobFile, output: Output = None, set_: Overrides = None) -> None:
     """Measure what pruning each group alone does to the score; print a table, save a plot."""
     with _reported() as monitor:
+        from rl_compress.inspection import measure_curves
         from rl_compress.reporting.console import print_sensitivity
-        from rl_compress.run import measure_curves
 
         loaded = _load(job, set_)
         directory = output or Path("sensitivity") / loaded.name
@@ -109,9 +108,9 @@ def evaluate(
 ) -> None:
     """Score and cost one policy, without fine-tuning."""
     with _reported() as monitor:
+        from rl_compress.inspection import evaluate_policy
         from rl_compress.policy.compression_policy import CompressionPolicy
         from rl_compress.reporting.console import print_evaluation
-        from rl_compress.run import evaluate_policy
 
         loaded = _load(job, set_)
         found = evaluate_policy(loaded, CompressionPolicy.load(policy), split, monitor=monitor)
@@ -124,19 +123,27 @@ def compress(
     job: JobFile,
     policy: Annotated[Path | None, typer.Option(help="A policy file (JSON).")] = None,
     run: Annotated[Path | None, typer.Option(help="A run whose best policy to take.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COST=VALUE", help="With --run: instead of the job's budget."),
+    ] = None,
     output: Output = None,
     set_: Overrides = None,
 ) -> None:
     """Carry out one policy physically, fine-tune and export."""
     with _reported() as monitor:
         from rl_compress import run as running
+        from rl_compress.inspection import best_policy
         from rl_compress.policy.compression_policy import CompressionPolicy
         from rl_compress.reporting.console import print_result
 
-        loaded = _load(job, set_)
+        loaded = _load(job, set_, budget)
         if (policy is None) == (run is None):
             raise ConfigError("give either --policy FILE or --run DIR")
-        chosen = CompressionPolicy.load(policy) if policy else running.best_policy(run or Path())
+        if policy is not None:
+            chosen = CompressionPolicy.load(policy)
+        else:
+            chosen = best_policy(run or Path(), loaded.budget)
         directory = output or Path("compressed") / loaded.name
         manifest = running.compress(loaded, chosen, directory, monitor=monitor)
         monitor.close()
@@ -164,17 +171,18 @@ def schema() -> None:
     typer.echo(json.dumps(Job.model_json_schema(), indent=2))
 
 
-def _load(path: Path, overrides: list[str] | None) -> Job:
+def _load(path: Path, overrides: list[str] | None, budget: list[str] | None = None) -> Job:
     from rl_compress.job import load_job
 
-    return load_job(path, overrides or ())
+    changes = [*(overrides or ())]
+    if budget:
+        changes += ["budget={}", *(f"budget.{bound}" for bound in budget)]
+    return load_job(path, changes)
 
 
 @contextlib.contextmanager
 def _reported() -> Iterator[ConsoleMonitor]:
     """Turn errors into one line and an exit code."""
-    # One thread per process: the driver shares the machine with its runners.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from rl_compress.reporting.live import ConsoleMonitor
 
     monitor = ConsoleMonitor()

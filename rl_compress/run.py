@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import RunIdentity
-from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.export.delivery import deliver
 from rl_compress.export.manifest import Manifest
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.compression_policy import CompressionPolicy
-from rl_compress.reporting.group_plots import sensitivity_map
 from rl_compress.reporting.report import build_report
 from rl_compress.results.environment import describe_environment
 from rl_compress.results.pareto import pareto_front
@@ -24,8 +21,6 @@ from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.searching import SearchTask
-from rl_compress.search.sensitivity import SensitivityCurves
-from rl_compress.targets.target import SPLITS
 
 RUNS = Path("runs")
 """Where runs are kept that were given no output directory."""
@@ -147,73 +142,6 @@ def compress(
     subject = prepare(job.target, job.space, job.budget)
     monitor.phase("fine-tuning")
     return _deliver(job, subject, policy, directory, monitor)
-
-
-def best_policy(directory: Path) -> CompressionPolicy:
-    """Return the policy that a run delivered.
-
-    Raises:
-        ConfigError: The run has delivered nothing.
-    """
-    path = directory / "best" / "policy.json"
-    if not path.exists():
-        raise ConfigError(f"--run {directory}: there is no best/policy.json; let the run finish")
-    return CompressionPolicy.load(path)
-
-
-def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) -> SensitivityCurves:
-    """Measure the sensitivity curves of a job's target, and save them with a plot.
-
-    Args:
-        job: The target, its space, and how variants are measured.
-        output: Folder for ``sensitivity.parquet`` and ``sensitivity.svg``.
-        monitor: Hears of progress.
-    """
-    monitor = monitor or SilentMonitor()
-    monitor.phase("preparation")
-    subject = prepare(job.target, job.space, job.budget)
-    run = RunDirectory(output)
-    output.mkdir(parents=True, exist_ok=True)
-    task = make_task(job, subject, run, monitor=monitor)
-    monitor.phase("sensitivity")
-    run.sensitivity.unlink(missing_ok=True)
-    curves = task.curves(task.make_evaluator())
-    run.write_text("sensitivity.svg", sensitivity_map(curves.points(), score=job.objective.score))
-    return curves
-
-
-def evaluate_policy(
-    job: Job, policy: CompressionPolicy, split: str, *, monitor: Monitor | None = None
-) -> dict[str, Any]:
-    """Score and cost one policy without fine-tuning it.
-
-    Returns:
-        ``policy_id``, and under ``scores`` and ``costs`` pairs of the uncompressed target's figure
-        and the variant's.
-
-    Raises:
-        ConfigError: The policy does not fit the target, or there is no such split.
-    """
-    monitor = monitor or SilentMonitor()
-    if split not in SPLITS:
-        raise ConfigError(f"--split: must be one of {', '.join(SPLITS)}, but got {split!r}")
-    monitor.phase("preparation")
-    subject = prepare(job.target, job.space, job.budget)
-    compressor, target = subject.compressor, subject.target
-    widths = compressor.space.widths_of(policy)
-    evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation)
-    monitor.phase("evaluation")
-    costs = compressor.costs.costs(widths)
-    return {
-        "policy_id": compressor.space.policy_of(widths).policy_id,
-        "scores": {
-            f"{target.score_name} ({split})": (
-                target.score(subject.model, split),
-                target.score(evaluator.variant(widths), split),
-            )
-        },
-        "costs": {cost: (subject.original_costs[cost], costs[cost]) for cost in costs},
-    }
 
 
 def _deliver(

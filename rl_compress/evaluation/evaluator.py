@@ -18,6 +18,7 @@ from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batc
 from rl_compress.finetuning.reconstruction import reconstruct
 from rl_compress.policy.search_space import Widths
 from rl_compress.targets.target import Target
+from rl_compress.targets.threads import threads, threads_for
 
 Recalibration = Literal["auto", "batchnorm", "reconstruction", "bias", "none"]
 
@@ -64,10 +65,13 @@ class Evaluator:
         self._compressor = compressor
         self._config = config
         self._network = compressor.network
+        full = compressor.space.full_widths
+        self._threads = threads_for(compressor.costs.costs(full)["macs"] * target.batch_size)
         if torch.cuda.is_available():
             self._network = compressor.network.to(torch.device("cuda"))
-        self._reference = self._network.variant(compressor.space.full_widths)
-        self._score = make_score(score, target, self._reference)
+        self._reference = self._network.variant(full)
+        with threads(self._threads):
+            self._score = make_score(score, target, self._reference)
 
     def variant(self, widths: Widths) -> nn.Module:
         """Return a variant, recalibrated as it would be for scoring."""
@@ -86,7 +90,8 @@ class Evaluator:
             EvaluationError: The variant's score is not a finite number.
         """
         start = time.perf_counter()
-        score = self._score(self.variant(widths))
+        with threads(self._threads):
+            score = self._score(self.variant(widths))
         if score != score or score in (float("inf"), float("-inf")):
             raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
         return Measurement(score, self._compressor.costs.costs(widths), time.perf_counter() - start)

@@ -25,6 +25,7 @@ from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.target import Target
+from rl_compress.targets.threads import threads, threads_for
 
 
 def deliver(
@@ -67,7 +68,9 @@ def deliver(
     kept = compressor.kept_outputs(widths, ordered=False)
     recalibrate(smaller, teacher, target, evaluation, kept)
     before = target.score(smaller, "search")
-    result = finetune(smaller, teacher, target, finetuning, device=device, progress=advance)
+    macs = compressor.costs.costs(compressor.space.full_widths)["macs"]
+    with threads(threads_for(macs * finetuning.batch_size)):
+        result = finetune(smaller, teacher, target, finetuning, device=device, progress=advance)
     inputs = [
         tensor.repeat(export.latency_batch_size, *[1] * (tensor.ndim - 1)).to(device)
         for tensor in example_inputs

@@ -6,8 +6,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from rl_compress.targets.cache import cache_dir, write_whole
 from rl_compress.targets.target import ClassificationTarget
+from rl_compress.targets.threads import threads
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class PretrainedTarget(ClassificationTarget):
         assert isinstance(train, TensorDataset)
         inputs, labels = train.tensors
         # The caller's random state is none of our business, and not to be disturbed.
-        with torch.random.fork_rng(devices=[]), _threads(config.threads), _progress() as progress:
+        with torch.random.fork_rng(devices=[]), threads(config.threads), _progress() as progress:
             torch.manual_seed(config.seed)
             # Narrow convolutions train a quarter faster in this memory format.
             model = self._architecture().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -161,16 +161,6 @@ def _varied(images: Tensor, config: PretrainingConfig) -> Tensor:
     if config.flip and mirror % 2:
         shifted = shifted.flip(-1)
     return shifted.contiguous(memory_format=torch.channels_last)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _progress() -> Progress:

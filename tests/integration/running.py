@@ -31,7 +31,6 @@ JOB: dict[str, Any] = {
         "num_env_runners": 2,
         "num_cpus_per_env_runner": 0.5,
         "sensitivity_levels": 3,
-        "ppo": {"episodes_per_update": 4, "num_epochs": 2},
         "sac": {"warmup_episodes": 4, "batch_size": 16},
     },
     "finetuning": {"epochs": 1},

@@ -89,6 +89,19 @@ def test_variants_that_fail_are_counted_and_replaced(tmp_path: Path, algorithm: 
     assert progress.failures > 0
 
 
+def test_variants_that_fail_among_the_sensitivities_do_not_end_the_search(tmp_path: Path) -> None:
+    """A variant that cannot be measured costs its own measurement, not the run."""
+    progress, _ = _search(
+        tmp_path,
+        search__algorithm="greedy",
+        search__evaluations=10,
+        objective__score="accuracy",
+        target__options={"fails": True},
+    )
+
+    assert progress.done == len(read_records(tmp_path)) == 10
+
+
 @pytest.mark.timeout(20)
 def test_search_in_which_every_variant_fails_ends_with_an_error(tmp_path: Path) -> None:
     """A target whose scoring always fails must not run for ever."""

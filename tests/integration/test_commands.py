@@ -59,8 +59,8 @@ def test_evaluate_agrees_with_the_search(finished: Path) -> None:
     policy.write_text(record.realised, encoding="utf-8")
     job = rl_compress.load_job(finished / "job.yaml")
 
+    from rl_compress.inspection import evaluate_policy
     from rl_compress.policy.compression_policy import CompressionPolicy
-    from rl_compress.run import evaluate_policy
 
     found = evaluate_policy(job, CompressionPolicy.load(policy), "search")
 

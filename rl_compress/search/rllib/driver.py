@@ -20,6 +20,7 @@ from rl_compress.search.rllib.algorithms import make_config
 from rl_compress.search.rllib.cluster import connected
 from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
 from rl_compress.search.rllib.quiet import without_native_warnings
+from rl_compress.targets.threads import threads
 
 _MAX_EMPTY_ITERATIONS = 5
 """Iterations without samples after which the runners count as dead: RLlib itself never says so."""
@@ -73,7 +74,8 @@ def run_rllib(
             algorithm = make_config(config, name, steps).build_algo()
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
-            with _watched(coordinator, advance):
+            # The agent's networks are small, and the runners need the cores.
+            with threads(1), _watched(coordinator, advance):
                 reason = _train(algorithm, coordinator, checkpoints, writer)
             return ray.get(coordinator.progress.remote()), reason
         finally:

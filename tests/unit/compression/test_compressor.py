@@ -159,6 +159,13 @@ def test_units_that_are_no_prefix_are_copied() -> None:
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
+def test_the_shared_tensors_are_not_the_models_own(name: str) -> None:
+    model, compressor = prepared(name)
+    own = {_storage(tensor) for tensor in named_tensors(model).values()}
+    assert own.isdisjoint(_storage(tensor) for tensor in compressor.network.tensors.values())
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
 def test_the_full_variant_copies_nothing(name: str) -> None:
     _, compressor = prepared(name)
     variant = named_tensors(compressor.network.variant(compressor.space.full_widths))

@@ -124,3 +124,15 @@ def test_the_insensitive_group_is_cut_first() -> None:
     space = _space(5, 5)
     curves = _curves(space, [[1.0, 2.0, 3.0, 4.0], [0.1, 0.2, 0.3, 0.4]])
     assert greedy_widths(curves, Budget((("macs", 7),)), space, Sum()).tolist() == [5, 2]
+
+
+def test_losses_are_weighed_against_the_cost_that_they_save() -> None:
+    class Unequal:
+        def costs(self, widths: Widths) -> dict[str, int]:
+            total = int(10 * widths[0] + widths[1])
+            return {"macs": total, "params": total, "size_bytes": total}
+
+    space = _space(3, 9)
+    curves = _curves(space, [[0.2, 0.2], [0.1] * 8])
+    # One unit of the first group saves what is needed for 0.2; five of the second would lose 0.5.
+    assert greedy_widths(curves, Budget((("macs", 34),)), space, Unequal()).tolist() == [2, 9]

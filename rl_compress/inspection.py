@@ -1,0 +1,102 @@
+"""Looking at a job without running it: sensitivities, single policies, what a run delivered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rl_compress.errors import ConfigError
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.job import Job
+from rl_compress.monitor import Monitor, SilentMonitor
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.compression_policy import CompressionPolicy
+from rl_compress.reporting.group_plots import sensitivity_map
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.store import EvaluationStore
+from rl_compress.run import make_task
+from rl_compress.search.preparation import prepare
+from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.targets.target import SPLITS
+
+
+def best_policy(directory: Path, budget: Mapping[str, float | str]) -> CompressionPolicy:
+    """Return the best policy that a run has evaluated within a budget.
+
+    Args:
+        directory: A run directory; the run may still be going on.
+        budget: As in a job file.
+
+    Raises:
+        ConfigError: The run has no evaluation within the budget.
+    """
+    try:
+        original = json.loads((directory / "space.json").read_text(encoding="utf-8"))["costs"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"--run {directory}: there is no run (no readable space.json)") from None
+    bounds = Budget.parse(budget, original)
+    records = EvaluationStore(directory / "evaluations").read()
+    within = [record for record in records if bounds.admits(record.costs())]
+    if not within:
+        raise ConfigError(
+            f"--run {directory}: none of its {len(records)} evaluations meets the budget "
+            f"{bounds.as_dict()}; search with that budget"
+        )
+    return max(within, key=lambda record: record.reward).realised_policy()
+
+
+def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) -> SensitivityCurves:
+    """Measure the sensitivity curves of a job's target, and save them with a plot.
+
+    Args:
+        job: The target, its space, and how variants are measured.
+        output: Folder for ``sensitivity.parquet`` and ``sensitivity.svg``.
+        monitor: Hears of progress.
+    """
+    monitor = monitor or SilentMonitor()
+    monitor.phase("preparation")
+    subject = prepare(job.target, job.space, job.budget)
+    run = RunDirectory(output)
+    output.mkdir(parents=True, exist_ok=True)
+    task = make_task(job, subject, run, monitor=monitor)
+    monitor.phase("sensitivity")
+    run.sensitivity.unlink(missing_ok=True)
+    curves = task.curves(task.make_evaluator())
+    run.write_text("sensitivity.svg", sensitivity_map(curves.points(), score=job.objective.score))
+    return curves
+
+
+def evaluate_policy(
+    job: Job, policy: CompressionPolicy, split: str, *, monitor: Monitor | None = None
+) -> dict[str, Any]:
+    """Score and cost one policy without fine-tuning it.
+
+    Returns:
+        ``policy_id``, and under ``scores`` and ``costs`` pairs of the uncompressed target's figure
+        and the variant's.
+
+    Raises:
+        ConfigError: The policy does not fit the target, or there is no such split.
+    """
+    monitor = monitor or SilentMonitor()
+    if split not in SPLITS:
+        raise ConfigError(f"--split: must be one of {', '.join(SPLITS)}, but got {split!r}")
+    monitor.phase("preparation")
+    subject = prepare(job.target, job.space, job.budget)
+    compressor, target = subject.compressor, subject.target
+    widths = compressor.space.widths_of(policy)
+    evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation)
+    monitor.phase("evaluation")
+    costs = compressor.costs.costs(widths)
+    return {
+        "policy_id": compressor.space.policy_of(widths).policy_id,
+        "scores": {
+            f"{target.score_name} ({split})": (
+                target.score(subject.model, split),
+                target.score(evaluator.variant(widths), split),
+            )
+        },
+        "costs": {cost: (subject.original_costs[cost], costs[cost]) for cost in costs},
+    }
