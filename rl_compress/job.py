@@ -90,6 +90,8 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise ConfigError(f"{path}: expected a mapping of keys such as name, target and budget")
     for override in overrides:
         _apply(data, override)
+    # A section with all its keys commented out is an empty one.
+    data = {key: {} if value is None else value for key, value in data.items()}
     return parse_job(data, str(path))
 
 
@@ -114,7 +116,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node: Any = data
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: {parent} is a value, not a section")
     try:

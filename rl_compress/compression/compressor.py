@@ -169,11 +169,11 @@ def _trial_cut(
     physical: bool,
 ) -> str | None:
     """Halve some groups and run the result; return what went wrong, or None."""
-    orders = _orders(model, groups, norm)
     widths = np.array([max(1, group.num_units // 2) for group in groups], dtype=np.int64)
     inputs = _noise_like(example_inputs)
     try:
         with torch.no_grad():
+            orders = _orders(model, groups, norm)
             expected = model(*inputs)
             outputs = SlimmableNetwork.from_model(model, groups, orders).variant(widths)(*inputs)
             if outputs.shape != expected.shape:

@@ -53,6 +53,10 @@ def replay_history(
         return
     graph = trace(model, example_inputs)
     try:
+        for name, _, channels in history:
+            layer = model.get_submodule(name)
+            if max(channels) >= graph.get_pruner_of_module(layer).get_out_channels(layer):
+                raise IndexError(f"{name} has no channel {max(channels)}")
         graph.load_pruning_history([list(step) for step in history])
     except (AttributeError, ValueError, AssertionError, IndexError) as error:
         raise UnsupportedLayerError(

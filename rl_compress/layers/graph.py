@@ -52,6 +52,20 @@ def trace(model: nn.Module, example_inputs: Sequence[Tensor]) -> tp.DependencyGr
     Raises:
         UnsupportedLayerError: The forward pass or the tracing failed.
     """
+    try:
+        # First without torch-pruning, which would hide the model's own error behind another.
+        with torch.no_grad():
+            outputs = model(*example_inputs)
+    except Exception as error:
+        raise UnsupportedLayerError(
+            f"target: the model's forward pass failed on example_inputs() "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise UnsupportedLayerError(
+            f"target: the model must return a tensor, but returned {type(outputs).__name__}; "
+            f"wrap it in a module that returns the logits alone"
+        )
     graph = tp.DependencyGraph()
     graph.register_customized_layer(nn.LayerNorm, _LayerNormPruner())
     with _all_trainable(model), warnings.catch_warnings():

@@ -90,6 +90,8 @@ class Budget:
             if smallest[cost] > bound:
                 # Rounded up in the fourth place, so that the value named is itself accepted.
                 fraction = np.ceil(1e4 * smallest[cost] / original[cost]) / 1e4
+                if fraction * original[cost] < smallest[cost]:
+                    fraction += 1e-4
                 raise InfeasibleBudgetError(
                     f"budget.{cost}: {bound:,.0f} cannot be met; the smallest feasible value is "
                     f"{smallest[cost]:,d} ({fraction:.4f} of the target's {original[cost]:,d}); "

@@ -25,6 +25,8 @@ class Decision:
                 f"pruning_ratio is the fraction removed and must be in [0, 1), "
                 f"but got {self.pruning_ratio!r}"
             )
+        # 0, 0.0 and -0.0 are one ratio, and must give one policy id.
+        object.__setattr__(self, "pruning_ratio", float(self.pruning_ratio) + 0.0)
 
 
 @dataclass(frozen=True, slots=True)

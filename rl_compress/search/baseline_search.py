@@ -37,13 +37,14 @@ def run_baseline(
         widths = project(keep, budget, space, cost_function, fill=baseline.fill)
         try:
             record = candidates(widths)
-        except EvaluationError:
-            baseline.tell(keep, float("-inf"))
-            continue
-        if record is None:
-            return None
+        except EvaluationError as error:
+            failure, reward = f" ({error})", float("-inf")
+        else:
+            if record is None:
+                return None
+            failure, reward = "", record.reward
         # Learn from the realised decision: it is what the reward belongs to.
-        baseline.tell(widths / space.num_units, record.reward)
+        baseline.tell(widths / space.num_units, reward)
         progress = ledger.progress()
         advance(progress)
         if progress.exhausted:
@@ -51,4 +52,4 @@ def run_baseline(
         unchanged = unchanged + 1 if progress.done == done else 0
         done = progress.done
         if unchanged > _PATIENCE:
-            return f"no new variant in {_PATIENCE} candidates"
+            return f"no new variant in {_PATIENCE} candidates{failure}"

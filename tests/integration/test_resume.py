@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from running import (
     count_parts,
-    descendants,
     finish,
     is_alive,
     read_records,
@@ -20,6 +20,10 @@ from running import (
     wait_for,
     write_job,
 )
+
+from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.store import EvaluationStore
 
 EVALUATIONS = 24
 
@@ -72,7 +76,7 @@ def test_resumed_baseline_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     assert found == expected
 
 
-def test_killed_driver_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_killed_driver_leaves_no_env_runner_behind(tmp_path: Path) -> None:
     (pids := tmp_path / "pids").mkdir()
     run = tmp_path / "run"
     job = write_job(
@@ -83,16 +87,14 @@ def test_killed_driver_leaves_no_process_behind(tmp_path: Path) -> None:
     )
     process = start("search", job, "--output", run, cwd=tmp_path)
     wait_for(lambda: count_parts(run) >= 3, process)
-    # Ray's workers are no children of their cluster, so they tell their ids themselves.
-    others = {*descendants(process.pid), *(int(path.name) for path in pids.iterdir())}
-    others.discard(process.pid)
-    assert others
+    runners = {int(path.name) for path in pids.iterdir()} - {process.pid}
+    assert runners
 
     process.kill()
     finish(process)
 
     deadline = time.monotonic() + 30
-    while (left := [pid for pid in others if is_alive(pid)]) and time.monotonic() < deadline:
+    while (left := [pid for pid in runners if is_alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []
 
@@ -119,3 +121,38 @@ def test_part_of_a_killed_writer_is_not_read(tmp_path: Path) -> None:
 
     assert outcome.code == 0, outcome.stderr
     assert len(read_records(run)) == 12
+
+
+def test_restarted_ledger_keeps_evaluations_that_were_in_flight(tmp_path: Path) -> None:
+    """Workers outlive a killed coordinator; what they hand in later has ids from before."""
+    ledger = EvaluationLedger(EvaluationStore(tmp_path), 10)
+    early = ledger.claim("a", 1).evaluation_id
+    ledger = EvaluationLedger(EvaluationStore(tmp_path), 10)
+    late = ledger.claim("b", 2).evaluation_id
+
+    ledger.complete(_record(early, "a"))
+    ledger.complete(_record(late, "b"))
+
+    assert {record.policy_id for record in EvaluationStore(tmp_path).read()} == {"a", "b"}
+
+
+def _record(evaluation_id: int, policy_id: str) -> EvaluationRecord:
+    return EvaluationRecord(
+        evaluation_id=evaluation_id,
+        run="run",
+        trial="",
+        worker=1,
+        algorithm="ppo",
+        policy="{}",
+        policy_id=policy_id,
+        realised="{}",
+        macs=1,
+        params=1,
+        size_bytes=1,
+        score=0.0,
+        reward=0.0,
+        seed=0,
+        wall_s=0.0,
+        cached=False,
+        time=datetime.now(UTC),
+    )

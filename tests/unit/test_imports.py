@@ -34,6 +34,7 @@ ORDER = (
     "job",
     "monitor",
     "run",
+    "inspection",
     "tuning",
     "submission",
     "cli",
