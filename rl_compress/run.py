@@ -20,6 +20,7 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.preparation import Subject, prepare
+from rl_compress.search.reachable import check_reachable
 from rl_compress.search.searching import SearchTask
 
 RUNS = Path("runs")
@@ -59,6 +60,8 @@ def search(
     """
     monitor = monitor or SilentMonitor()
     run = _locate(job, output, resume=resume)
+    if address is not None and job.search.learns:
+        check_reachable(address)
     monitor.phase("preparation")
     subject = prepare(job.target, job.space, job.budget)
     run.create(job.to_yaml())
@@ -70,7 +73,7 @@ def search(
     _, stopped_early = task.search_for_policy()
     if stopped_early:
         monitor.say(f"search ended early: {stopped_early}")
-    best = choose(run, job)
+    best = choose(run, job, stopped_early)
     monitor.phase("fine-tuning")
     manifest = _deliver(job, subject, best.realised_policy(), run.best, monitor)
     monitor.phase("report")
@@ -104,11 +107,15 @@ def make_task(
     )
 
 
-def choose(run: RunDirectory, job: Job) -> EvaluationRecord:
-    """Write the Pareto front and return the record with the highest reward."""
+def choose(run: RunDirectory, job: Job, stopped_early: str | None = None) -> EvaluationRecord:
+    """Write the Pareto front and return the record with the highest reward.
+
+    Raises:
+        EvaluationError: There is no record; the message says why the search stopped.
+    """
     records = EvaluationStore(run.evaluations).read()
     if not records:
-        raise EvaluationError(f"{run.path}: no variant could be evaluated")
+        raise EvaluationError(f"{run.path}: no variant could be evaluated ({stopped_early})")
     front = pareto_front(records, list(job.budget))
     run.write_records("pareto.parquet", front)
     return max(records, key=lambda record: (record.reward, -record.evaluation_id))

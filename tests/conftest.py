@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 
-_TEMPORARY_CACHE = "RL_COMPRESS_CACHE" not in os.environ
-if _TEMPORARY_CACHE:
+if "RL_COMPRESS_CACHE" not in os.environ:
     os.environ["RL_COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="rl-compress-cache-")
+    atexit.register(shutil.rmtree, os.environ["RL_COMPRESS_CACHE"], ignore_errors=True)
 
 os.environ |= {
     "OMP_NUM_THREADS": "1",
@@ -34,13 +35,6 @@ sys.path.insert(0, str(INTEGRATION))
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(INTEGRATION), os.environ.get("PYTHONPATH")])
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _clean_cache() -> Iterator[None]:
-    yield
-    if _TEMPORARY_CACHE:
-        shutil.rmtree(os.environ["RL_COMPRESS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

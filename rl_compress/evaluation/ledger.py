@@ -7,6 +7,7 @@ hears of it.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -78,6 +79,7 @@ class EvaluationLedger:
             (record.evaluation_id for record in self._records.values()), default=-1
         )
         self._in_flight: dict[str, int] = {}
+        self._granted: dict[str, int] = {}
         self._failed: dict[str, str] = {}
         self._cache_hits = 0
         self._best: EvaluationRecord | None = None
@@ -105,6 +107,7 @@ class EvaluationLedger:
         if len(self._records) + len(self._in_flight) >= self._limit:
             return Claim("pending")  # a granted evaluation may yet fail and free its place
         self._in_flight[policy_id] = worker
+        self._granted[policy_id] = self._next_id
         self._next_id += 1
         return Claim("granted", evaluation_id=self._next_id - 1)
 
@@ -113,6 +116,10 @@ class EvaluationLedger:
         self._in_flight.pop(record.policy_id, None)
         if record.policy_id in self._records or len(self._records) >= self._limit:
             return
+        if self._granted.get(record.policy_id) != record.evaluation_id:
+            # Granted by this ledger's predecessor, which was killed: the id may be taken since.
+            record = dataclasses.replace(record, evaluation_id=self._next_id)
+            self._next_id += 1
         self._store.append(record)
         self._records[record.policy_id] = record
         self._note_best(record)

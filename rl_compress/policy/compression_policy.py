@@ -105,4 +105,7 @@ def _parse_decision(value: Any, where: str) -> Decision:
     for key, number in value.items():
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise ConfigError(f"{where}.{key}: expected a number, but got {number!r}")
-    return Decision(**value)
+    try:
+        return Decision(**value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None

@@ -83,7 +83,11 @@ class ConsoleMonitor:
         """Say what an interruption left behind."""
         kept = self._last.done if self._last else 0
         where = f" in {self._directory}" if self._directory else ""
-        hint = f"; {kept} evaluations are kept{where}, continue with --resume" if where else ""
+        hint = (
+            f"; at least {kept} evaluations are kept{where}, continue with --resume"
+            if where
+            else ""
+        )
         return f"interrupted during {self._phase or 'start'}{hint}"
 
     def close(self) -> None:

@@ -14,6 +14,9 @@ from rl_compress.search.baselines import Baseline
 _PATIENCE = 2000
 """Candidates in a row without a new variant, after which the space counts as exhausted."""
 
+_FAILURES = 20
+"""Variants that may fail, and then no more than succeed, before the search is given up."""
+
 
 def run_baseline(
     baseline: Baseline,
@@ -29,7 +32,7 @@ def run_baseline(
     Returns:
         Why the search ended early, or None when all evaluations were made.
     """
-    unchanged, done = 0, ledger.progress().done
+    unchanged, done, failure = 0, ledger.progress().done, ""
     while True:
         keep = baseline.ask()
         if keep is None:
@@ -42,7 +45,7 @@ def run_baseline(
         else:
             if record is None:
                 return None
-            failure, reward = "", record.reward
+            reward = record.reward
         # Learn from the realised decision: it is what the reward belongs to.
         baseline.tell(widths / space.num_units, reward)
         progress = ledger.progress()
@@ -51,5 +54,7 @@ def run_baseline(
             return None
         unchanged = unchanged + 1 if progress.done == done else 0
         done = progress.done
+        if progress.failures > max(_FAILURES, progress.done):
+            return f"most variants cannot be evaluated{failure}"
         if unchanged > _PATIENCE:
             return f"no new variant in {_PATIENCE} candidates{failure}"

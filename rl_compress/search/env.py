@@ -41,6 +41,11 @@ Evaluate = Callable[[Widths, str], EvaluationRecord | None]
 
 _REWARD_BOUND = 3.0
 
+_NEARBY_TRIES = 12
+_FIRST_NOISE = 0.02
+_NOISE_GROWTH = 1.4
+"""A repeated candidate is moved by relative noise that grows until it is a new one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -93,12 +98,15 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._group = 0
         self._keep = np.ones(len(self._space))
         self._widths = self._space.full_widths
+        self._proposed: set[tuple[int, ...]] = set()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Begin a candidate; nothing is decided."""
         super().reset(seed=seed)
+        if seed is not None:
+            self._proposed.clear()
         self._group = 0
         self._keep = np.ones(len(self._space))
         self._widths = self._space.full_widths
@@ -142,11 +150,26 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
                     return width
         return self._space.groups[index].widths[0]
 
+    def _new_widths(self) -> Widths:
+        """Return the decisions' widths on the budget, or near them if this env had them before.
+
+        A converged agent proposes the same variants again and again; a variant nearby tells it
+        more than the one it knows, and the run its number of evaluations.
+        """
+        keep, noise = self._keep, _FIRST_NOISE
+        fill = self._problem.prior is not None
+        for _ in range(_NEARBY_TRIES):
+            widths = project(keep, self._problem.budget, self._space, self._costs, fill=fill)
+            if tuple(widths.tolist()) not in self._proposed:
+                break
+            keep = self._keep * np.exp(self.np_random.normal(0.0, noise, len(self._keep)))
+            noise *= _NOISE_GROWTH
+        self._proposed.add(tuple(widths.tolist()))
+        return widths
+
     def _finish(self) -> tuple[float, dict[str, Any]]:
         """Evaluate the candidate that the decisions make up."""
-        fill = self._problem.prior is not None
-        budget = self._problem.budget
-        widths = project(self._keep, budget, self._space, self._costs, fill=fill)
+        widths = self._new_widths()
         candidate = CompressionPolicy(
             tuple(
                 (group.name, Decision(pruning_ratio=round(1.0 - keep, 6)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 
 import numpy as np
 
+from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
 from rl_compress.policy.budget import project
 from rl_compress.policy.search_space import Widths
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.baseline_search import run_baseline
@@ -23,6 +26,8 @@ from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
 from rl_compress.targets.factory import TargetConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,7 @@ class SearchTask:
             return SensitivityCurves.load(path)
         curves = measure_sensitivity(
             self.subject.compressor.space,
-            lambda widths: evaluator.evaluate(widths).score,
+            lambda widths: _score(evaluator, widths),
             self.search.sensitivity_levels,
             self.on_sensitivity,
         )
@@ -147,14 +152,11 @@ class SearchTask:
         prior: Widths | None = None
         if curves is not None:
             prior = greedy_widths(curves, subject.budget, compressor.space, compressor.costs)
-        uniform = np.full(len(compressor.space), 0.5)
-        reference = prior
-        if reference is None:
-            reference = project(uniform, subject.budget, compressor.space, compressor.costs)
-        record = candidates(reference)
+        keep = np.full(len(compressor.space), 0.5)
+        uniform = project(keep, subject.budget, compressor.space, compressor.costs)
+        record = _first(candidates, [uniform] if prior is None else [prior, uniform])
         full = compressor.space.full_widths
         original = evaluator.evaluate(full).score if curves is None else curves.original_score
-        assert record is not None, "a run makes at least one evaluation"
         return Problem(
             compressor=compressor,
             budget=subject.budget,
@@ -165,3 +167,25 @@ class SearchTask:
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
         )
+
+
+def _score(evaluator: Evaluator, widths: Widths) -> float | None:
+    try:
+        return evaluator.evaluate(widths).score
+    except Exception as error:
+        logger.warning("a variant could not be evaluated (%s: %s)", type(error).__name__, error)
+        return None
+
+
+def _first(candidates: CandidateEvaluator, references: list[Widths]) -> EvaluationRecord:
+    """Return the record of the first reference that can be evaluated."""
+    for number, widths in enumerate(references):
+        try:
+            record = candidates(widths)
+        except EvaluationError:
+            if number + 1 == len(references):
+                raise
+        else:
+            if record is not None:
+                return record
+    raise EvaluationError("the run's evaluations are used up before its first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rl_compress.errors import CorruptFileError
+from rl_compress.errors import CorruptFileError, EvaluationError
 from rl_compress.policy.search_space import SearchSpace, Widths
 
 
@@ -107,7 +107,7 @@ def levels(space: SearchSpace, count: int) -> list[tuple[int, ...]]:
 
 def measure_sensitivity(
     space: SearchSpace,
-    score: Callable[[Widths], float],
+    score: Callable[[Widths], float | None],
     count: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SensitivityCurves:
@@ -115,18 +115,24 @@ def measure_sensitivity(
 
     Args:
         space: Groups and their widths.
-        score: Scores widths of shape ``(num_groups,)``.
+        score: Scores widths of shape ``(num_groups,)``; None if they cannot be evaluated, which
+            counts as the worst score measured.
         count: Widths measured in each group, beside the full one.
         advance: Called after every measurement with those done and their total.
+
+    Raises:
+        EvaluationError: The uncompressed target cannot be evaluated.
     """
     plan = levels(space, count)
     total = 1 + sum(len(widths) - 1 for widths in plan)
     original = score(space.full_widths)
+    if original is None:
+        raise EvaluationError("the uncompressed target itself cannot be evaluated")
     done = 1
     advance(done, total)
-    scores: list[Sequence[float]] = []
+    scores: list[list[float | None]] = []
     for index, widths in enumerate(plan):
-        curve = [original]
+        curve: list[float | None] = [original]
         for width in widths[1:]:
             variant = space.full_widths.copy()
             variant[index] = width
@@ -134,6 +140,8 @@ def measure_sensitivity(
             done += 1
             advance(done, total)
         scores.append(curve)
+    worst = min(value for curve in scores for value in curve if value is not None)
+    filled = [tuple(worst if value is None else value for value in curve) for curve in scores]
     return SensitivityCurves(
-        tuple(group.name for group in space.groups), tuple(plan), tuple(map(tuple, scores))
+        tuple(group.name for group in space.groups), tuple(plan), tuple(filled)
     )

@@ -368,7 +368,7 @@ def test_compress_needs_exactly_one_source_of_the_policy(tmp_path: Path) -> None
 
 def test_compress_from_a_run_without_result(tmp_path: Path) -> None:
     outcome = run_here("compress", write_job(tmp_path), "--run", tmp_path)
-    _assert_refused(outcome, str(tmp_path), "best/policy.json")
+    _assert_refused(outcome, str(tmp_path), "space.json")
 
 
 def test_compress_does_not_replace_a_folder_that_is_no_artefact(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -34,7 +36,7 @@ def connected(
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    options = {
+    options: dict[str, Any] = {
         "logging_level": "ERROR",
         "log_to_driver": False,
         "runtime_env": {"worker_process_setup_hook": "rl_compress.search.rllib.quiet.quiet"},
@@ -44,6 +46,9 @@ def connected(
             ray.init(address=address, **options)
         else:
             needed = 1 + int(num_env_runners * num_cpus_per_env_runner + 0.999)
+            # The user's target may be importable by the path of this process alone.
+            path = os.pathsep.join(folder for folder in sys.path if folder)
+            options["runtime_env"]["env_vars"] = {"PYTHONPATH": path}
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, needed),
