@@ -62,7 +62,8 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
     output.mkdir(parents=True, exist_ok=True)
     task = make_task(job, subject, run, monitor=monitor)
     monitor.phase("sensitivity")
-    run.sensitivity.unlink(missing_ok=True)
+    for earlier in (run.sensitivity, run.sensitivity.with_suffix(".jsonl")):
+        earlier.unlink(missing_ok=True)
     curves = task.curves(task.make_evaluator())
     run.write_text("sensitivity.svg", sensitivity_map(curves.points(), score=job.objective.score))
     return curves

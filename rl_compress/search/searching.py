@@ -24,6 +24,7 @@ from rl_compress.search.env import Problem
 from rl_compress.search.objective import Objective, ObjectiveConfig
 from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
+from rl_compress.search.score_log import ScoreLog
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
 from rl_compress.targets.factory import TargetConfig
 
@@ -82,13 +83,15 @@ class SearchTask:
         path = self.run.sensitivity
         if path.exists():
             return SensitivityCurves.load(path)
+        log = ScoreLog(path.with_suffix(".jsonl"), lambda widths: _score(evaluator, widths))
         curves = measure_sensitivity(
             self.subject.compressor.space,
-            lambda widths: _score(evaluator, widths),
+            log,
             self.search.sensitivity_levels,
             self.on_sensitivity,
         )
         curves.save(path)
+        log.close()
         return curves
 
     def _baseline(
