@@ -93,7 +93,13 @@ def start(
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
+        preexec_fn=_heed_interrupts,
     )
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell's background job hands down: processes that ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Outcome:
