@@ -113,7 +113,13 @@ class EvaluationLedger:
 
     def complete(self, record: EvaluationRecord) -> None:
         """Store a record, then count it; a second record of the same variant is dropped."""
-        self._in_flight.pop(record.policy_id, None)
+        try:
+            self._take(record)
+        finally:
+            # Not before it is known, or the variant would be granted once more meanwhile.
+            self._in_flight.pop(record.policy_id, None)
+
+    def _take(self, record: EvaluationRecord) -> None:
         if record.policy_id in self._records or len(self._records) >= self._limit:
             return
         if self._granted.get(record.policy_id) != record.evaluation_id:
