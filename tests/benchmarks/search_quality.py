@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--job", default="tune_configs/digits.yaml")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--algorithms", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--set", nargs="*", default=[], help="changes of the job, key=value")
@@ -83,7 +84,7 @@ def main() -> None:
             changes = VARIANTS[name]
             start = time.perf_counter()
             at: dict[str, list[float]] = {str(n): [] for n in marks}
-            for seed in range(options.seeds):
+            for seed in range(options.first_seed, options.first_seed + options.seeds):
                 # Algorithms without curves get the evaluations that the curves cost on top.
                 learns = name in ("greedy", "ppo", "ppo, layerwise", "sac")  # from the curves
                 data = base.model_dump(mode="json")
@@ -105,6 +106,7 @@ def main() -> None:
             "what": f"best {base.objective.score} after N evaluations, by algorithm and seed",
             "environment": describe_environment(),
             "curve_evaluations": curve_evaluations,
+            "first_seed": options.first_seed,
             "seeds": options.seeds,
             "job": base.model_dump(mode="json"),
             "scores": table,
