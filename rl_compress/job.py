@@ -15,7 +15,7 @@ from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.finetuning.recovery import FinetuningConfig
 from rl_compress.policy.budget import COSTS
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.objective import ObjectiveConfig
 from rl_compress.targets.factory import TargetConfig

@@ -18,7 +18,8 @@ from rl_compress.costs.analytic import AnalyticCosts
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup, find_groups
-from rl_compress.policy.search_space import GroupChoices, SearchSpace, SpaceConfig, Widths
+from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.importance import Norm, rank_units
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rl_compress.layers.axes import SUPPORTED, Axis, channel_groups, is_depthwise, tensor_axes
 from rl_compress.layers.graph import trace
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

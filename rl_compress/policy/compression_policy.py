@@ -17,12 +17,12 @@ class Decision:
     """What is done to one group."""
 
     pruning_ratio: float = 0.0
-    """Fraction of the group's units that is REMOVED, in [0, 1)."""
+    """Fraction of the group's units that is REMOVED, in [0, 1]; 1 only for a single masked unit."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.pruning_ratio < 1.0:
+        if not 0.0 <= self.pruning_ratio <= 1.0:
             raise ConfigError(
-                f"pruning_ratio is the fraction removed and must be in [0, 1), "
+                f"pruning_ratio is the fraction removed and must be in [0, 1], "
                 f"but got {self.pruning_ratio!r}"
             )
         # 0, 0.0 and -0.0 are one ratio, and must give one policy id.

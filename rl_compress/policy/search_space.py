@@ -8,55 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
 from rl_compress.errors import ConfigError
 from rl_compress.policy.compression_policy import CompressionPolicy, Decision
+from rl_compress.policy.space_config import PruningConfig
 
 Widths = npt.NDArray[np.int64]
 """Units kept in each group of the space, shape ``(num_groups,)``."""
-
-
-class PruningConfig(BaseModel):
-    """Which pruning ratios the search may choose."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    max_ratio: float = Field(
-        default=0.9, ge=0.0, lt=1.0, description="Largest fraction of a group's units removed."
-    )
-    round_to: int = Field(
-        default=1,
-        ge=1,
-        description="Widths are multiples of this many channels; 8 or 16 suits vector units.",
-    )
-    importance: str = Field(
-        default="l2",
-        pattern="^(l1|l2)$",
-        description="Norm of a unit's weights, over all layers of its group, that ranks the units.",
-    )
-
-
-class SpaceConfig(BaseModel):
-    """The `space` section of a job."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    pruning: PruningConfig = Field(
-        default_factory=PruningConfig, description="How much of each group may be removed."
-    )
-    skip: list[str] = Field(
-        default_factory=list,
-        description="Layer names or patterns (`layer1.*`) whose groups are left as they are.",
-    )
-
-    def skips(self, layer: str) -> bool:
-        """Say whether one of the patterns matches a layer's name."""
-        return any(fnmatchcase(layer, pattern) for pattern in self.skip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target

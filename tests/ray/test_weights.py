@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.search.rllib.weights import map_weights, write_weights
 
 WIDTH = 2100

@@ -16,7 +16,8 @@ from rl_compress.finetuning.bias_correction import correct_bias
 from rl_compress.finetuning.recalibration import recalibrate_batchnorm
 from rl_compress.finetuning.reconstruction import reconstruct
 from rl_compress.layers.axes import named_tensors
-from rl_compress.policy.search_space import PruningConfig, SpaceConfig, Widths
+from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import PruningConfig, SpaceConfig
 from rl_compress.targets.target import ClassificationTarget
 
 Prepared = tuple[nn.Module, Compressor]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.search_space import SpaceConfig, Widths
+from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import SpaceConfig
 
 
 def _random_widths(compressor: Compressor, count: int) -> list[Widths]:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.results.store import EvaluationStore
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 

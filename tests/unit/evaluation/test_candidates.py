@@ -15,7 +15,7 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.targets.target import ClassificationTarget

@@ -13,7 +13,7 @@ from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Recalibration
 from rl_compress.evaluation.scores import Fidelity, TargetScore
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 
 MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]

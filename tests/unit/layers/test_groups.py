@@ -10,7 +10,7 @@ from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup, find_groups
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 
 # (group, kind, units, channels) in forward order; the output layer is checked by itself.
 GROUPS = {

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from rl_compress.errors import ConfigError, InfeasibleBudgetError
 from rl_compress.policy.budget import Budget, parse_amount, project
-from rl_compress.policy.search_space import GroupChoices, PruningConfig, SearchSpace, Widths
+from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.policy.space_config import PruningConfig
 
 
 class Chain:

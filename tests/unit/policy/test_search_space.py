@@ -7,12 +7,8 @@ from hypothesis import strategies as st
 
 from rl_compress.errors import ConfigError
 from rl_compress.policy.compression_policy import CompressionPolicy, Decision
-from rl_compress.policy.search_space import (
-    GroupChoices,
-    PruningConfig,
-    SearchSpace,
-    SpaceConfig,
-)
+from rl_compress.policy.search_space import GroupChoices, SearchSpace
+from rl_compress.policy.space_config import PruningConfig, SpaceConfig
 
 
 @st.composite

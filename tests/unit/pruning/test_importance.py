@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup, find_groups
-from rl_compress.policy.search_space import SpaceConfig
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.importance import Norm, rank_units, unit_importance
 
 

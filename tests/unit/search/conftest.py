@@ -10,7 +10,8 @@ from hypothesis import settings
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget
-from rl_compress.policy.search_space import SpaceConfig, Widths
+from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.env import CompressionEnv, Episode, Problem
 from rl_compress.search.prior import greedy_widths

@@ -15,7 +15,7 @@ from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
 from rl_compress.policy.budget import Budget, project
-from rl_compress.policy.search_space import PruningConfig, SpaceConfig
+from rl_compress.policy.space_config import PruningConfig, SpaceConfig
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.baseline_search import run_baseline
 from rl_compress.search.baselines import Baseline, Evolution, Greedy, Random, Uniform, make_baseline
