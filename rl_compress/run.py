@@ -116,7 +116,7 @@ def choose(run: RunDirectory, job: Job, stopped_early: str | None = None) -> Eva
     records = EvaluationStore(run.evaluations).read()
     if not records:
         raise EvaluationError(f"{run.path}: no variant could be evaluated ({stopped_early})")
-    front = pareto_front(records, list(job.budget))
+    front = pareto_front(records, job.objective.objectives(job.budget))
     run.write_records("pareto.parquet", front)
     return max(records, key=lambda record: (record.reward, -record.evaluation_id))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rl_compress.compression.physical import History, cut
 from rl_compress.compression.slimmable import SlimmableNetwork
+from rl_compress.costs.activation_memory import ActivationMemory
 from rl_compress.costs.analytic import AnalyticCosts
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers.axes import named_tensors
@@ -74,7 +75,10 @@ class Compressor:
                 f"it needs convolutions or linear layers in front of its last layer"
             )
         orders = _orders(model, prunable, norm)
-        costs = AnalyticCosts(model, prunable, example_inputs)
+        space = SearchSpace(tuple(choices))
+        network = SlimmableNetwork.from_model(model, prunable, orders)
+        memory = ActivationMemory(network.variant, space, example_inputs)
+        costs = AnalyticCosts(model, prunable, example_inputs, memory)
         if costs.fixed_macs:
             notes.append(
                 f"{costs.fixed_macs:,d} MACs are in operations without a layer and count as fixed"
@@ -82,8 +86,8 @@ class Compressor:
         return cls(
             groups=groups,
             notes=notes,
-            space=SearchSpace(tuple(choices)),
-            network=SlimmableNetwork.from_model(model, prunable, orders),
+            space=space,
+            network=network,
             costs=costs,
             orders=orders,
         )

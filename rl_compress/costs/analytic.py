@@ -1,4 +1,4 @@
-"""Exact costs of every variant from one look at the target: MACs, parameters, bytes.
+"""Exact costs of every variant from one look at the target: MACs, parameters, bytes, memory.
 
 The sizes of all tensors are products of widths, and the MACs of a layer are proportional to the
 size of its weight, so costs of a policy need no variant to be built.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rl_compress.costs.activation_memory import ActivationMemory, live_bytes
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.search_space import Widths
@@ -27,7 +28,11 @@ class AnalyticCosts:
     """Costs as functions of widths."""
 
     def __init__(
-        self, model: nn.Module, groups: Sequence[LayerGroup], example_inputs: Sequence[Tensor]
+        self,
+        model: nn.Module,
+        groups: Sequence[LayerGroup],
+        example_inputs: Sequence[Tensor],
+        memory: ActivationMemory | None = None,
     ) -> None:
         """Measure the uncompressed model once.
 
@@ -35,6 +40,7 @@ class AnalyticCosts:
             model: The uncompressed model on the CPU.
             groups: The groups that widths refer to.
             example_inputs: Inputs of one forward pass, batch size 1.
+            memory: Tells the peak activation memory of widths; by default it is constant.
         """
         tensors = named_tensors(model)
         names = list(tensors)
@@ -62,6 +68,9 @@ class AnalyticCosts:
         self._macs_per_element = np.array(
             [macs.get(name, 0) // max(tensors[name].numel(), 1) for name in names], dtype=np.int64
         )
+        self._bits = np.array([8 * tensor.element_size() for tensor in tensors.values()])
+        self._memory = memory
+        self._full_memory = int(live_bytes(model, example_inputs).max())
 
     def costs(self, widths: Widths) -> dict[str, int]:
         """Return every cost of a variant.
@@ -70,13 +79,17 @@ class AnalyticCosts:
             widths: Units kept in each group, shape ``(num_groups,)``.
 
         Returns:
-            ``macs`` per sample, ``params``, and ``size_bytes`` of the tensors in its file.
+            See :data:`~rl_compress.policy.budget.COSTS`.
         """
         elements = self._elements(widths)
+        macs = elements * self._macs_per_element
+        memory = self._memory.peak_bytes(widths) if self._memory else self._full_memory
         return {
-            "macs": int(elements @ self._macs_per_element) + self.fixed_macs,
+            "macs": int(macs.sum()) + self.fixed_macs,
             "params": int(elements @ self._is_parameter),
             "size_bytes": int(elements @ self._bytes),
+            "bops": int(macs @ self._bits**2) + self.fixed_macs * int(self._bits.max()) ** 2,
+            "peak_memory_bytes": memory,
         }
 
     def macs_of_group(self, group: int, widths: Widths) -> int:

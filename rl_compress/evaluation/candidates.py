@@ -15,7 +15,7 @@ from rl_compress.results.record import EvaluationRecord
 
 _POLL_S = 0.02
 
-Reward = Callable[[float, Mapping[str, int]], float]
+Reward = Callable[[float, Mapping[str, float]], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +99,10 @@ class CandidateEvaluator:
             policy=candidate or realised,
             policy_id=policy_id,
             realised=realised,
-            macs=found.costs["macs"],
-            params=found.costs["params"],
-            size_bytes=found.costs["size_bytes"],
+            **found.costs,
+            latency_ms=found.latency_ms,
             score=found.score,
-            reward=self._reward(found.score, found.costs),
+            reward=self._reward(found.score, found.all_costs()),
             seed=self._identity.seed,
             wall_s=found.wall_s,
             cached=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -11,13 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
+from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.scores import ScoreName, make_score
 from rl_compress.finetuning.bias_correction import correct_bias
 from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.finetuning.reconstruction import reconstruct
+from rl_compress.policy.budget import LATENCY
 from rl_compress.policy.search_space import Widths
-from rl_compress.targets.target import Target
+from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
 
 Recalibration = Literal["auto", "batchnorm", "reconstruction", "bias", "none"]
@@ -47,7 +50,14 @@ class Measurement:
 
     score: float
     costs: dict[str, int]
+    latency_ms: float | None
+    """None where it was not to be measured."""
     wall_s: float
+
+    def all_costs(self) -> dict[str, float]:
+        """Return the costs and, where it was measured, the latency."""
+        measured = {} if self.latency_ms is None else {LATENCY: self.latency_ms}
+        return {**self.costs, **measured}
 
 
 class Evaluator:
@@ -59,8 +69,18 @@ class Evaluator:
         compressor: Compressor,
         score: ScoreName,
         config: EvaluationConfig,
+        *,
+        latency: bool = False,
     ) -> None:
-        """Put the shared weights on the GPU, if this process sees one, and score the reference."""
+        """Put the shared weights on the GPU, if this process sees one, and score the reference.
+
+        Args:
+            target: Supplies data and score.
+            compressor: Groups, costs and shared weights.
+            score: Name of the objective's score.
+            config: How variants are repaired.
+            latency: Measure the latency of each variant too, batch size 1.
+        """
         self._target = target
         self._compressor = compressor
         self._config = config
@@ -70,8 +90,22 @@ class Evaluator:
         if torch.cuda.is_available():
             self._network = compressor.network.to(torch.device("cuda"))
         self._reference = self._network.variant(full)
+        self._inputs = None
+        if latency:
+            device = device_of(self._reference)
+            self._inputs = [tensor.to(device) for tensor in target.example_inputs()]
         with threads(self._threads):
             self._score = make_score(score, target, self._reference)
+
+    @functools.cached_property
+    def original_costs(self) -> dict[str, float]:
+        """Return the uncompressed target's costs, with its latency where that is measured."""
+        costs: dict[str, float] = dict(
+            self._compressor.costs.costs(self._compressor.space.full_widths)
+        )
+        if self._inputs is not None:
+            costs[LATENCY] = measure_latency_ms(self._reference, self._inputs)
+        return costs
 
     def variant(self, widths: Widths) -> nn.Module:
         """Return a variant, recalibrated as it would be for scoring."""
@@ -91,10 +125,13 @@ class Evaluator:
         """
         start = time.perf_counter()
         with threads(self._threads):
-            score = self._score(self.variant(widths))
+            variant = self.variant(widths)
+            score = self._score(variant)
+            latency = measure_latency_ms(variant, self._inputs) if self._inputs else None
         if score != score or score in (float("inf"), float("-inf")):
             raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
-        return Measurement(score, self._compressor.costs.costs(widths), time.perf_counter() - start)
+        costs = self._compressor.costs.costs(widths)
+        return Measurement(score, costs, latency, time.perf_counter() - start)
 
 
 def recalibrate(

@@ -17,8 +17,13 @@ import numpy.typing as npt
 from rl_compress.errors import ConfigError, InfeasibleBudgetError
 from rl_compress.policy.search_space import SearchSpace, Widths
 
-COSTS = ("macs", "params", "size_bytes")
-"""Costs of a variant, in MACs per sample, parameters, and bytes of its tensors."""
+COSTS = ("macs", "params", "size_bytes", "bops", "peak_memory_bytes")
+"""Costs that are known of every variant before it is built: MACs per sample, parameters, bytes of
+its stored tensors, bit operations per sample (MACs times weight bits times activation bits), and
+the most bytes of activations alive at once in a forward pass of one sample."""
+
+LATENCY = "latency_ms"
+"""Measured milliseconds of a forward pass; can be weighted and traded off, but not budgeted."""
 
 _PREFIXES = {
     "": 1.0,
@@ -30,7 +35,7 @@ _PREFIXES = {
     "mi": 2**20,
     "gi": 2**30,
 }
-_UNITS = {"macs": "", "params": "", "size_bytes": "b"}
+_UNITS = {"macs": "", "params": "", "size_bytes": "b", "bops": "", "peak_memory_bytes": "b"}
 
 
 class CostFunction(Protocol):
@@ -60,6 +65,12 @@ class Budget:
         """
         bounds = []
         for cost, value in spec.items():
+            if cost == LATENCY:
+                raise ConfigError(
+                    "budget.latency_ms: latency is known only when it has been measured, so it "
+                    "cannot bound a search; give it a weight in objective.weights, or bound "
+                    f"{', '.join(COSTS)}"
+                )
             if cost not in COSTS:
                 raise ConfigError(f"budget.{cost}: unknown cost; choose from {', '.join(COSTS)}")
             number = parse_amount(cost, value)

@@ -9,9 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COST_LABELS = {"macs": "MACs", "params": "parameters", "size_bytes": "size"}
+COST_LABELS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "size_bytes": "size",
+    "bops": "bit operations",
+    "peak_memory_bytes": "activation memory",
+    "latency_ms": "latency",
+}
 """What a sentence calls a cost: "30 % of the MACs"."""
-COST_ROWS = {"macs": "MACs per sample", "params": "Parameters", "size_bytes": "Size of the tensors"}
+COST_ROWS = {
+    "macs": "MACs per sample",
+    "params": "Parameters",
+    "size_bytes": "Size of the tensors",
+    "bops": "Bit operations per sample",
+    "peak_memory_bytes": "Peak activation memory",
+    "latency_ms": "Latency",
+}
 """What a table or an axis calls a cost."""
 
 _PERCENT_SCORES = ("accuracy",)
@@ -31,13 +45,15 @@ def prefix_for(value: float) -> tuple[float, str]:
 
 def cost_unit(cost: str) -> str:
     """Return the unit that the values of a cost carry, which may be none."""
-    return "B" if cost == "size_bytes" else ""
+    return {"size_bytes": "B", "peak_memory_bytes": "B", "latency_ms": "ms"}.get(cost, "")
 
 
 def format_cost(cost: str, value: float | None) -> str:
     """Write a cost with three digits, a prefix and its unit: ``1.20M``, ``34.5 kB``."""
     if value is None:
         return _MISSING
+    if cost == "latency_ms":
+        return format_latency(value)
     factor, letter = prefix_for(value)
     number = f"{value:.0f}" if factor == 1.0 else _three_digits(value / factor)
     unit = cost_unit(cost)

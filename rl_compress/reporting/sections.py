@@ -6,12 +6,14 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from rl_compress.policy.budget import LATENCY
 from rl_compress.reporting.formatting import (
     COST_LABELS,
     COST_ROWS,
     format_cost,
     format_duration,
     format_fraction,
+    format_latency,
     format_named_score,
     format_score,
     format_speedup,
@@ -31,6 +33,7 @@ from rl_compress.reporting.page import (
 )
 from rl_compress.reporting.plots import Point, pareto_plot, search_curve
 from rl_compress.reporting.summary import HEADER, comparison_rows, headline, ratio
+from rl_compress.results.pareto import SCORE, front_hypervolume
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,8 +103,8 @@ def comparison(files: RunFiles) -> Markup:
 
 
 def pareto(files: RunFiles) -> Markup:
-    """Show score over the budgeted cost."""
-    title, cost, score = "Score and cost", budgeted_cost(files), objective_of(files)
+    """Show score over the first cost that it was traded for."""
+    title, cost, score = "Score and cost", traded_cost(files), objective_of(files)
     if not _some_finite(files.evaluations):
         return section(title, paragraph("No variant has been evaluated yet.", "absent"))
     best, original = chosen_record(files), original_score(files)
@@ -120,6 +123,8 @@ def pareto(files: RunFiles) -> Markup:
     note = "Every variant that was evaluated, on the search split and before fine-tuning."
     if not files.pareto:
         note += " The Pareto front has not been written yet."
+    elif volume := _hypervolume(files):
+        note += f" {volume}"
     return section(title, paragraph(note, "note"), drawing(svg))
 
 
@@ -136,11 +141,12 @@ def search(files: RunFiles) -> Markup:
     cached = sum(record.cached for record in records)
     reused = f", {cached} of them cached" if cached else ""
     workers = len({record.worker for record in records})
+    mean_ms = 1e3 * sum(record.wall_s for record in records) / len(records)
     elapsed = (records[-1].time - records[0].time).total_seconds() + records[0].wall_s
     facts = (
         f"{len(records)} evaluations by {algorithms}{reused}, "
         f"on {workers} process{'es' if workers > 1 else ''} in {format_duration(elapsed)}; "
-        f"one took {format_duration(sum(r.wall_s for r in records) / len(records))} on average."
+        f"one took {format_latency(mean_ms)} on average."
     )
     return section(title, paragraph(facts, "note"), drawing(svg))
 
@@ -231,9 +237,31 @@ def objective_of(files: RunFiles) -> str:
     return str(objective.get("score", "score")) if isinstance(objective, dict) else "score"
 
 
-def budgeted_cost(files: RunFiles) -> str:
-    """Return the first budgeted cost, or MACs."""
-    return next((cost for cost in _bounds(files) if cost in COST_ROWS), "macs")
+def objectives_of(files: RunFiles) -> list[str]:
+    """Return what the Pareto front is over: what the job names, or score and budgeted costs."""
+    objective = files.job.get("objective")
+    chosen = objective.get("pareto") if isinstance(objective, dict) else None
+    return chosen or [SCORE, *(cost for cost in _bounds(files) if cost in COST_ROWS)]
+
+
+def traded_cost(files: RunFiles) -> str:
+    """Return the first cost among the objectives, or MACs."""
+    return next((name for name in objectives_of(files) if name != SCORE), "macs")
+
+
+def _hypervolume(files: RunFiles) -> str:
+    """Say how much of the space of outcomes the front dominates, where that can be told."""
+    names, costs = objectives_of(files), _original_costs(files)
+    if len(names) < 2 or not set(names) - {SCORE} <= set(costs):
+        return ""
+    scores = [record.score for record in files.evaluations if math.isfinite(record.score)]
+    volume = front_hypervolume(
+        files.evaluations, names, lowest_score=min(scores), original_costs=costs
+    )
+    return (
+        f"Hypervolume over {', '.join(names)}: {volume:.4g}, against the lowest score evaluated "
+        f"({min(scores):.4g}) and the uncompressed costs, which count as 1."
+    )
 
 
 def original_score(files: RunFiles) -> float | None:
@@ -248,7 +276,7 @@ def _some_finite(records: Sequence[EvaluationRecord]) -> bool:
 
 
 def _cost(record: EvaluationRecord, cost: str) -> float:
-    return float(record.costs()[cost])
+    return float(record.costs().get(cost, math.nan))
 
 
 def _bounds(files: RunFiles) -> Mapping[str, float]:
@@ -257,7 +285,10 @@ def _bounds(files: RunFiles) -> Mapping[str, float]:
 
 def _original_costs(files: RunFiles) -> Mapping[str, float]:
     if files.manifest is not None and files.manifest["costs"]:
-        return {cost: change["original"] for cost, change in files.manifest["costs"].items()}
+        changes = dict(files.manifest["costs"])
+        if files.manifest["latency_ms"]:
+            changes[LATENCY] = files.manifest["latency_ms"]
+        return {cost: change["original"] for cost, change in changes.items()}
     return (files.space or {}).get("costs") or {}
 
 

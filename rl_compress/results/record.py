@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
+from rl_compress.policy.budget import COSTS, LATENCY
 from rl_compress.policy.compression_policy import CompressionPolicy
 
 
@@ -32,6 +33,12 @@ class EvaluationRecord:
     params: int
     size_bytes: int
     """Bytes of the tensors in the variant's file."""
+    bops: int
+    """Bit operations per sample: MACs times weight bits times activation bits."""
+    peak_memory_bytes: int
+    """Most bytes of activations alive at once in a forward pass of one sample."""
+    latency_ms: float | None
+    """Median milliseconds of a forward pass; None where it was not measured."""
     score: float
     """The objective's score on the search split; higher is better."""
     reward: float
@@ -43,9 +50,10 @@ class EvaluationRecord:
     time: datetime
     """When the evaluation ended, in UTC."""
 
-    def costs(self) -> dict[str, int]:
-        """Return the costs by name."""
-        return {"macs": self.macs, "params": self.params, "size_bytes": self.size_bytes}
+    def costs(self) -> dict[str, float]:
+        """Return the costs by name, latency only where it was measured."""
+        costs = {name: float(getattr(self, name)) for name in COSTS}
+        return costs if self.latency_ms is None else {**costs, LATENCY: self.latency_ms}
 
     def realised_policy(self) -> CompressionPolicy:
         """Return the policy that was carried out."""

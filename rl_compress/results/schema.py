@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rl_compress.results.record import EvaluationRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -24,6 +24,9 @@ RECORD_SCHEMA = pa.schema(
         ("macs", pa.int64()),
         ("params", pa.int64()),
         ("size_bytes", pa.int64()),
+        ("bops", pa.int64()),
+        ("peak_memory_bytes", pa.int64()),
+        ("latency_ms", pa.float64()),
         ("score", pa.float64()),
         ("reward", pa.float64()),
         ("seed", pa.int64()),

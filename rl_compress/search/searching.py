@@ -46,15 +46,14 @@ class SearchTask:
     on_sensitivity: Callable[[int, int], None] = lambda _done, _total: None
     on_progress: Callable[[Progress], None] = lambda _progress: None
 
-    @property
-    def reward(self) -> Reward:
-        """Return the objective's reward function."""
-        return Objective(self.objective, self.subject.original_costs)
-
     def make_evaluator(self) -> Evaluator:
         """Return an evaluator for the driver."""
         return Evaluator(
-            self.subject.target, self.subject.compressor, self.objective.score, self.evaluation
+            self.subject.target,
+            self.subject.compressor,
+            self.objective.score,
+            self.evaluation,
+            latency=self.objective.needs_latency,
         )
 
     def search_for_policy(self) -> tuple[Progress, str | None]:
@@ -68,11 +67,12 @@ class SearchTask:
         ledger = EvaluationLedger(store, self.search.evaluations)
         self.on_progress(ledger.progress())
         curves = self.curves(evaluator) if self.search.needs_curves else None
+        reward = Objective(self.objective, evaluator.original_costs)
         candidates = CandidateEvaluator(
-            evaluator, ledger, self.subject.compressor.space, self.reward, self.identity
+            evaluator, ledger, self.subject.compressor.space, reward, self.identity
         )
         if self.search.learns:
-            found = self._learn(evaluator, ledger, candidates, curves)
+            found = self._learn(evaluator, ledger, candidates, reward, curves)
         else:
             found = self._baseline(ledger, candidates, curves)
         store.compact()
@@ -113,6 +113,7 @@ class SearchTask:
         evaluator: Evaluator,
         ledger: EvaluationLedger,
         candidates: CandidateEvaluator,
+        reward: Reward,
         curves: SensitivityCurves | None,
     ) -> tuple[Progress, str | None]:
         # Ray takes seconds to import, and baselines do without it.
@@ -120,7 +121,7 @@ class SearchTask:
         from rl_compress.search.rllib.driver import run_rllib
         from rl_compress.search.rllib.weights import write_weights
 
-        problem = self._problem(evaluator, candidates, curves)
+        problem = self._problem(evaluator, candidates, reward, curves)
         self.on_progress(ledger.progress())
         if ledger.progress().exhausted:
             return ledger.progress(), None
@@ -131,7 +132,8 @@ class SearchTask:
             weights=write_weights(compressor.network.tensors),
             score=self.objective.score,
             evaluation=self.evaluation,
-            reward=self.reward,
+            latency=self.objective.needs_latency,
+            reward=reward,
             identity=self.identity,
         )
         return run_rllib(
@@ -148,6 +150,7 @@ class SearchTask:
         self,
         evaluator: Evaluator,
         candidates: CandidateEvaluator,
+        reward: Reward,
         curves: SensitivityCurves | None,
     ) -> Problem:
         """Set up the agent's problem; its reference is the first variant of the run."""
@@ -166,7 +169,7 @@ class SearchTask:
             curves=curves,
             prior=prior,
             reference_reward=record.reward,
-            original_reward=self.reward(original, subject.original_costs),
+            original_reward=reward(original, evaluator.original_costs),
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
         )

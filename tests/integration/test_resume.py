@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from records import make_record
 from running import (
     count_parts,
     finish,
@@ -137,22 +137,4 @@ def test_restarted_ledger_keeps_evaluations_that_were_in_flight(tmp_path: Path) 
 
 
 def _record(evaluation_id: int, policy_id: str) -> EvaluationRecord:
-    return EvaluationRecord(
-        evaluation_id=evaluation_id,
-        run="run",
-        trial="",
-        worker=1,
-        algorithm="ppo",
-        policy="{}",
-        policy_id=policy_id,
-        realised="{}",
-        macs=1,
-        params=1,
-        size_bytes=1,
-        score=0.0,
-        reward=0.0,
-        seed=0,
-        wall_s=0.0,
-        cached=False,
-        time=datetime.now(UTC),
-    )
+    return make_record(evaluation_id, policy_id=policy_id, worker=1)

@@ -31,6 +31,8 @@ class WorkerKit:
     weights: Path
     score: ScoreName
     evaluation: EvaluationConfig
+    latency: bool
+    """Whether each variant's latency is measured."""
     reward: Reward
     identity: RunIdentity
 

@@ -58,5 +58,7 @@ def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
     )
     compressor = dataclasses.replace(bare, network=network)
     problem = dataclasses.replace(kit.problem, compressor=compressor)
-    evaluator = Evaluator(make_target(kit.target), compressor, kit.score, kit.evaluation)
+    evaluator = Evaluator(
+        make_target(kit.target), compressor, kit.score, kit.evaluation, latency=kit.latency
+    )
     return kit, problem, evaluator

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rl_compress.compression.compressor import Compressor
+from rl_compress.costs.activation_memory import live_bytes
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 
@@ -23,8 +24,11 @@ def _random_widths(compressor: Compressor, count: int) -> list[Widths]:
 def _counted(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
+    macs = counter.get_total_flops() // 2
     return {
-        "macs": counter.get_total_flops() // 2,
+        "macs": macs,
+        "bops": macs * 32 * 32,
+        "peak_memory_bytes": int(live_bytes(model, inputs).max()),
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "size_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
     }
@@ -47,8 +51,12 @@ def test_costs_of_a_known_network() -> None:
     compressor = Compressor.prepare(model, (torch.zeros(1, 3, 4, 4),), SpaceConfig())
     for width in (1, 2, 4):
         parameters = (3 * 9 * width + width) + (16 * width * 10 + 10)
+        macs = 16 * 3 * 9 * width + 16 * width * 10
         assert compressor.costs.costs(np.array([width])) == {
-            "macs": 16 * 3 * 9 * width + 16 * width * 10,
+            "macs": macs,
+            "bops": macs * 32 * 32,
+            # The image and the convolution's output, or that and the ReLU's.
+            "peak_memory_bytes": 4 * 16 * max(3 + 2 * width, width),
             "params": parameters,
             "size_bytes": 4 * parameters,
         }

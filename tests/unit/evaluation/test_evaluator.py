@@ -164,3 +164,16 @@ def test_outputs_that_are_no_numbers_are_an_error(bad: float, make_target: MakeT
     evaluator = Evaluator(make_target(lambda: model), compressor, "fidelity", _config("none"))
     with pytest.raises(EvaluationError, match=r"the variant with widths \[2\] scored nan"):
         evaluator.evaluate(np.array([2]))
+
+
+def test_latency_is_measured_only_when_asked_for(
+    target: ClassificationTarget, compressor: Compressor
+) -> None:
+    quiet = Evaluator(target, compressor, "fidelity", _config("none"))
+    assert quiet.evaluate(NARROW).latency_ms is None
+    assert "latency_ms" not in quiet.original_costs
+    timed = Evaluator(target, compressor, "fidelity", _config("none"), latency=True)
+    found = timed.evaluate(NARROW)
+    assert 0 < found.all_costs()["latency_ms"] < 1000
+    assert 0 < timed.original_costs["latency_ms"] < 1000
+    assert found.all_costs()["macs"] == found.costs["macs"]

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
+import records
 
 from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.results.record import EvaluationRecord
@@ -10,25 +9,7 @@ from rl_compress.results.store import EvaluationStore
 
 
 def make_record(policy_id: str, evaluation_id: int, reward: float = 0.0) -> EvaluationRecord:
-    return EvaluationRecord(
-        evaluation_id=evaluation_id,
-        run="run",
-        trial="",
-        worker=0,
-        algorithm="random",
-        policy="{}",
-        policy_id=policy_id,
-        realised="{}",
-        macs=1,
-        params=1,
-        size_bytes=4,
-        score=reward,
-        reward=reward,
-        seed=0,
-        wall_s=0.1,
-        cached=False,
-        time=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    return records.make_record(evaluation_id, policy_id=policy_id, score=reward)
 
 
 def measure(ledger: EvaluationLedger, policy_id: str, reward: float = 0.0, worker: int = 0) -> None:

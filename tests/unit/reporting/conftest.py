@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from records import make_record
 
 from rl_compress.export.manifest import (
     CostChange,
@@ -37,21 +38,15 @@ def policy(ratio: float) -> CompressionPolicy:
 
 def record(number: int, ratio: float, score: float) -> EvaluationRecord:
     text = policy(ratio).to_json()
-    return EvaluationRecord(
-        evaluation_id=number,
+    return make_record(
+        number,
         run="tiny-30pct",
-        trial="",
         worker=1 + number % 2,
         algorithm="ppo",
         policy=text,
         policy_id=policy(ratio).policy_id,
-        realised=text,
         macs=round(1000 * (1 - ratio)),
-        params=100,
-        size_bytes=400,
         score=score,
-        reward=score,
-        seed=0,
         wall_s=0.5,
         cached=number == 1,
         time=datetime(2026, 1, 2, tzinfo=UTC) + timedelta(seconds=number),
@@ -120,7 +115,7 @@ def searched(started: Path) -> Path:
     store = EvaluationStore(run.evaluations)
     for entry in RECORDS:
         store.append(entry)
-    run.write_records("pareto.parquet", pareto_front([RECORDS[1], RECORDS[3]], ["macs"]))
+    run.write_records("pareto.parquet", pareto_front([RECORDS[1], RECORDS[3]], ["score", "macs"]))
     return started
 
 

@@ -1,42 +1,25 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import make_record
 
-from rl_compress.results.pareto import pareto_front
+from rl_compress.results.pareto import front_hypervolume, pareto_front
 from rl_compress.results.record import EvaluationRecord
 
 Point = tuple[int, int, int]
 
 
 def _record(index: int, score: float, macs: int, params: int) -> EvaluationRecord:
-    return EvaluationRecord(
-        evaluation_id=index,
-        run="",
-        trial="",
-        worker=0,
-        algorithm="",
-        policy="",
-        policy_id=str(index),
-        realised="",
-        macs=macs,
-        params=params,
-        size_bytes=4 * params,
-        score=score,
-        reward=score,
-        seed=0,
-        wall_s=0.0,
-        cached=False,
-        time=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    return make_record(index, score=score, macs=macs, params=params, size_bytes=4 * params)
 
 
 def _front(points: list[Point], costs: list[str]) -> list[int]:
     records = [_record(index, *point) for index, point in enumerate(points)]
-    return [record.evaluation_id for record in pareto_front(records, costs)]
+    return [record.evaluation_id for record in pareto_front(records, ["score", *costs])]
 
 
 def _dominates(a: Point, b: Point) -> bool:
@@ -76,3 +59,27 @@ def test_costs_that_are_not_asked_for_do_not_count(points: list[tuple[int, int]]
 )
 def test_known_fronts(points: list[Point], expected: list[int]) -> None:
     assert _front(points, ["macs", "params"]) == expected
+
+
+def test_what_is_not_finite_or_not_measured_is_on_no_front() -> None:
+    records = [
+        make_record(0, score=math.nan, macs=1),
+        make_record(1, score=0.5, macs=5, latency_ms=2.0),
+        make_record(2, score=0.9, macs=5),
+    ]
+    assert [r.evaluation_id for r in pareto_front(records, ["score", "macs"])] == [2]
+    assert [r.evaluation_id for r in pareto_front(records, ["score", "latency_ms"])] == [1]
+
+
+def test_the_front_may_be_over_costs_alone() -> None:
+    records = [make_record(0, macs=1, params=9), make_record(1, macs=2, params=8)]
+    records.append(make_record(2, macs=2, params=9, score=1.0))
+    assert [r.evaluation_id for r in pareto_front(records, ["macs", "params"])] == [0, 1]
+
+
+def test_hypervolume_of_records_is_in_fractions_of_the_original_costs() -> None:
+    records = [make_record(0, score=0.8, macs=500), make_record(1, score=0.6, macs=250)]
+    volume = front_hypervolume(
+        records, ["score", "macs"], lowest_score=0.0, original_costs={"macs": 1000.0}
+    )
+    assert volume == pytest.approx(0.5 * 0.8 + 0.25 * 0.6)

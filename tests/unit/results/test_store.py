@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import records
 
 from rl_compress.errors import CorruptFileError
 from rl_compress.policy.compression_policy import CompressionPolicy, Decision
@@ -19,23 +20,14 @@ def make_record(evaluation_id: int, score: float = -0.5) -> EvaluationRecord:
     policy = CompressionPolicy.from_mapping(
         {"conv": Decision(pruning_ratio=evaluation_id % 1000 / 1000), "fc": Decision()}
     )
-    return EvaluationRecord(
-        evaluation_id=evaluation_id,
-        run="digits",
-        trial="",
-        worker=1,
-        algorithm="ppo",
+    return records.make_record(
+        evaluation_id,
         policy=policy.to_json(),
         policy_id=policy.policy_id,
-        realised=policy.to_json(),
         macs=1000 + evaluation_id,
-        params=100,
-        size_bytes=400,
         score=score,
         reward=2 * score,
-        seed=0,
         wall_s=0.125,
-        cached=False,
         time=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
     )
 
@@ -148,7 +140,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     table = to_table([make_record(0)])
     newer = table.replace_schema_metadata({"rl_compress_schema_version": "99"})
     pq.write_table(newer, tmp_path / "part-000000-000000.parquet")
-    with pytest.raises(CorruptFileError, match="schema version 99, but this release reads 1"):
+    with pytest.raises(CorruptFileError, match="schema version 99, but this release reads 2"):
         store.read()
 
 
@@ -169,12 +161,19 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 def test_the_schema_version_is_in_every_part(tmp_path: Path) -> None:
     EvaluationStore(tmp_path).append(make_record(0))
     metadata = pq.read_schema(tmp_path / "part-000000-000000.parquet").metadata
-    assert metadata[b"rl_compress_schema_version"] == b"1"
+    assert metadata[b"rl_compress_schema_version"] == b"2"
 
 
 def test_a_record_tells_its_costs_and_policy() -> None:
     record = make_record(250)
-    assert record.costs() == {"macs": 1250, "params": 100, "size_bytes": 400}
+    assert record.costs() == {
+        "macs": 1250,
+        "params": 100,
+        "size_bytes": 400,
+        "bops": 1_024_000,
+        "peak_memory_bytes": 64,
+    }
+    assert dataclasses.replace(record, latency_ms=1.5).costs()["latency_ms"] == 1.5
     assert record.ratios() == {"conv": 0.25, "fc": 0.0}
     assert record.realised_policy().policy_id == record.policy_id
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import zoo
 from hypothesis import settings
+from records import make_record
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget
@@ -37,22 +37,13 @@ class ToyEvaluate:
     def __call__(self, widths: Widths, candidate: str) -> EvaluationRecord | None:
         self.asked.append((widths.copy(), candidate))
         policy = self.compressor.space.policy_of(widths)
-        return EvaluationRecord(
-            evaluation_id=self._ids.setdefault(policy.policy_id, len(self._ids)),
-            run="toy",
-            trial="",
-            worker=0,
-            algorithm="toy",
+        return make_record(
+            self._ids.setdefault(policy.policy_id, len(self._ids)),
             policy=candidate,
             policy_id=policy.policy_id,
             realised=policy.to_json(),
             **self.compressor.costs.costs(widths),
             score=self.score(widths),
-            reward=self.score(widths),
-            seed=0,
-            wall_s=0.0,
-            cached=False,
-            time=datetime(2026, 1, 1, tzinfo=UTC),
         )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,3 +38,36 @@ def test_the_uncompressed_targets_reward_is_its_weighted_score(score: float) -> 
 def test_unknown_terms_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValidationError, match=r"unknown term.*\['flops'\].*macs, params"):
         ObjectiveConfig(weights={"flops": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"macs": float("nan")}}, "finite"),
+        ({"pareto": ["score"]}, "at least 2"),
+        ({"pareto": ["score", "macs", "params", "bops"]}, "at most 3"),
+        ({"pareto": ["score", "flops"]}, r"unknown term.*\['flops'\]"),
+        ({"pareto": ["macs", "macs"]}, "named twice"),
+    ],
+)
+def test_what_cannot_be_an_objective_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ObjectiveConfig(**changes)
+
+
+def test_latency_is_measured_only_where_it_counts() -> None:
+    assert not ObjectiveConfig().needs_latency
+    assert ObjectiveConfig(weights={"latency_ms": 0.5}).needs_latency
+    assert ObjectiveConfig(pareto=["score", "latency_ms"]).needs_latency
+
+
+def test_the_front_is_over_score_and_budgeted_costs_unless_the_job_says_otherwise() -> None:
+    assert ObjectiveConfig().objectives(["macs", "bops"]) == ["score", "macs", "bops"]
+    assert ObjectiveConfig(pareto=["params", "bops"]).objectives(["macs"]) == ["params", "bops"]
+
+
+def test_latency_is_weighted_like_any_cost() -> None:
+    objective = Objective(
+        ObjectiveConfig(weights={"latency_ms": 2.0}), {**ORIGINAL, "latency_ms": 4.0}
+    )
+    assert objective(-0.5, {**COSTS, "latency_ms": 1.0}) == pytest.approx(-0.5 + 2 * 0.75)
