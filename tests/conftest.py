@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 if "RL_COMPRESS_CACHE" not in os.environ:
     os.environ["RL_COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="rl-compress-cache-")
@@ -28,6 +29,10 @@ os.environ |= {
     "RAY_health_check_failure_threshold": "3",
 }
 os.environ.pop("RAY_ADDRESS", None)
+
+# An example's time says nothing on a machine whose cores are shared.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Targets of the tests: importable here, and in the workers that inherit the environment.
 INTEGRATION = Path(__file__).parent / "integration"

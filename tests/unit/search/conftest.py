@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import zoo
-from hypothesis import settings
 from records import make_record
 
 from rl_compress.compression.compressor import Compressor
@@ -16,10 +15,6 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.env import CompressionEnv, Episode, Problem
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
-
-# An example's time says nothing on a machine whose cores are shared.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 
 class ToyEvaluate:
