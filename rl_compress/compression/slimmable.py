@@ -67,7 +67,7 @@ class SlimmableNetwork:
                 tensors[axis.tensor] = tensors[axis.tensor].index_select(
                     axis.axis, torch.from_numpy(source)
                 )
-        return cls(_without_weights(model, named), tensors, tuple(groups))
+        return cls(without_weights(model, named), tensors, tuple(groups))
 
     def variant(self, widths: Widths) -> nn.Module:
         """Build the narrowed network.
@@ -94,8 +94,11 @@ class SlimmableNetwork:
 
     def to(self, device: torch.device) -> SlimmableNetwork:
         """Return the same network with its tensors on a device."""
-        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        return SlimmableNetwork(self.skeleton, tensors, self.groups)
+        return self.with_tensors({name: t.to(device) for name, t in self.tensors.items()})
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> SlimmableNetwork:
+        """Return the same with other tensors, such as mapped ones."""
+        return SlimmableNetwork(self.skeleton, dict(tensors), self.groups)
 
     def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
         """Return a group's weight matrices and kernels as they are at some widths."""
@@ -120,7 +123,8 @@ class SlimmableNetwork:
         return tensor
 
 
-def _without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:
+def without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a model whose tensors, given by name, are on the meta device."""
     memo: dict[int, object] = {}
     for tensor in named.values():
         placeholder = torch.empty_like(tensor, device="meta")

@@ -7,7 +7,7 @@ size of its weight, so costs of a policy need no variant to be built.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rl_compress.costs.activation_memory import ActivationMemory, live_bytes
+from rl_compress.costs.precision import Precision, stored_bytes, unquantized
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.search_space import Widths
@@ -33,6 +34,7 @@ class AnalyticCosts:
         groups: Sequence[LayerGroup],
         example_inputs: Sequence[Tensor],
         memory: ActivationMemory | None = None,
+        precision: Mapping[str, Precision] | None = None,
     ) -> None:
         """Measure the uncompressed model once.
 
@@ -41,6 +43,7 @@ class AnalyticCosts:
             groups: The groups that widths refer to.
             example_inputs: Inputs of one forward pass, batch size 1.
             memory: Tells the peak activation memory of widths; by default it is constant.
+            precision: Bits of each tensor in the variants; by default their own.
         """
         tensors = named_tensors(model)
         names = list(tensors)
@@ -59,18 +62,22 @@ class AnalyticCosts:
                 self._fixed[row, axis.axis] -= axis.positions.size
                 self._per_unit[row, axis.axis, index] += axis.positions.shape[1]
         self._is_parameter = np.array([name in parameters for name in names], dtype=np.int64)
-        self._bytes = np.array(
-            [t.element_size() if name in saved else 0 for name, t in tensors.items()],
-            dtype=np.int64,
-        )
+        self._is_saved = np.array([name in saved for name in names], dtype=np.int64)
         macs, self.fixed_macs = count_macs(model, example_inputs)
         """MACs of operations that belong to no weight, such as attention; taken as constant."""
         self._macs_per_element = np.array(
             [macs.get(name, 0) // max(tensors[name].numel(), 1) for name in names], dtype=np.int64
         )
-        self._bits = np.array([8 * tensor.element_size() for tensor in tensors.values()])
+        own = {name: unquantized(tensor) for name, tensor in tensors.items()}
+        self._precision = [(own if precision is None else precision)[name] for name in names]
+        self._own_bops = max((entry.bops_per_mac for entry in own.values()), default=0)
         self._memory = memory
         self._full_memory = int(live_bytes(model, example_inputs).max())
+        lengths = np.ones_like(self._fixed)
+        for row, name in enumerate(names):
+            lengths[row, : tensors[name].ndim] = tensors[name].shape
+        self.original = self._costs(lengths, [own[name] for name in names], self._full_memory)
+        """Costs of the uncompressed, unquantized target."""
 
     def costs(self, widths: Widths) -> dict[str, int]:
         """Return every cost of a variant.
@@ -81,16 +88,8 @@ class AnalyticCosts:
         Returns:
             See :data:`~rl_compress.policy.budget.COSTS`.
         """
-        elements = self._elements(widths)
-        macs = elements * self._macs_per_element
         memory = self._memory.peak_bytes(widths) if self._memory else self._full_memory
-        return {
-            "macs": int(macs.sum()) + self.fixed_macs,
-            "params": int(elements @ self._is_parameter),
-            "size_bytes": int(elements @ self._bytes),
-            "bops": int(macs @ self._bits**2) + self.fixed_macs * int(self._bits.max()) ** 2,
-            "peak_memory_bytes": memory,
-        }
+        return self._costs(self._lengths(widths), self._precision, memory)
 
     def macs_of_group(self, group: int, widths: Widths) -> int:
         """Return the MACs of all layers whose width or input width a group decides."""
@@ -102,9 +101,26 @@ class AnalyticCosts:
         touched = self._per_unit[:, :, group].any(axis=1)
         return int((self._elements(widths) * touched) @ self._is_parameter)
 
+    def _costs(
+        self, lengths: npt.NDArray[np.int64], precision: Sequence[Precision], memory: int
+    ) -> dict[str, int]:
+        elements = lengths.prod(axis=1)
+        macs = elements * self._macs_per_element
+        bops_per_mac = np.array([entry.bops_per_mac for entry in precision], dtype=np.int64)
+        return {
+            "macs": int(macs.sum()) + self.fixed_macs,
+            "params": int(elements @ self._is_parameter),
+            "size_bytes": int(stored_bytes(precision, lengths) @ self._is_saved),
+            # What belongs to no weight, such as attention, is not quantized.
+            "bops": int(macs @ bops_per_mac) + self.fixed_macs * self._own_bops,
+            "peak_memory_bytes": memory,
+        }
+
+    def _lengths(self, widths: Widths) -> npt.NDArray[np.int64]:
+        return self._fixed + self._per_unit @ np.asarray(widths, dtype=np.int64)
+
     def _elements(self, widths: Widths) -> npt.NDArray[np.int64]:
-        lengths = self._fixed + self._per_unit @ np.asarray(widths, dtype=np.int64)
-        return lengths.prod(axis=1)
+        return self._lengths(widths).prod(axis=1)
 
 
 def count_macs(model: nn.Module, example_inputs: Sequence[Tensor]) -> tuple[dict[str, int], int]:

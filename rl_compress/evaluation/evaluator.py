@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.scores import ScoreName, make_score
 from rl_compress.finetuning.bias_correction import correct_bias
 from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.finetuning.reconstruction import reconstruct
 from rl_compress.policy.budget import LATENCY
 from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.quantization.model import Quantization
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
 
@@ -100,18 +103,23 @@ class Evaluator:
     @functools.cached_property
     def original_costs(self) -> dict[str, float]:
         """Return the uncompressed target's costs, with its latency where that is measured."""
-        costs: dict[str, float] = dict(
-            self._compressor.costs.costs(self._compressor.space.full_widths)
-        )
+        costs: dict[str, float] = dict(self._compressor.costs.original)
         if self._inputs is not None:
             costs[LATENCY] = measure_latency_ms(self._reference, self._inputs)
         return costs
 
     def variant(self, widths: Widths) -> nn.Module:
-        """Return a variant, recalibrated as it would be for scoring."""
+        """Return a variant, repaired and quantized as it would be for scoring."""
         variant = self._network.variant(widths)
-        kept = self._compressor.kept_outputs(widths, ordered=True)
-        recalibrate(variant, self._reference, self._target, self._config, kept)
+        prepare_variant(
+            variant,
+            self._reference,
+            self._target,
+            self._compressor.config,
+            self._config,
+            kept=self._compressor.kept_outputs(widths, ordered=True),
+            masks=self._compressor.masks(widths),
+        )
         return variant
 
     def evaluate(self, widths: Widths) -> Measurement:
@@ -134,6 +142,51 @@ class Evaluator:
         return Measurement(score, costs, latency, time.perf_counter() - start)
 
 
+def prepare_variant(
+    variant: nn.Module,
+    reference: nn.Module,
+    target: Target,
+    space: SpaceConfig,
+    config: EvaluationConfig,
+    *,
+    kept: dict[str, Tensor],
+    masks: dict[str, Tensor],
+) -> Quantization:
+    """Repair and quantize a variant: what is done to it before it is scored.
+
+    Args:
+        variant: Changed in place by assigning new tensors.
+        reference: The uncompressed network.
+        target: Supplies the calibration split.
+        space: What is quantized, and how.
+        config: Which repair.
+        kept: Output channels of the reference that each narrowed layer keeps.
+        masks: For each sparse weight which elements stay.
+
+    Returns:
+        What was quantized; nothing where the job does not ask for it.
+    """
+
+    def repair(network: nn.Module) -> None:
+        recalibrate(network, reference, target, config, kept)
+
+    if not space.quantization.quantizes:
+        repair(variant)
+        return Quantization()
+    # Statistics can be estimated after the weights are final; weights cannot be solved for.
+    early = _method(variant, config) != "batchnorm"
+    if early:
+        repair(variant)
+    return quantize_variant(
+        variant,
+        target,
+        space,
+        masks,
+        calibration_batches=config.calibration_batches,
+        repair=(lambda _variant: None) if early else repair,
+    )
+
+
 def recalibrate(
     variant: nn.Module,
     reference: nn.Module,
@@ -150,12 +203,16 @@ def recalibrate(
         config: Which repair.
         kept: Output channels of the reference that each narrowed layer keeps.
     """
-    method = config.recalibration
-    if method == "auto":
-        method = "batchnorm" if has_batchnorm(variant) else "reconstruction"
+    method = _method(variant, config)
     if method == "batchnorm":
         recalibrate_batchnorm(variant, target, max_batches=config.calibration_batches)
     elif method == "reconstruction":
         reconstruct(variant, reference, target, kept, max_batches=config.calibration_batches)
     elif method == "bias":
         correct_bias(variant, reference, target, kept, max_batches=config.calibration_batches)
+
+
+def _method(variant: nn.Module, config: EvaluationConfig) -> Recalibration:
+    if config.recalibration != "auto":
+        return config.recalibration
+    return "batchnorm" if has_batchnorm(variant) else "reconstruction"

@@ -21,8 +21,10 @@ from rl_compress.errors import (
     RLCompressError,
     UnsupportedLayerError,
 )
-from rl_compress.export.manifest import FileEntry, InputSpec, Manifest
+from rl_compress.export.manifest import CostChange, FileEntry, InputSpec, Manifest
 from rl_compress.export.onnx_export import export_onnx, onnx_available, require_onnx
+from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
+from rl_compress.quantization.activations import ActivationQuantizer, attach_activations
 from rl_compress.targets.factory import TargetConfig, make_target
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def save_artifact(
     policy: CompressionPolicy,
     example_inputs: Sequence[Tensor],
     config: ExportConfig,
+    packing: Packing | None = None,
 ) -> Manifest:
     """Write a compressed model into a folder, which appears whole or not at all.
 
@@ -70,9 +73,10 @@ def save_artifact(
         policy: The compression policy that was carried out.
         example_inputs: Inputs of one forward pass, batch size 1.
         config: What to write.
+        packing: Which weights are quantized or sparse, and are stored packed.
 
     Returns:
-        The manifest as written.
+        The manifest as written; the delivered size is that of the tensors stored.
 
     Raises:
         UnsupportedLayerError: The model's state is more than tensors.
@@ -88,7 +92,9 @@ def save_artifact(
     unfinished.mkdir(parents=True)
     try:
         (unfinished / POLICY_FILE).write_text(policy.to_json(indent=2) + "\n", encoding="utf-8")
+        packing = packing or Packing()
         tensors, aliases = _store_once(model.state_dict())
+        tensors, packed = pack_state(tensors, packing)
         save_file(tensors, unfinished / WEIGHTS_FILE)
         # safetensors makes files that only their owner can read.
         shutil.copymode(unfinished / POLICY_FILE, unfinished / WEIGHTS_FILE)
@@ -98,6 +104,12 @@ def save_artifact(
             update={
                 "inputs": [_input_spec(tensor) for tensor in example_inputs],
                 "aliases": aliases,
+                "packed": packed,
+                "activations": {
+                    layer: quantizer.describe()
+                    for layer, quantizer in packing.quantization.activations.items()
+                },
+                "costs": _with_size(manifest.costs, stored_bytes(tensors)),
                 "onnx_max_error": onnx_error,
                 "files": {path.name: FileEntry.of(path) for path in files},
             }
@@ -151,6 +163,12 @@ def load_compressed(directory: Path | str) -> nn.Module:
     # A factory may hand out the same module again and again, and the cuts are made in place.
     model = copy.deepcopy(target.architecture()).cpu().eval()
     replay_history(model, [_like(spec) for spec in manifest.inputs], manifest.history)
+    try:
+        tensors = unpack_state(tensors, manifest.packed)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CorruptFileError(
+            f"{weights}: packed weights cannot be unpacked ({error!r}); copy the whole folder again"
+        ) from None
     tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     try:
         model.load_state_dict(tensors | tied, strict=True, assign=False)
@@ -160,7 +178,22 @@ def load_compressed(directory: Path | str) -> nn.Module:
             f"{manifest.target.get('factory')!r} builds ({' '.join(str(error).split())}); "
             f"use the target's code as it was when the model was compressed"
         ) from None
+    attach_activations(
+        model,
+        {
+            layer: ActivationQuantizer.from_description(description)
+            for layer, description in manifest.activations.items()
+        },
+    )
     return model.eval()
+
+
+def _with_size(costs: Mapping[str, CostChange], size_bytes: int) -> dict[str, CostChange]:
+    """Put the size that was really written in the place of the predicted one."""
+    if "size_bytes" not in costs:
+        return dict(costs)
+    change = costs["size_bytes"].model_copy(update={"delivered": size_bytes})
+    return {**costs, "size_bytes": change}
 
 
 def _store_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency import compare_latency, device_name
-from rl_compress.evaluation.evaluator import EvaluationConfig, recalibrate
+from rl_compress.evaluation.evaluator import EvaluationConfig, prepare_variant, recalibrate
 from rl_compress.export.artifact import ExportConfig, save_artifact
 from rl_compress.export.manifest import (
     CostChange,
@@ -20,12 +21,53 @@ from rl_compress.export.manifest import (
     Scores,
     SearchScoreChange,
 )
+from rl_compress.export.packed_state import Packing
+from rl_compress.finetuning.activations import calibration_inputs
+from rl_compress.finetuning.quantization_aware import TRAINABLE, quantization_aware_finetune
 from rl_compress.finetuning.recovery import FinetuningConfig, finetune
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.quantization.model import Quantization
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads, threads_for
+
+_RANGE_BATCHES = 4
+"""Calibration batches that ranges of activations start from."""
+
+
+def _quantize(
+    model: nn.Module,
+    teacher: nn.Module,
+    target: Target,
+    space: SpaceConfig,
+    finetuning: FinetuningConfig,
+    masks: dict[str, Tensor],
+    prepare: Callable[[nn.Module], Quantization],
+    device: torch.device,
+    advance: Callable[[int, int], None],
+) -> Quantization:
+    """Quantize a fine-tuned model, training through the quantizer where that is possible."""
+    if not space.quantization.quantizes:
+        return Quantization()
+    trained = finetuning.quantization_aware and finetuning.epochs > 0
+    if not trained or space.quantization.quantizer not in TRAINABLE:
+        return prepare(model)
+    inputs = calibration_inputs(target, model, _RANGE_BATCHES)
+    quantization, _ = quantization_aware_finetune(
+        model,
+        teacher,
+        target,
+        space.quantization,
+        finetuning,
+        inputs,
+        device=device,
+        skips=space.skips,
+        masks=masks,
+        progress=advance,
+    )
+    return quantization
 
 
 def deliver(
@@ -65,19 +107,31 @@ def deliver(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     smaller, history = compressor.cut(model, example_inputs, widths)
     smaller, teacher = smaller.to(device).eval(), model.to(device).eval()
-    kept = compressor.kept_outputs(widths, ordered=False)
+    kept, masks = compressor.kept_outputs(widths, ordered=False), compressor.masks(widths)
+
+    def prepare(network: nn.Module) -> Quantization:
+        space = compressor.config
+        return prepare_variant(network, teacher, target, space, evaluation, kept=kept, masks=masks)
+
+    searched = copy.deepcopy(smaller)
+    prepare(searched)
+    before = target.score(searched, "search")
     recalibrate(smaller, teacher, target, evaluation, kept)
-    before = target.score(smaller, "search")
     macs = compressor.costs.costs(compressor.space.full_widths)["macs"]
     with threads(threads_for(macs * finetuning.batch_size)):
-        result = finetune(smaller, teacher, target, finetuning, device=device, progress=advance)
+        result = finetune(
+            smaller, teacher, target, finetuning, device=device, masks=masks, progress=advance
+        )
+        quantization = _quantize(
+            smaller, teacher, target, compressor.config, finetuning, masks, prepare, device, advance
+        )
     inputs = [
         tensor.repeat(export.latency_batch_size, *[1] * (tensor.ndim - 1)).to(device)
         for tensor in example_inputs
     ]
     original_ms, delivered_ms = compare_latency(teacher, smaller, inputs)
     full = compressor.space.full_widths
-    original_costs = compressor.costs.costs(full)
+    original_costs = compressor.costs.original
     delivered_costs = compressor.costs.costs(widths)
     policy = compressor.space.policy_of(widths)
     manifest = Manifest(
@@ -116,4 +170,7 @@ def deliver(
         finetuning_epochs=result.best_epoch,
     )
     model.cpu()
-    return save_artifact(directory, smaller.cpu(), manifest, policy, example_inputs, export)
+    packing = Packing(quantization, masks)
+    return save_artifact(
+        directory, smaller.cpu(), manifest, policy, example_inputs, export, packing
+    )

@@ -15,7 +15,7 @@ from rl_compress.errors import ConfigError, CorruptFileError, RunDirectoryError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever an older release could not read the manifest."""
 
 
@@ -107,6 +107,13 @@ class Manifest(_Part):
     )
     aliases: dict[str, str] = Field(
         default_factory=dict, description="Tied tensors: name left out, name it is stored under."
+    )
+    packed: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Weights stored as codes or without zeros, by name: how to unpack them.",
+    )
+    activations: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Quantizer of each layer's input, by layer name."
     )
     policy_id: str = Field(description="Id of the compression policy that was carried out.")
     budget: dict[str, float] = Field(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +43,16 @@ class FinetuningConfig(BaseModel):
         default=None, ge=1, description="Stop after this many epochs without a better score."
     )
     seed: int = Field(default=0, ge=0, description="Of the order of the training samples.")
+    schedule: Literal["one_shot", "contribution"] = Field(
+        default="one_shot",
+        description="How channels go: all at once before fine-tuning, or by and by, those that "
+        "contribute least first, with fine-tuning in between (see the section `contribution`).",
+    )
+    quantization_aware: bool = Field(
+        default=True,
+        description="With the quantizers symmetric and uniform: train once more through the "
+        "quantizer, learning its step sizes.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,7 @@ def finetune(
     config: FinetuningConfig,
     *,
     device: torch.device,
+    masks: Mapping[str, Tensor] | None = None,
     progress: Callable[[int, int], None] = lambda _epoch, _epochs: None,
 ) -> FinetuningResult:
     """Train a compressed network on the training split, in place.
@@ -79,6 +91,7 @@ def finetune(
         target: Supplies data, losses and score.
         config: How long and how fast.
         device: Where both networks are.
+        masks: For each sparse weight, by its full name, which elements stay; the others stay zero.
         progress: Called after each epoch with the epochs done and their number.
 
     Returns:
@@ -88,7 +101,7 @@ def finetune(
     student.eval().requires_grad_(True)
     scores = [target.score(student, "search")]
     best, best_epoch = copy.deepcopy(student.state_dict()), 0
-    course = _Course(student, target, config)
+    course = _Course(student, target, config, masks or {})
     # Dropout draws from the global generator, which is the caller's.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -118,8 +131,16 @@ def finetune(
 class _Course:
     """Optimizer, schedule and loss of one fine-tuning."""
 
-    def __init__(self, student: nn.Module, target: Target, config: FinetuningConfig) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        target: Target,
+        config: FinetuningConfig,
+        masks: Mapping[str, Tensor],
+    ) -> None:
         self._target = target
+        parameters = dict(student.named_parameters())
+        self._masked = [(parameters[n], mask.to(parameters[n])) for n, mask in masks.items()]
         self._config = config
         self._optimizer = torch.optim.AdamW(
             student.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -150,6 +171,9 @@ class _Course:
                 return False
             self._optimizer.step()
             self._schedule.step()
+            with torch.no_grad():
+                for weight, mask in self._masked:
+                    weight.mul_(mask)
         return True
 
     def _loss(self, outputs: Tensor, expected: Tensor, labels: Tensor) -> Tensor:

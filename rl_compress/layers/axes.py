@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,25 @@ class Axis:
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's parameters and buffers by name, tied ones once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def quantizable_weights(
+    model: nn.Module, skips: Callable[[str], bool] = lambda _layer: False
+) -> dict[str, int]:
+    """Return the weights that can be quantized, by full name, with the axis of their outputs.
+
+    Args:
+        model: Its convolutions and linear layers count; of tied weights the first.
+        skips: Says of a layer's name whether it is left as it is.
+    """
+    known = named_tensors(model)
+    return {
+        f"{name}.weight" if name else "weight": int(bool(getattr(layer, "transposed", False)))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | _ConvNd)
+        and not skips(name)
+        and (f"{name}.weight" if name else "weight") in known
+    }
 
 
 def is_depthwise(layer: nn.Module) -> bool:

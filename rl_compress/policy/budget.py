@@ -89,14 +89,20 @@ class Budget:
         """Return the largest fraction of a bound that is used; above 1 the budget is exceeded."""
         return max((costs[cost] / bound for cost, bound in self.bounds), default=0.0)
 
-    def check_feasible(self, space: SearchSpace, cost_function: CostFunction) -> None:
+    def check_feasible(
+        self, space: SearchSpace, cost_function: CostFunction, original: Mapping[str, int]
+    ) -> None:
         """Make sure that the smallest variant of the space meets the budget.
+
+        Args:
+            space: Allowed widths.
+            cost_function: Exact costs of widths.
+            original: Costs of the uncompressed target, for the message.
 
         Raises:
             InfeasibleBudgetError: It does not; the message gives the smallest feasible value.
         """
         smallest = cost_function.costs(space.smallest_widths)
-        original = cost_function.costs(space.full_widths)
         for cost, bound in self.bounds:
             if smallest[cost] > bound:
                 # Rounded up in the fourth place, so that the value named is itself accepted.

@@ -265,10 +265,15 @@ def _hypervolume(files: RunFiles) -> str:
 
 
 def original_score(files: RunFiles) -> float | None:
-    """Return the uncompressed model's score in the search, which the sensitivities begin with."""
-    scores = (row["score"] for row in files.sensitivity if row["pruning_ratio"] == 0.0)
-    fallback = 0.0 if objective_of(files) == "fidelity" else None
-    return next((score for score in scores if math.isfinite(score)), fallback)
+    """Return the uncompressed model's score in the search, as far as it is known."""
+    name = objective_of(files)
+    if name == "fidelity":
+        return 0.0
+    if files.manifest and (scores := files.manifest["scores"]) and scores["name"] == name:
+        return float(scores["search"]["original"])
+    # The sensitivities begin with the unpruned model, which may be quantized.
+    begun = (row["score"] for row in files.sensitivity if row["pruning_ratio"] == 0.0)
+    return next((score for score in begun if math.isfinite(score)), None)
 
 
 def _some_finite(records: Sequence[EvaluationRecord]) -> bool:

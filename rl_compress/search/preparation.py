@@ -29,8 +29,8 @@ class Subject:
 
     @property
     def original_costs(self) -> dict[str, int]:
-        """Costs of the uncompressed target."""
-        return self.compressor.costs.costs(self.compressor.space.full_widths)
+        """Costs of the uncompressed, unquantized target."""
+        return self.compressor.costs.original
 
     def describe_space(self) -> dict[str, Any]:
         """Return groups, costs and notes as plain data, for ``space.json``."""
@@ -79,7 +79,6 @@ def prepare(
     model = build_model(target, target_config)
     example_inputs = target.example_inputs()
     compressor = Compressor.prepare(model, example_inputs, space)
-    original = compressor.costs.costs(compressor.space.full_widths)
-    parsed = Budget.parse(budget, original)
-    parsed.check_feasible(compressor.space, compressor.costs)
+    parsed = Budget.parse(budget, compressor.costs.original)
+    parsed.check_feasible(compressor.space, compressor.costs, compressor.costs.original)
     return Subject(target, model, example_inputs, compressor, parsed)

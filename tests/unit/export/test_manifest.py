@@ -49,7 +49,7 @@ def test_the_file_is_standard_json(manifest: Manifest, tmp_path: Path) -> None:
 
     manifest.save(tmp_path / "manifest.json")
     data = json.loads((tmp_path / "manifest.json").read_text(), parse_constant=refuse)
-    assert data["format_version"] == 1
+    assert data["format_version"] == 2
     assert data["history"][0] == ["conv1", True, [0, 3]]
 
 
@@ -58,12 +58,12 @@ def test_a_missing_manifest_says_which_folder_to_give(tmp_path: Path) -> None:
         Manifest.load(tmp_path / "manifest.json")
 
 
-@pytest.mark.parametrize("version", [2, None, "1.0"])
+@pytest.mark.parametrize("version", [1, None, "1.0"])
 def test_an_unknown_format_is_refused(manifest: Manifest, tmp_path: Path, version: object) -> None:
     path = tmp_path / "manifest.json"
     data = json.loads(manifest.model_dump_json()) | {"format_version": version}
     path.write_text(json.dumps(data))
-    with pytest.raises(ConfigError, match="format_version must be 1, but got"):
+    with pytest.raises(ConfigError, match="format_version must be 2, but got"):
         Manifest.load(path)
 
 
@@ -73,8 +73,8 @@ def test_an_unknown_format_is_refused(manifest: Manifest, tmp_path: Path, versio
         b"{",
         b"[]",
         b"\xff\xfe",
-        b'{"format_version": 1, "target": {}, "history": [], "policy_id": "a", "pickle": "x"}',
-        b'{"format_version": 1, "target": {}, "history": [["conv1", true]], "policy_id": "a"}',
+        b'{"format_version": 2, "target": {}, "history": [], "policy_id": "a", "pickle": "x"}',
+        b'{"format_version": 2, "target": {}, "history": [["conv1", true]], "policy_id": "a"}',
     ],
     ids=["cut short", "another type", "no text", "unknown key", "short step"],
 )

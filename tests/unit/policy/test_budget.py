@@ -259,13 +259,17 @@ def test_the_smallest_values_stated_are_accepted(units: int, smallest: int, pric
     original = costs.costs(space.full_widths)
     tiny = Budget((("macs", 0.5),))
     with pytest.raises(InfeasibleBudgetError, match=r"budget\.macs: .* cannot be met") as caught:
-        tiny.check_feasible(space, costs)
+        tiny.check_feasible(space, costs, costs.costs(space.full_widths))
     absolute, fraction = _stated(str(caught.value)) if smallest < units else (original["macs"], 1.0)
     assert absolute == costs.costs(space.smallest_widths)["macs"]
-    Budget.parse({"macs": absolute}, original).check_feasible(space, costs)
-    Budget.parse({"macs": fraction}, original).check_feasible(space, costs)
+    Budget.parse({"macs": absolute}, original).check_feasible(
+        space, costs, costs.costs(space.full_widths)
+    )
+    Budget.parse({"macs": fraction}, original).check_feasible(
+        space, costs, costs.costs(space.full_widths)
+    )
 
 
 def test_a_feasible_budget_is_accepted() -> None:
     space = SearchSpace((GroupChoices("g", 10, (2, 5, 10)),))
-    Budget((("macs", 2.0),)).check_feasible(space, Sum())
+    Budget((("macs", 2.0),)).check_feasible(space, Sum(), Sum().costs(space.full_widths))

@@ -1,0 +1,94 @@
+"""The fast path of sparse structures: one dense network, of which variants keep fewer weights.
+
+As channels do, the units of a group are ordered by importance once: a weight stays in a variant if
+the rank of its unit is below the width of its group.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rl_compress.layers.axes import named_tensors
+from rl_compress.layers.groups import LayerGroup
+from rl_compress.policy.search_space import Widths
+
+_GROUP, _RANK = ":group", ":rank"
+"""Behind a weight's name, in the names of what is kept beside it."""
+
+
+@dataclass(slots=True)
+class MaskedNetwork:
+    """A model whose variants share its tensors, but for the weights that are masked."""
+
+    skeleton: nn.Module
+    """The model's modules with tensors on the meta device."""
+    tensors: dict[str, Tensor]
+    """Parameters and buffers by name; beside each weight that can be masked the group of its
+    elements, and their rank within it, either for each element or one for all."""
+    groups: tuple[LayerGroup, ...]
+    """The groups that widths refer to, in the order of the search space."""
+
+    def add_order(self, name: str, group: Tensor, rank: Tensor) -> None:
+        """Say in which order the elements of a weight go.
+
+        Args:
+            name: The weight.
+            group: Index of each element's group, in the weight's shape, or of all; -1: stays.
+            rank: Rank of each element's unit within its group, 0 being the most important.
+        """
+        self.tensors[name + _GROUP] = group.to(torch.int32)
+        self.tensors[name + _RANK] = rank.to(torch.int32)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> MaskedNetwork:
+        """Return the same with other tensors, such as mapped ones."""
+        return MaskedNetwork(self.skeleton, dict(tensors), self.groups)
+
+    def masks(self, widths: Widths) -> dict[str, Tensor]:
+        """Return which elements of each weight stay, in its shape.
+
+        Args:
+            widths: Units kept in each group, shape ``(num_groups,)``.
+        """
+        masks = {}
+        for key in self.tensors:
+            if key.endswith(_GROUP):
+                name = key.removesuffix(_GROUP)
+                group, rank = self.tensors[key], self.tensors[name + _RANK]
+                # Behind the last width comes the one of elements that always stay.
+                limits = torch.tensor([*widths.tolist(), 1 << 30], device=group.device)
+                kept = rank < limits[group.long()]
+                masks[name] = kept.expand(self.tensors[name].shape)
+        return masks
+
+    def variant(self, widths: Widths) -> nn.Module:
+        """Build the masked network, in evaluation mode; replace its tensors, never write in them.
+
+        Args:
+            widths: Units kept in each group, shape ``(num_groups,)``.
+        """
+        masks = self.masks(widths)
+        memo: dict[int, object] = {}
+        for name, placeholder in named_tensors(self.skeleton).items():
+            tensor = self.tensors[name]
+            if name in masks:
+                tensor = tensor * masks[name]
+            if isinstance(placeholder, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=False)
+            memo[id(placeholder)] = tensor
+        return copy.deepcopy(self.skeleton, memo).eval()
+
+    def to(self, device: torch.device) -> MaskedNetwork:
+        """Return the same network with its tensors on a device."""
+        return self.with_tensors({name: t.to(device) for name, t in self.tensors.items()})
+
+    def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
+        """Return what is left of a group's weights at some widths, zeros left out."""
+        layer = self.groups[group].layers[0]
+        name = f"{layer}.weight" if layer else "weight"
+        chosen = (self.tensors[name + _GROUP] == group).expand(self.tensors[name].shape)
+        return [self.tensors[name][chosen & self.masks(widths)[name]]]

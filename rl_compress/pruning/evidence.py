@@ -1,0 +1,98 @@
+"""What calibration data says of single weights: gradients, and the size of their inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from rl_compress.targets.target import Target, device_of
+
+
+def weight_gradients(
+    model: nn.Module, target: Target, names: Iterable[str], max_batches: int
+) -> list[dict[str, Tensor]]:
+    """Return the gradient of the loss by each weight, for every calibration batch.
+
+    Args:
+        model: In evaluation mode; left as it is.
+        target: Supplies the calibration split and the loss; without a loss on labels the
+            distillation loss against slightly softened outputs of the model itself.
+        names: Weights.
+        max_batches: Batches to use.
+    """
+    names = list(names)
+    copied = copy.deepcopy(model).requires_grad_(False)
+    weights = [copied.get_parameter(name).requires_grad_(True) for name in names]
+    device = device_of(copied)
+    found = []
+    for inputs, labels in islice(target.batches("calibration"), max_batches):
+        outputs = copied(inputs.to(device))
+        loss = target.loss(outputs, labels.to(device))
+        if loss is None:
+            # At its own outputs the distillation loss is flat.
+            loss = target.distillation_loss(outputs, 0.5 * outputs.detach(), 1.0)
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        found.append(
+            {
+                name: (torch.zeros_like(w) if g is None else g).double().cpu()
+                for name, w, g in zip(names, weights, gradients, strict=True)
+            }
+        )
+    return found
+
+
+def input_norms(model: nn.Module, target: Target, max_batches: int) -> dict[str, Tensor]:
+    """Return the norm ``||x||_2`` of what each weight is multiplied by, over calibration data.
+
+    Args:
+        model: In evaluation mode; left as it is.
+        target: Supplies the calibration split.
+        max_batches: Batches to use.
+
+    Returns:
+        By name of the weight, in a shape that broadcasts to the weight's.
+    """
+    squares: dict[nn.Module, Tensor] = {}
+
+    def note(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        values = arguments[0].detach().double()
+        channels = -1 if isinstance(layer, nn.Linear) else 1
+        summed = values.square().movedim(channels, 0).flatten(1).sum(dim=1).cpu()
+        squares[layer] = squares.get(layer, torch.zeros(1)) + summed
+
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | _ConvNd)
+    }
+    handles = [layer.register_forward_pre_hook(note) for layer in layers.values()]
+    try:
+        with torch.no_grad():
+            for inputs, _ in islice(target.batches("calibration"), max_batches):
+                model(inputs.to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        f"{name}.weight" if name else "weight": _along_weight(layer, squares[layer].sqrt())
+        for name, layer in layers.items()
+        if layer in squares
+    }
+
+
+def _along_weight(layer: Any, norms: Tensor) -> Tensor:
+    """Give the norms of input channels the shape in which they meet the weight."""
+    if isinstance(layer, nn.Linear):
+        return norms[None, :]
+    kernel = [1] * len(layer.kernel_size)
+    if isinstance(layer, _ConvTransposeNd):
+        return norms.reshape(-1, 1, *kernel)
+    # The filters of each part of a grouped convolution see the channels of that part.
+    by_part = norms.reshape(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
+    return by_part.reshape(layer.out_channels, -1, *kernel)

@@ -1,0 +1,63 @@
+"""Quantizing the weights of a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from rl_compress.layers.axes import quantizable_weights
+from rl_compress.policy.space_config import UNQUANTIZED, QuantizationConfig
+from rl_compress.quantization.activations import ActivationQuantizer
+from rl_compress.quantization.quantized_tensor import QuantizedTensor, quantize_tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """What was quantized in a network."""
+
+    weights: dict[str, QuantizedTensor] = field(default_factory=dict)
+    """By the weight's full name."""
+    activations: dict[str, ActivationQuantizer] = field(default_factory=dict)
+    """By layer name."""
+
+
+def quantize_weights(
+    model: nn.Module,
+    config: QuantizationConfig,
+    *,
+    skips: Callable[[str], bool] = lambda _layer: False,
+) -> dict[str, QuantizedTensor]:
+    """Replace the weights of convolutions and linear layers by what quantization leaves of them.
+
+    Args:
+        model: Changed in place, by assigning new parameters; weights that were zero by a mask are
+            no longer, unless zero is a level.
+        config: How; nothing happens with 16 bits.
+        skips: Says of a layer's name whether it is left as it is.
+
+    Returns:
+        What to store of each weight, by its full name.
+
+    Raises:
+        ConfigError: A weight cannot be quantized; the message names it.
+    """
+    if config.weight_bits == UNQUANTIZED:
+        return {}
+    quantized = {}
+    for name, axis in quantizable_weights(model, skips).items():
+        weight = model.get_parameter(name)
+        quantized[name] = quantize_tensor(weight, config, output_axis=axis, name=name)
+        set_weight(model, name, quantized[name].dequantize().to(weight.dtype))
+    return quantized
+
+
+def set_weight(model: nn.Module, name: str, values: Tensor) -> None:
+    """Give a model new values under a parameter's name, and under all names that it is tied to."""
+    old = model.get_parameter(name)
+    new = nn.Parameter(values.to(old.device), requires_grad=old.requires_grad)
+    for alias, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if parameter is old:
+            layer, _, attribute = alias.rpartition(".")
+            setattr(model.get_submodule(layer), attribute, new)

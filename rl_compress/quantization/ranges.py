@@ -1,0 +1,83 @@
+"""Range estimators: how far the values of a block reach before they are clipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rl_compress.policy.space_config import RangeMethod
+from rl_compress.quantization.distribution import optimal_clipping
+from rl_compress.quantization.quantizer import Clip
+
+_COARSE = torch.linspace(1.0, 0.1, 19)
+"""Clipping values tried first, relative to the extreme."""
+_FINE = torch.linspace(-0.045, 0.045, 9)
+"""Clipping values tried then, relative to the best of the first."""
+
+
+def make_clip(method: RangeMethod, bits: int, percentile: float) -> Clip:
+    """Return the range estimator of a method.
+
+    Args:
+        method: `minmax`: the largest absolute value; `percentile`: of the absolute values; `aciq`:
+            see :mod:`rl_compress.quantization.distribution`; `mse`: where the squared error is
+            least, searched from coarse to fine.
+        bits: Bits of a code, for `aciq`.
+        percentile: In percent, for `percentile`.
+
+    Returns:
+        ``clip(blocks, error)`` with ``error(reach)`` the squared error at a reach of shape
+        ``(num_blocks, 1)``; it returns such a reach.
+    """
+
+    def minmax(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+        return _extreme(blocks)
+
+    def by_percentile(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+        rank = max(1, math.ceil(percentile / 100 * blocks.shape[1]))
+        return blocks.abs().kthvalue(rank, dim=1, keepdim=True).values
+
+    def aciq(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.minimum(optimal_clipping(blocks, bits), _extreme(blocks))
+
+    methods: dict[str, Clip] = {
+        "minmax": minmax,
+        "percentile": by_percentile,
+        "aciq": aciq,
+        "mse": least_error,
+    }
+    return methods[method]
+
+
+def least_error(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the reach with the least error of each block, from coarse to fine."""
+    extreme = _extreme(blocks)
+    best = best_of([ratio * extreme for ratio in _COARSE], error)
+    return best_of([best + step * extreme for step in _FINE if step], error, best)
+
+
+def best_of(
+    candidates: list[Tensor], error: Callable[[Tensor], Tensor], best: Tensor | None = None
+) -> Tensor:
+    """Return, block by block, the candidate with the least error, and of equals the first.
+
+    Args:
+        candidates: Each of shape ``(num_blocks, 1)``.
+        error: Of one candidate, same shape.
+        best: Another candidate, which comes first.
+    """
+    if best is None:
+        best, *candidates = candidates
+    least = error(best)
+    for candidate in candidates:
+        found = error(candidate)
+        best = torch.where(found < least, candidate, best)
+        least = torch.minimum(found, least)
+    return best
+
+
+def _extreme(blocks: Tensor) -> Tensor:
+    return blocks.abs().amax(dim=1, keepdim=True)
