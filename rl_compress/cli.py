@@ -56,7 +56,9 @@ def check(job: JobFile, set_: Overrides = None) -> None:
 
         loaded = _load(job, set_)
         monitor.phase("preparation")
-        subject = prepare(loaded.target, loaded.space, loaded.budget)
+        subject = prepare(
+            loaded.target, loaded.space, loaded.budget, contribution=loaded.contribution
+        )
         monitor.close()
         print_check(loaded.name, subject.describe_space())
 
@@ -145,7 +147,13 @@ def compress(
         else:
             chosen = best_policy(run or Path(), loaded.budget)
         directory = output or Path("compressed") / loaded.name
-        manifest = running.compress(loaded, chosen, directory, monitor=monitor)
+        manifest = running.compress(
+            loaded,
+            chosen,
+            directory,
+            pretraining=run / "pretraining" if run else None,
+            monitor=monitor,
+        )
         monitor.close()
         print_result(manifest.model_dump(mode="json"), directory)
 

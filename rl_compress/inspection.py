@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.reporting.group_plots import sensitivity_map
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task
-from rl_compress.search.preparation import prepare
+from rl_compress.run import make_task, prepare_job
 from rl_compress.search.sensitivity import SensitivityCurves
 from rl_compress.targets.target import SPLITS
 
@@ -56,10 +56,9 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
         monitor: Hears of progress.
     """
     monitor = monitor or SilentMonitor()
-    monitor.phase("preparation")
-    subject = prepare(job.target, job.space, job.budget)
     run = RunDirectory(output)
     output.mkdir(parents=True, exist_ok=True)
+    subject = prepare_job(job, run.pretraining, monitor)
     task = make_task(job, subject, run, monitor=monitor)
     monitor.phase("sensitivity")
     for earlier in (run.sensitivity, run.sensitivity.with_suffix(".jsonl")):
@@ -84,8 +83,8 @@ def evaluate_policy(
     monitor = monitor or SilentMonitor()
     if split not in SPLITS:
         raise ConfigError(f"--split: must be one of {', '.join(SPLITS)}, but got {split!r}")
-    monitor.phase("preparation")
-    subject = prepare(job.target, job.space, job.budget)
+    with tempfile.TemporaryDirectory() as folder:
+        subject = prepare_job(job, Path(folder), monitor)
     compressor, target = subject.compressor, subject.target
     widths = compressor.space.widths_of(policy)
     evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation)

@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig
+from rl_compress.finetuning.pretraining import PretrainingConfig
 from rl_compress.finetuning.recovery import FinetuningConfig
 from rl_compress.policy.budget import COSTS
 from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.objective import ObjectiveConfig
 from rl_compress.targets.factory import TargetConfig
@@ -44,6 +53,14 @@ class Job(BaseModel):
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="How variants are measured."
     )
+    pretraining: PretrainingConfig = Field(
+        default_factory=PretrainingConfig,
+        description="How the target is trained before it is compressed; by default not at all.",
+    )
+    contribution: ContributionConfig = Field(
+        default_factory=ContributionConfig,
+        description="Contribution pruning: thresholds, factors, and how long.",
+    )
     search: SearchConfig = Field(
         default_factory=SearchConfig, description="How candidates are found."
     )
@@ -60,6 +77,17 @@ class Job(BaseModel):
         if not budget:
             raise ValueError(f"give an upper bound on at least one of {', '.join(COSTS)}")
         return budget
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Job:
+        self.search.check_action(self.space.action)
+        ranks_by_it = self.space.pruning.importance == "contribution"
+        if self.search.algorithm == "contribution" and not ranks_by_it:
+            raise ConfigError(
+                "search.algorithm: contribution keeps what contributes most, so units must be "
+                "ranked by that; set space.pruning.importance: contribution"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """Return the job with all defaults filled in."""

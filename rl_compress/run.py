@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.export.delivery import deliver
 from rl_compress.export.manifest import Manifest
+from rl_compress.finetuning.pretraining import pretrain
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.compression_policy import CompressionPolicy
+from rl_compress.pruning.contribution_history import save_history
 from rl_compress.reporting.report import build_report
 from rl_compress.results.environment import describe_environment
 from rl_compress.results.pareto import pareto_front
@@ -22,6 +28,7 @@ from rl_compress.results.store import EvaluationStore
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.reachable import check_reachable
 from rl_compress.search.searching import SearchTask
+from rl_compress.targets.target import Target
 
 RUNS = Path("runs")
 """Where runs are kept that were given no output directory."""
@@ -62,10 +69,13 @@ def search(
     run = _locate(job, output, resume=resume)
     if address is not None and job.search.learns:
         check_reachable(address)
-    monitor.phase("preparation")
-    subject = prepare(job.target, job.space, job.budget)
+    subject = prepare_job(
+        job, run.pretraining, monitor, before_training=lambda: run.create(job.to_yaml())
+    )
     run.create(job.to_yaml())
     monitor.say(f"run directory: {run.path}")
+    if subject.compressor.contribution is not None:
+        save_history(subject.compressor.contribution, run.contribution)
     run.write_json("space.json", subject.describe_space())
     run.write_json("environment.json", describe_environment())
     task = make_task(job, subject, run, address=address, monitor=monitor)
@@ -79,6 +89,39 @@ def search(
     monitor.phase("report")
     build_report(run.path)
     return RunResult(run.path, best, manifest)
+
+
+def prepare_job(
+    job: Job,
+    pretraining: Path,
+    monitor: Monitor,
+    *,
+    before_training: Callable[[], None] = lambda: None,
+) -> Subject:
+    """Build a job's target, train it first where the job says so, and look at its layers.
+
+    Args:
+        job: What to compress.
+        pretraining: Folder of the checkpoints; taken up where it exists.
+        monitor: Hears of progress.
+        before_training: Called when the target has proved sound, before it is trained.
+    """
+
+    def train(model: nn.Module, target: Target) -> None:
+        if job.pretraining.mode == "none":
+            return
+        before_training()
+        monitor.phase("pre-training")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        pretrain(model, target, job.pretraining, pretraining, device=device, progress=monitor.step)
+        monitor.phase("preparation")
+
+    monitor.phase("preparation")
+    contribution = job.contribution
+    if job.search.algorithm != "contribution":
+        # To rank units for another search they are measured once, at full keep-ratios.
+        contribution = contribution.model_copy(update={"iterations": 1})
+    return prepare(job.target, job.space, job.budget, contribution=contribution, train=train)
 
 
 def make_task(
@@ -98,6 +141,7 @@ def make_task(
         evaluation=job.evaluation,
         search=job.search,
         run=run,
+        contribution_threshold=job.contribution.threshold,
         identity=RunIdentity(
             run=run.path.name, algorithm=job.search.algorithm, seed=job.search.seed
         ),
@@ -126,6 +170,7 @@ def compress(
     policy: CompressionPolicy,
     output: str | Path,
     *,
+    pretraining: Path | None = None,
     monitor: Monitor | None = None,
 ) -> Manifest:
     """Carry out a given compression policy: cut, fine-tune, export.
@@ -134,6 +179,8 @@ def compress(
         job: The target, and how to fine-tune and export.
         policy: A decision for every prunable group; rounded to allowed widths.
         output: Folder of the artefact; must not exist, or be an older artefact.
+        pretraining: Folder with the checkpoints of the job's pre-training, to be taken up; by
+            default one beside ``output``.
         monitor: Hears of progress.
 
     Raises:
@@ -145,8 +192,7 @@ def compress(
         raise ConfigError(
             f"{directory}: exists and is no compressed model; choose another --output"
         )
-    monitor.phase("preparation")
-    subject = prepare(job.target, job.space, job.budget)
+    subject = prepare_job(job, pretraining or _beside(directory), monitor)
     monitor.phase("fine-tuning")
     return _deliver(job, subject, policy, directory, monitor)
 
@@ -172,6 +218,10 @@ def _deliver(
         export=job.export,
         advance=monitor.step,
     )
+
+
+def _beside(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}-pretraining")
 
 
 def _locate(job: Job, output: str | Path | None, *, resume: bool) -> RunDirectory:

@@ -143,6 +143,8 @@ class Compressor:
             For each layer with a narrowed weight the indices of its kept output channels in the
             uncompressed layer, in the variant's order.
         """
+        if isinstance(self.network, MaskedNetwork):
+            return {}
         modules = dict(self.network.skeleton.named_modules())
         masks: dict[str, npt.NDArray[np.bool_]] = {}
         for index, width in enumerate(widths):

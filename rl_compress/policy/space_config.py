@@ -62,6 +62,14 @@ class PruningConfig(BaseModel):
         ),
     )
 
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _not_base_sixty(cls, structure: object) -> object:
+        # YAML takes 2:4 without quotation marks for 2 minutes and 4 seconds.
+        if isinstance(structure, int) and not isinstance(structure, bool) and structure > 60:
+            return f"{structure // 60}:{structure % 60}"
+        return structure
+
     @field_validator("structure")
     @classmethod
     def _known_structure(cls, structure: str) -> str:

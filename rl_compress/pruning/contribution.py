@@ -142,8 +142,9 @@ class Contributions:
         flat = outputs.reshape(-1)
         if flat.numel() > _MOST_OUTPUTS:
             raise UnsupportedLayerError(
-                f"contribution.exact_units: contributions cannot be estimated for {flat.numel():,d} "
-                f"outputs per sample (at most {_MOST_OUTPUTS:,d}); measure them exactly"
+                f"contribution.exact_units: contributions cannot be estimated with "
+                f"{flat.numel():,d} outputs per sample (at most {_MOST_OUTPUTS:,d}); raise it, so "
+                f"that they are measured exactly"
             )
 
         def loss(values: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ def contribution_pruning(
         units: What may be removed.
         target: Supplies the calibration split and the loss.
         config: Factor, threshold, and how long.
-        train: Trains a copy of the network between iterations, where ``finetune_steps`` asks for it.
+        train: Trains a copy of the network between iterations, if ``finetune_steps`` says so.
         progress: Hears of iterations done, and of how many there are at most.
     """
     if train is not None and config.finetune_steps:

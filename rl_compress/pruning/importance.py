@@ -79,9 +79,9 @@ def weight_scores(
     """Score single weights of convolutions and linear layers.
 
     ``l1`` ``|w|``; ``l2`` ``w^2``; ``activation`` ``|w| ||x||_2``, with x the input that the weight
-    is multiplied by, over calibration data (Sun et al., "A simple and effective pruning approach for
-    large language models" (Wanda), ICLR 2024, equation 1); ``taylor`` ``|w dL/dw|``, the mean over
-    calibration batches (Molchanov et al., CVPR 2019, equation 8); ``random`` uniform.
+    is multiplied by, over calibration data (Sun et al., "A simple and effective pruning approach
+    for large language models" (Wanda), ICLR 2024, equation 1); ``taylor`` ``|w dL/dw|``, the mean
+    over calibration batches (Molchanov et al., CVPR 2019, equation 8); ``random`` uniform.
 
     Args:
         model: The network, in evaluation mode.

@@ -94,9 +94,9 @@ class Units:
     def channels(cls, model: nn.Module, groups: Sequence[LayerGroup]) -> Units:
         """Make the units of layer groups units.
 
-        A channel is scaled where it is read, at the inputs of the layers behind it: scaling it where
-        it is made would be undone, or shifted, by a BatchNorm in between. Zero is then as good as
-        cut, but for norms over several channels.
+        A channel is scaled where it is read, at the inputs of the layers behind it: scaling it
+        where it is made would be undone, or shifted, by a BatchNorm in between. Zero is then as
+        good as cut, but for norms over several channels.
         """
         tensors, modules = named_tensors(model), dict(model.named_modules())
         maps: dict[str, Tensor] = {}

@@ -32,6 +32,16 @@ class RunDirectory:
         return self.path / "sensitivity.parquet"
 
     @property
+    def pretraining(self) -> Path:
+        """Folder of the pre-training's checkpoints."""
+        return self.path / "pretraining"
+
+    @property
+    def contribution(self) -> Path:
+        """File of the contributions' history."""
+        return self.path / "contribution.parquet"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the algorithm's checkpoints."""
         return self.path / "checkpoints"

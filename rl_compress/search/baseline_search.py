@@ -8,11 +8,16 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.ledger import Ledger, Progress
 from rl_compress.policy.budget import Budget, CostFunction, project
-from rl_compress.policy.search_space import SearchSpace
-from rl_compress.search.baselines import Baseline
+from rl_compress.policy.mask_projection import decides_masks, project_mask
+from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.search.baselines import Baseline, Keep
+from rl_compress.search.convergence import Convergence
 
 _PATIENCE = 2000
 """Candidates in a row without a new variant, after which the space counts as exhausted."""
+
+_STAYS = 0.5
+"""In a space of masks, the smallest fraction kept that lets a unit stay."""
 
 _FAILURES = 20
 """Variants that may fail, and then no more than succeed, before the search is given up."""
@@ -26,8 +31,19 @@ def run_baseline(
     budget: Budget,
     cost_function: CostFunction,
     advance: Callable[[Progress], None] = lambda _progress: None,
+    convergence: Convergence | None = None,
 ) -> str | None:
     """Ask, project, evaluate, tell; a resumed run replays the stored part from the cache.
+
+    Args:
+        baseline: Proposes candidates.
+        candidates: Measures them.
+        ledger: Counts them.
+        space: Allowed widths.
+        budget: Upper bounds.
+        cost_function: Exact costs of widths.
+        advance: Hears of progress after every candidate.
+        convergence: Ends the search once it finds nothing better.
 
     Returns:
         Why the search ended early, or None when all evaluations were made.
@@ -37,7 +53,7 @@ def run_baseline(
         keep = baseline.ask()
         if keep is None:
             return "the baseline has no other candidate"
-        widths = project(keep, budget, space, cost_function, fill=baseline.fill)
+        widths = _realise(keep, baseline, budget, space, cost_function)
         try:
             record = candidates(widths)
         except EvaluationError as error:
@@ -52,9 +68,19 @@ def run_baseline(
         advance(progress)
         if progress.exhausted:
             return None
+        if convergence is not None and (reason := convergence.reason(progress)):
+            return reason
         unchanged = unchanged + 1 if progress.done == done else 0
         done = progress.done
         if progress.failures > max(_FAILURES, progress.done):
             return f"most variants cannot be evaluated{failure}"
         if unchanged > _PATIENCE:
             return f"no new variant in {_PATIENCE} candidates{failure}"
+
+
+def _realise(
+    keep: Keep, baseline: Baseline, budget: Budget, space: SearchSpace, cost_function: CostFunction
+) -> Widths:
+    if decides_masks(space):
+        return project_mask(keep >= _STAYS, keep, budget, space, cost_function)
+    return project(keep, budget, space, cost_function, fill=baseline.fill)

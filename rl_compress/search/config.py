@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from rl_compress.errors import ConfigError
 from rl_compress.search.env import Episode
 
 RLAlgorithm = Literal["ppo", "sac"]
-Algorithm = Literal["ppo", "sac", "uniform", "random", "greedy", "evolution"]
+Algorithm = Literal[
+    "ppo", "sac", "uniform", "global", "random", "greedy", "evolution", "contribution"
+]
+Network = Literal["prior", "article", "rllib"]
 
-BASELINES = ("uniform", "random", "greedy", "evolution")
+BASELINES = ("uniform", "global", "random", "greedy", "evolution", "contribution")
 
 
 class PPOSettings(BaseModel):
@@ -24,8 +28,11 @@ class PPOSettings(BaseModel):
         default=10, ge=1, description="Candidates evaluated between two updates, over all runners."
     )
     num_epochs: int = Field(default=20, ge=1, description="Passes over the candidates per update.")
-    clip_param: float = Field(
-        default=0.3, gt=0, description="Largest change of an action's probability ratio."
+    clip_param: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest change of an action's probability ratio; by default 0.3, and 1.0 with "
+        "masks, whose probability is a product over all units.",
     )
     initial_spread: float = Field(
         default=0.27,
@@ -44,6 +51,19 @@ class SACSettings(BaseModel):
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam step size, all networks.")
     warmup_episodes: int = Field(default=10, ge=1, description="Candidates before learning starts.")
     batch_size: int = Field(default=64, ge=1, description="Decisions per gradient step.")
+
+
+class MaskSettings(BaseModel):
+    """Episodes of a search with `space.action: mask`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(
+        default=4,
+        ge=1,
+        description="Masks per episode, each applied to what the one before it left, and each "
+        "evaluated; `episode` has no meaning for masks.",
+    )
 
 
 class SearchConfig(BaseModel):
@@ -86,8 +106,49 @@ class SearchConfig(BaseModel):
         le=1,
         description="Largest change of a group's kept fraction against the prior's.",
     )
+    network: Network | None = Field(
+        default=None,
+        description="Networks of `ppo`. `prior`: RLlib's, starting at the prior; `article`: a "
+        "policy network with sigmoid outputs, and a reward network of its own that predicts the "
+        "return; `rllib`: RLlib's untouched. By default `article` with masks, else `prior`.",
+    )
+    gamma: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Discount of rewards, per step of an episode; by default 1, and 0.1 with "
+        "masks, where every step has its own reward.",
+    )
+    convergence: int | None = Field(
+        default=None,
+        ge=1,
+        description="End the search when this many evaluations brought no better reward; by "
+        "default all are made.",
+    )
+    mask: MaskSettings = Field(
+        default_factory=MaskSettings, description="Used with `space.action: mask`."
+    )
     ppo: PPOSettings = Field(default_factory=PPOSettings, description="Used by `ppo`.")
     sac: SACSettings = Field(default_factory=SACSettings, description="Used by `sac`.")
+
+    @field_validator("network")
+    @classmethod
+    def _networks_are_for_ppo(cls, network: Network | None, info: ValidationInfo) -> Network | None:
+        if network is not None and info.data.get("algorithm") == "sac":
+            raise ValueError("only ppo has a choice of networks; leave it out with sac")
+        return network
+
+    def check_action(self, action: Literal["ratio", "mask"]) -> None:
+        """Make sure that the algorithm can decide what the job's `space.action` asks for.
+
+        Raises:
+            ConfigError: SAC is asked to decide masks.
+        """
+        if action == "mask" and self.algorithm == "sac":
+            raise ConfigError(
+                "search.algorithm: sac decides numbers and cannot decide masks; "
+                "choose ppo, or space.action: ratio"
+            )
 
     @property
     def learns(self) -> bool:

@@ -39,6 +39,23 @@ _BOUND = 10.0
 """Observations are clipped to plus and minus this."""
 
 
+def weight_statistics(weights: torch.Tensor, original_std: float) -> list[float]:
+    """Describe a distribution of weights by five numbers, as (2) says.
+
+    Args:
+        weights: Weights of any shape, at least one.
+        original_std: Standard deviation of the uncompressed weights.
+    """
+    scaled = weights / original_std
+    statistics: list[Any] = [
+        scaled.mean(),
+        scaled.std(unbiased=False),
+        scaled.abs().mean(),
+        scaled.abs().max() / 10,
+    ]
+    return [*(float(value) for value in statistics), float(np.log10(scaled.numel())) / 8]
+
+
 class Observer:
     """Computes observations of one compression problem."""
 
@@ -137,14 +154,7 @@ class Observer:
         return torch.cat([part.reshape(-1) for part in parts])
 
     def _weight_statistics(self, group: int, widths: Widths) -> list[float]:
-        weights = self._weights(group, widths) / self._original_std[group]
-        statistics: list[Any] = [
-            weights.mean(),
-            weights.std(unbiased=False),
-            weights.abs().mean(),
-            weights.abs().max() / 10,
-        ]
-        return [*(float(value) for value in statistics), float(np.log10(weights.numel())) / 8]
+        return weight_statistics(self._weights(group, widths), self._original_std[group])
 
     def _usage(self, group: int, current: Widths, rest: Widths) -> float:
         widths = np.concatenate([current[:group], rest[group:]])

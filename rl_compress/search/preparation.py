@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
@@ -50,7 +51,8 @@ class Subject:
                 "macs": None,
                 "params": None,
             }
-            if group.prunable:
+            # With masks the space has single units instead of the model's groups.
+            if group.prunable and group.name in positions:
                 index = positions[group.name]
                 described["widths"] = list(compressor.space.groups[index].widths)
                 described["macs"] = compressor.costs.macs_of_group(index, full)
@@ -66,9 +68,21 @@ class Subject:
 
 
 def prepare(
-    target_config: TargetConfig, space: SpaceConfig, budget: Mapping[str, float | str]
+    target_config: TargetConfig,
+    space: SpaceConfig,
+    budget: Mapping[str, float | str],
+    *,
+    contribution: ContributionConfig | None = None,
+    train: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
 ) -> Subject:
     """Build and check everything that can be wrong before a search starts.
+
+    Args:
+        target_config: What to compress.
+        space: What may be decided.
+        budget: Upper bounds, as in a job file.
+        contribution: How contributions are measured, where they rank units.
+        train: Trains the target's model, in place, before anything else is done with it.
 
     Raises:
         ConfigError: The target, its data, the space or the budget cannot be used; the message
@@ -77,8 +91,11 @@ def prepare(
     target = make_target(target_config)
     check_splits(target)
     model = build_model(target, target_config)
+    train(model, target)
     example_inputs = target.example_inputs()
-    compressor = Compressor.prepare(model, example_inputs, space)
+    compressor = Compressor.prepare(
+        model, example_inputs, space, target=target, contribution=contribution
+    )
     parsed = Budget.parse(budget, compressor.costs.original)
     parsed.check_feasible(compressor.space, compressor.costs, compressor.costs.original)
     return Subject(target, model, example_inputs, compressor, parsed)

@@ -18,7 +18,7 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.baseline_search import run_baseline
-from rl_compress.search.baselines import make_baseline
+from rl_compress.search.baselines import Baseline, make_baseline
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.env import Problem
 from rl_compress.search.objective import Objective, ObjectiveConfig
@@ -26,6 +26,7 @@ from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.score_log import ScoreLog
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
+from rl_compress.search.threshold_baselines import Contribution, Global
 from rl_compress.targets.factory import TargetConfig
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class SearchTask:
     search: SearchConfig
     run: RunDirectory
     identity: RunIdentity
+    contribution_threshold: float
+    """Where contribution pruning draws the line; used by that algorithm."""
     address: str | None = None
     on_sensitivity: Callable[[int, int], None] = lambda _done, _total: None
     on_progress: Callable[[Progress], None] = lambda _progress: None
@@ -102,9 +105,16 @@ class SearchTask:
     ) -> tuple[Progress, str | None]:
         space, costs = self.subject.compressor.space, self.subject.compressor.costs
         budget = self.subject.budget
-        baseline = make_baseline(
-            self.search.algorithm, space, budget, costs, curves, self.search.seed
-        )
+        compressor = self.subject.compressor
+        baseline: Baseline
+        match self.search.algorithm:
+            case "global":
+                layers = [parent.name for parent in compressor.parents]
+                baseline = Global(space, compressor.importances, layers, budget, costs)
+            case "contribution":
+                baseline = Contribution(compressor.importances, self.contribution_threshold)
+            case algorithm:
+                baseline = make_baseline(algorithm, space, budget, costs, curves, self.search.seed)
         reason = run_baseline(baseline, candidates, ledger, space, budget, costs, self.on_progress)
         return ledger.progress(), reason
 

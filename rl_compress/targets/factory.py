@@ -25,6 +25,7 @@ from rl_compress.targets.target import Target
 _BUILT_IN = {
     "digits": "rl_compress.targets.digits:digits",
     "fashion_mnist": "rl_compress.targets.fashion_mnist:fashion_mnist",
+    "regression": "rl_compress.targets.regression:regression",
 }
 
 
@@ -38,7 +39,8 @@ class TargetConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     factory: str = Field(
-        description="A built-in target (digits, fashion_mnist) or `package.module:callable`."
+        description="A built-in target (digits, fashion_mnist, regression) or "
+        "`package.module:callable`."
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the factory."

@@ -89,7 +89,16 @@ class Target(ABC):
         self, split: str, *, shuffle_seed: int | None = None, batch_size: int | None = None
     ) -> Iterator[Batch]:
         """Yield ``(inputs, labels)`` batches of a split, in order or shuffled with the seed."""
-        dataset = self.split(split)
+        return self.batches_of(self.split(split), shuffle_seed=shuffle_seed, batch_size=batch_size)
+
+    def batches_of(
+        self,
+        dataset: Dataset[Any],
+        *,
+        shuffle_seed: int | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Batch]:
+        """Yield batches of a dataset, as :meth:`batches` does of a split."""
         batch_size = batch_size or self.batch_size
         generator = None
         if shuffle_seed is not None:

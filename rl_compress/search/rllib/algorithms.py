@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -10,24 +11,47 @@ from ray.rllib.algorithms.sac import SACConfig
 
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.rllib.module import module_spec
-from rl_compress.search.rllib.worker_env import WorkerEnv
+from rl_compress.search.rllib.worker_env import MaskWorkerEnv, WorkerEnv
 
 _SAMPLE_TIMEOUT_S = 7 * 24 * 3600.0
 """RLlib throws away samples that take longer than its default minute; evaluations may."""
 
+_CLIP, _CLIP_MASKS = 0.3, 1.0
 
-def make_config(config: SearchConfig, coordinator: str, steps_per_episode: int) -> AlgorithmConfig:
+_GAMMA, _GAMMA_MASKS = 1.0, 0.1
+
+
+def make_config(
+    config: SearchConfig,
+    coordinator: str,
+    steps_per_episode: int,
+    first_odds: Sequence[float] | None = None,
+) -> AlgorithmConfig:
     """Return the configuration of an RLlib algorithm on the new API stack.
 
     Args:
         config: The job's search section.
         coordinator: Name of the run's coordinator actor.
         steps_per_episode: Decisions per candidate.
+        first_odds: With masks, the first keep probability of each unit, shape ``(num_units,)``;
+            None with ratios.
+
+    Raises:
+        ConfigError: The algorithm cannot decide masks.
     """
-    make = _ppo if config.algorithm == "ppo" else _sac
+    masks = first_odds is not None
+    config.check_action("mask" if masks else "ratio")
+    env_config: dict[str, str | int] = {"coordinator": coordinator}
+    if masks:
+        env_config["steps"] = steps_per_episode
+    if config.algorithm == "ppo":
+        made = _ppo(config, steps_per_episode, first_odds)
+    else:
+        made = _sac(config, steps_per_episode)
     return (
-        make(config, steps_per_episode)
-        .environment(WorkerEnv, env_config={"coordinator": coordinator}, disable_env_checking=True)
+        made.environment(
+            MaskWorkerEnv if masks else WorkerEnv, env_config=env_config, disable_env_checking=True
+        )
         .env_runners(
             num_env_runners=config.num_env_runners,
             num_envs_per_env_runner=1,
@@ -45,10 +69,16 @@ def make_config(config: SearchConfig, coordinator: str, steps_per_episode: int) 
     )
 
 
-def _ppo(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
+def _ppo(
+    config: SearchConfig, steps_per_episode: int, first_odds: Sequence[float] | None
+) -> AlgorithmConfig:
     settings = config.ppo
+    masks = first_odds is not None
+    network = config.network or ("article" if masks else "prior")
+    # With masks, every step of an episode is a candidate evaluated.
+    episodes = math.ceil(settings.episodes_per_update / (steps_per_episode if masks else 1))
     # Every runner contributes the same number of whole episodes to an update.
-    per_runner = math.ceil(settings.episodes_per_update / config.num_env_runners)
+    per_runner = math.ceil(episodes / config.num_env_runners)
     batch = per_runner * config.num_env_runners * steps_per_episode
     return (
         PPOConfig()
@@ -58,17 +88,17 @@ def _ppo(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
             num_epochs=settings.num_epochs,
             lr=settings.learning_rate,
             entropy_coeff=settings.entropy_coeff,
-            # The reward comes at the episode's end and belongs to all its decisions alike.
-            gamma=1.0,
+            gamma=config.gamma or (_GAMMA_MASKS if masks else _GAMMA),
+            # What comes at an episode's end belongs to all its decisions alike.
             lambda_=1.0,
             grad_clip=1.0,
-            clip_param=settings.clip_param,
+            clip_param=settings.clip_param or (_CLIP_MASKS if masks else _CLIP),
             # The clipped ratio alone bounds an update; the penalty would all but forbid moving
             # within the ten or so updates that a search has.
             use_kl_loss=False,
         )
         .env_runners(rollout_fragment_length=per_runner * steps_per_episode)
-        .rl_module(rl_module_spec=module_spec(settings.initial_spread))
+        .rl_module(rl_module_spec=module_spec(network, settings.initial_spread, first_odds))
     )
 
 
@@ -83,7 +113,7 @@ def _sac(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
             actor_lr=settings.learning_rate,
             critic_lr=settings.learning_rate,
             alpha_lr=settings.learning_rate,
-            gamma=1.0,
+            gamma=config.gamma or _GAMMA,
             replay_buffer_config={
                 "type": "EpisodeReplayBuffer",
                 "capacity": max(config.evaluations * steps_per_episode, 10_000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ from tensorboardX import SummaryWriter
 
 from rl_compress.errors import SearchStalledError
 from rl_compress.evaluation.ledger import Progress
+from rl_compress.policy.mask_projection import decides_masks
+from rl_compress.results.store import EvaluationStore
 from rl_compress.search.config import SearchConfig
+from rl_compress.search.convergence import Convergence
+from rl_compress.search.env import Problem
+from rl_compress.search.mask_prior import first_odds
 from rl_compress.search.rllib.algorithms import make_config
 from rl_compress.search.rllib.cluster import connected
 from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
@@ -63,25 +68,37 @@ def run_rllib(
         The run's figures, and why it ended early, or None.
 
     Raises:
+        ConfigError: The algorithm cannot decide what the space asks for.
         SearchStalledError: No runner delivers samples.
     """
+    steps, odds = _episode(kit.problem, config)
+    convergence = Convergence(config.convergence, EvaluationStore(store).read)
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
         name = f"coordinator-{uuid.uuid4().hex}"
-        steps = 1 if kit.problem.episode == "whole" else len(kit.problem.compressor.space)
         with without_native_warnings():
             coordinator = start_coordinator(name, store, config.evaluations, kit)
-            algorithm = make_config(config, name, steps).build_algo()
+            algorithm = make_config(config, name, steps, odds).build_algo()
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
             # The agent's networks are small, and the runners need the cores.
             with threads(1), _watched(coordinator, advance):
-                reason = _train(algorithm, coordinator, checkpoints, writer)
+                reason = _train(algorithm, coordinator, checkpoints, writer, convergence)
             return ray.get(coordinator.progress.remote()), reason
         finally:
             writer.close()
             algorithm.stop()
             ray.kill(coordinator, no_restart=True)
+
+
+def _episode(problem: Problem, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
+    """Return an episode's steps and, with masks, the odds of the first ones."""
+    space, costs = problem.compressor.space, problem.compressor.costs
+    if decides_masks(space):
+        config.check_action("mask")
+        steps = config.mask.steps
+        return steps, first_odds(problem.prior, problem.budget, space, costs, steps).tolist()
+    return 1 if problem.episode == "whole" else len(space), None
 
 
 def _log(writer: SummaryWriter, result: dict[str, Any], progress: Progress) -> None:
@@ -99,7 +116,11 @@ def _log(writer: SummaryWriter, result: dict[str, Any], progress: Progress) -> N
 
 
 def _train(
-    algorithm: Any, coordinator: Any, checkpoints: Path, writer: SummaryWriter
+    algorithm: Any,
+    coordinator: Any,
+    checkpoints: Path,
+    writer: SummaryWriter,
+    convergence: Convergence,
 ) -> str | None:
     """Train until the evaluations are used up; return why it ended early, or None."""
     empty = stale = iteration = 0
@@ -107,6 +128,8 @@ def _train(
     # A resumed run first replays what is stored, without new variants.
     patience = _MAX_STALE_ITERATIONS + start.done
     while not progress.exhausted:
+        if reason := convergence.reason(progress):
+            return reason
         result = algorithm.train()
         iteration += 1
         empty = 0 if result.get("env_runners", {}).get("num_episodes") else empty + 1

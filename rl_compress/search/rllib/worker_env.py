@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from rl_compress.compression.slimmable import SlimmableNetwork
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.search.env import CompressionEnv, Problem
+from rl_compress.search.mask_env import MaskEnv
 from rl_compress.search.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit
 from rl_compress.search.rllib.weights import map_weights
 from rl_compress.targets.factory import make_target
@@ -29,17 +29,30 @@ class WorkerEnv(CompressionEnv):
 
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
-        coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
-        kit, problem, evaluator = _equipment(config["coordinator"])
-        evaluate = CandidateEvaluator(
-            evaluator,
-            RemoteLedger(coordinator),
-            problem.compressor.space,
-            kit.reward,
-            kit.identity,
-            worker=config.worker_index,
-        )
-        super().__init__(problem, evaluate)
+        super().__init__(*_equip(config))
+
+
+class MaskWorkerEnv(MaskEnv):
+    """The same for masks; ``env_config`` holds the number of steps besides."""
+
+    def __init__(self, config: EnvContext) -> None:
+        """Build, or take from this process's cache, everything that the name stands for."""
+        super().__init__(*_equip(config), steps=config["steps"])
+
+
+def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator]:
+    """Return the run's problem, and an evaluator that asks its coordinator."""
+    coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
+    kit, problem, evaluator = _equipment(config["coordinator"])
+    evaluate = CandidateEvaluator(
+        evaluator,
+        RemoteLedger(coordinator),
+        problem.compressor.space,
+        kit.reward,
+        kit.identity,
+        worker=config.worker_index,
+    )
+    return problem, evaluate
 
 
 @functools.lru_cache(maxsize=1)
@@ -52,11 +65,7 @@ def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
         (reference,) = ray.get(coordinator.weights.remote())
         return ray.get(reference)
 
-    bare = kit.problem.compressor
-    network = SlimmableNetwork(
-        bare.network.skeleton, map_weights(kit.weights, fetch), bare.network.groups
-    )
-    compressor = dataclasses.replace(bare, network=network)
+    compressor = kit.problem.compressor.with_tensors(map_weights(kit.weights, fetch))
     problem = dataclasses.replace(kit.problem, compressor=compressor)
     evaluator = Evaluator(
         make_target(kit.target), compressor, kit.score, kit.evaluation, latency=kit.latency
