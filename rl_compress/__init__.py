@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from rl_compress.export.artifact import load_compressed
     from rl_compress.job import load_job
     from rl_compress.run import compress, search
+    from rl_compress.tuning.sweep import tune
 
 __version__ = "0.1.0"
 
-__all__ = ["compress", "load_compressed", "load_job", "search"]
+__all__ = ["compress", "load_compressed", "load_job", "search", "tune"]
 
 _HOMES = {
     "compress": "rl_compress.run",
     "load_compressed": "rl_compress.export.artifact",
     "load_job": "rl_compress.job",
+    "tune": "rl_compress.tuning.sweep",
 }
 
 

@@ -88,14 +88,58 @@ def search(
 
 
 @app.command()
-def sensitivity(job: JobFile, output: Output = None, set_: Overrides = None) -> None:
-    """Measure what pruning each group alone does to the score; print a table, save a plot."""
+def tune(
+    job: JobFile,
+    output: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the sweep in --output.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a local one.")
+    ] = None,
+    set_: Overrides = None,
+) -> None:
+    """Run the job once for each combination of values in its `tune` section, on Ray Tune."""
     with _reported() as monitor:
-        from rl_compress.inspection import measure_curves
-        from rl_compress.reporting.console import print_sensitivity
+        from rl_compress.reporting.console import print_sweep
+        from rl_compress.tuning.sweep import tune as run_sweep
 
         loaded = _load(job, set_)
+        directory = output or Path("sweeps") / loaded.name
+        result = run_sweep(loaded, directory, resume=resume, address=address, monitor=monitor)
+        monitor.close()
+        print_sweep(result.rows, result.best, list(loaded.tune.space), result.directory)
+
+
+@app.command()
+def sensitivity(
+    job: JobFile,
+    output: Output = None,
+    attack: Annotated[
+        bool,
+        typer.Option("--attack", help="Flip bits, zero layers and perturb inputs instead."),
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="With --attack: a run whose delivered model is attacked too."),
+    ] = None,
+    set_: Overrides = None,
+) -> None:
+    """Measure what pruning each group alone does to the score; print a table, save a plot."""
+    with _reported() as monitor:
+        from rl_compress.inspection import map_attacks, measure_curves
+        from rl_compress.reporting.console import print_sensitivity
+        from rl_compress.reporting.vulnerability_console import print_vulnerability
+
+        loaded = _load(job, set_)
+        if run is not None and not attack:
+            raise ConfigError("--run: is for --attack; add that, or leave it out")
         directory = output or Path("sensitivity") / loaded.name
+        if attack:
+            before, after = map_attacks(loaded, directory, run=run, monitor=monitor)
+            monitor.close()
+            print_vulnerability(before, after, directory)
+            return
         curves = measure_curves(loaded, directory, monitor=monitor)
         monitor.close()
         print_sensitivity(curves, directory)
@@ -160,13 +204,17 @@ def compress(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The directory of a run or a sweep.")
+    ],
 ) -> None:
-    """Build report.html of a run again."""
+    """Build report.html of a run or a sweep again."""
     with _reported():
         from rl_compress.reporting.report import build_report
+        from rl_compress.reporting.sweep_report import SWEEP_FILE, build_sweep_report
 
-        typer.echo(f"wrote {build_report(directory)}")
+        is_sweep = (directory / SWEEP_FILE).exists()
+        typer.echo(f"wrote {(build_sweep_report if is_sweep else build_report)(directory)}")
 
 
 @app.command()

@@ -10,14 +10,19 @@ from typing import Any
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.vulnerability import map_vulnerability
+from rl_compress.evaluation.vulnerability_map import VulnerabilityMap
+from rl_compress.export.artifact import load_compressed
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.reporting.group_plots import sensitivity_map
+from rl_compress.reporting.vulnerability_plots import vulnerability_plot
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task, prepare_job
+from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves
 from rl_compress.targets.target import SPLITS
 
@@ -66,6 +71,48 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
     curves = task.curves(task.make_evaluator())
     run.write_text("sensitivity.svg", sensitivity_map(curves.points(), score=job.objective.score))
     return curves
+
+
+def map_attacks(
+    job: Job, output: Path, *, run: Path | None = None, monitor: Monitor | None = None
+) -> tuple[VulnerabilityMap, VulnerabilityMap]:
+    """Attack a job's target before and after compression; see :func:`map_vulnerability`.
+
+    Args:
+        job: The target, and with what it is attacked.
+        output: Folder for ``vulnerability-{before,after}.parquet`` and ``vulnerability.svg``.
+        run: A finished run, whose delivered model is the one after compression. By default it is
+            the variant of the policy that the sensitivity curves recommend, not fine-tuned; they
+            are measured for that, where they are not in the folder.
+        monitor: Hears of progress.
+
+    Returns:
+        The maps before and after.
+
+    Raises:
+        ConfigError: The target has no loss to attack by.
+    """
+    monitor = monitor or SilentMonitor()
+    directory = RunDirectory(output)
+    output.mkdir(parents=True, exist_ok=True)
+    subject = prepare_job(job, directory.pretraining, monitor)
+    if run is not None:
+        after = load_compressed(run / "best")
+    else:
+        task = make_task(job, subject, directory, monitor=monitor)
+        evaluator = task.make_evaluator()
+        monitor.phase("sensitivity")
+        curves, compressor = task.curves(evaluator), subject.compressor
+        widths = greedy_widths(curves, subject.budget, compressor.space, compressor.costs)
+        after = evaluator.variant(widths).cpu()
+    maps = []
+    for name, model in (("before", subject.model), ("after", after)):
+        monitor.phase(f"attacks {name} compression")
+        found = map_vulnerability(model, subject.target, job.vulnerability, monitor.step)
+        found.save(output / f"vulnerability-{name}.parquet")
+        maps.append(found)
+    directory.write_text("vulnerability.svg", vulnerability_plot(maps[0], maps[1]))
+    return maps[0], maps[1]
 
 
 def evaluate_policy(

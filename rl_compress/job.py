@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.evaluation.vulnerability import VulnerabilityConfig
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.finetuning.pretraining import PretrainingConfig
 from rl_compress.finetuning.recovery import FinetuningConfig
@@ -27,6 +29,7 @@ from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.objective import ObjectiveConfig
+from rl_compress.search.tune_config import TuneConfig
 from rl_compress.targets.factory import TargetConfig
 
 
@@ -67,8 +70,15 @@ class Job(BaseModel):
     finetuning: FinetuningConfig = Field(
         default_factory=FinetuningConfig, description="How the delivered model is fine-tuned."
     )
+    vulnerability: VulnerabilityConfig = Field(
+        default_factory=VulnerabilityConfig,
+        description="What `rl-compress sensitivity --attack` does to the model.",
+    )
     export: ExportConfig = Field(
         default_factory=ExportConfig, description="What is delivered beside the safetensors file."
+    )
+    tune: TuneConfig = Field(
+        default_factory=TuneConfig, description="Keys that `rl-compress tune` varies, and how."
     )
 
     @field_validator("budget")
@@ -81,11 +91,22 @@ class Job(BaseModel):
     @model_validator(mode="after")
     def _sections_agree(self) -> Job:
         self.search.check_action(self.space.action)
+        sparse = self.space.pruning.structure != "channels"
+        if sparse and self.evaluation.recalibration == "reconstruction":
+            raise ConfigError(
+                "evaluation.recalibration: reconstruction solves for all weights of a layer, and "
+                "would fill those that space.pruning.structure removes; choose bias or batchnorm"
+            )
         ranks_by_it = self.space.pruning.importance == "contribution"
         if self.search.algorithm == "contribution" and not ranks_by_it:
             raise ConfigError(
                 "search.algorithm: contribution keeps what contributes most, so units must be "
                 "ranked by that; set space.pruning.importance: contribution"
+            )
+        if self.search.algorithm == "contribution" and self.space.action == "mask":
+            raise ConfigError(
+                "space.action: the algorithm contribution decides masks by itself; choose "
+                "action: ratio, which it fills with them, or another search.algorithm"
             )
         return self
 
@@ -136,11 +157,31 @@ def parse_job(data: dict[str, Any], source: str = "job") -> Job:
         raise ConfigError(f"{source}: {'; '.join(problems)}") from None
 
 
+def with_values(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job's data with some dotted keys set to other values.
+
+    Raises:
+        ConfigError: A key leads through a value.
+    """
+    changed = copy.deepcopy(dict(data))
+    for key, value in values.items():
+        _set(changed, key, value, key)
+    return changed
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
     """Set one dotted key."""
     key, equals, value = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override}: expected key.path=value, as search.evaluations=50")
+    try:
+        _set(data, key, yaml.safe_load(value), f"--set {override}")
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: not valid YAML ({_one_line(error)})") from None
+
+
+def _set(data: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set a dotted key, making the sections on the way where they are missing."""
     *parents, last = key.split(".")
     node: Any = data
     for parent in parents:
@@ -148,11 +189,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
             node[parent] = {}
         node = node[parent]
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: not valid YAML ({_one_line(error)})") from None
+            raise ConfigError(f"{source}: {parent} is a value, not a section")
+    node[last] = value
 
 
 def _describe(problem: Any) -> str:
@@ -174,7 +212,9 @@ def _fields_at(location: Sequence[str]) -> list[str]:
     """Return the keys of the section at a location."""
     model: Any = Job
     for part in location:
-        model = model.model_fields[part].annotation
+        found = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        # Below a mapping with free keys, its values' model.
+        model = found.annotation if found else get_args(model)[-1]
     return list(model.model_fields)
 
 

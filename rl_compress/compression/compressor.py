@@ -239,7 +239,7 @@ def _prepare_sparse(
         shape = pruning.block_shape if pruning.structure == "blocks" else (1, 1)
         units = Units.blocks(model, names, shape)
         found = contribution_pruning(model, units, _needed(target), contribution)
-        scores = found.by_group()
+        scores = found.ranking()
     else:
         elements = weight_scores(model, pruning.importance, target)
         scores = [

@@ -39,7 +39,8 @@ class EvaluationConfig(BaseModel):
         description=(
             "What repairs a variant on the calibration split: `batchnorm` re-estimates running "
             "statistics, `reconstruction` solves least squares layer by layer, `bias` corrects "
-            "biases; `auto` takes batchnorm where the model has it, else reconstruction."
+            "biases; `auto` takes batchnorm where the model has it, else reconstruction, and bias "
+            "with sparse structures."
         ),
     )
     calibration_batches: int = Field(
@@ -168,13 +169,13 @@ def prepare_variant(
     """
 
     def repair(network: nn.Module) -> None:
-        recalibrate(network, reference, target, config, kept)
+        recalibrate(network, reference, target, config, kept, sparse=bool(masks))
 
     if not space.quantization.quantizes:
         repair(variant)
         return Quantization()
     # Statistics can be estimated after the weights are final; weights cannot be solved for.
-    early = _method(variant, config) != "batchnorm"
+    early = _method(variant, config, sparse=bool(masks)) != "batchnorm"
     if early:
         repair(variant)
     return quantize_variant(
@@ -193,6 +194,8 @@ def recalibrate(
     target: Target,
     config: EvaluationConfig,
     kept: dict[str, Tensor],
+    *,
+    sparse: bool = False,
 ) -> None:
     """Repair a variant's statistics on the calibration split; its tensors are replaced.
 
@@ -202,8 +205,9 @@ def recalibrate(
         target: Supplies the calibration split.
         config: Which repair.
         kept: Output channels of the reference that each narrowed layer keeps.
+        sparse: Whether weights are masked, which a reconstruction would fill again.
     """
-    method = _method(variant, config)
+    method = _method(variant, config, sparse=sparse)
     if method == "batchnorm":
         recalibrate_batchnorm(variant, target, max_batches=config.calibration_batches)
     elif method == "reconstruction":
@@ -212,7 +216,9 @@ def recalibrate(
         correct_bias(variant, reference, target, kept, max_batches=config.calibration_batches)
 
 
-def _method(variant: nn.Module, config: EvaluationConfig) -> Recalibration:
+def _method(variant: nn.Module, config: EvaluationConfig, *, sparse: bool) -> Recalibration:
     if config.recalibration != "auto":
         return config.recalibration
-    return "batchnorm" if has_batchnorm(variant) else "reconstruction"
+    if has_batchnorm(variant):
+        return "batchnorm"
+    return "bias" if sparse else "reconstruction"

@@ -116,7 +116,7 @@ def deliver(
     searched = copy.deepcopy(smaller)
     prepare(searched)
     before = target.score(searched, "search")
-    recalibrate(smaller, teacher, target, evaluation, kept)
+    recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))
     macs = compressor.costs.costs(compressor.space.full_widths)["macs"]
     with threads(threads_for(macs * finetuning.batch_size)):
         result = finetune(

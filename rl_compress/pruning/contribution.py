@@ -61,7 +61,23 @@ class ContributionResult:
 
     def by_group(self) -> list[Array]:
         """Return the final contributions, group by group."""
-        return np.split(self.contributions[-1], np.cumsum(self.units.sizes)[:-1])
+        return self._split(self.contributions[-1])
+
+    def ranking(self) -> list[Array]:
+        """Return scores that rank what was kept by its contribution, and before all that was not.
+
+        By group, each of shape ``(units of the group,)``.
+        """
+        final = self.contributions[-1]
+        behind = np.ptp(final) + 1.0
+        return self._split(np.where(self.kept, final, final - behind))
+
+    def kept_fractions(self) -> Array:
+        """Return which fraction of each group was kept, shape ``(groups,)``."""
+        return np.array([part.mean() for part in self._split(self.kept.astype(np.float64))])
+
+    def _split(self, values: Array) -> list[Array]:
+        return np.split(values, np.cumsum(self.units.sizes)[:-1])
 
 
 class Contributions:

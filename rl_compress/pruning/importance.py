@@ -59,7 +59,7 @@ def channel_scores(
     tensors = named_tensors(model)
     if criterion == "contribution":
         assert contribution is not None, "the caller measures contributions"
-        return contribution.by_group()
+        return contribution.ranking()
     if criterion == "batchnorm":
         return [_batchnorm_scales(model, tensors, group) for group in groups]
     if criterion == "random":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ from rich.table import Table
 
 from rl_compress.reporting.formatting import format_cost
 from rl_compress.reporting.summary import comparison_table
+from rl_compress.reporting.sweep_report import sweep_cell
 
 _console = Console()
+
+_SWEEP_COLUMNS = ("best_score", "test_after", "params_share")
+"""Figures of trials that fit on a console; the report has more."""
 
 
 def print_check(name: str, space: Mapping[str, Any]) -> None:
@@ -74,6 +78,29 @@ def print_sensitivity(curves: Any, directory: Path) -> None:
         table.add_row(name, "   ".join(points))
     _console.print(table)
     _console.print(f"written to {directory}", highlight=False, soft_wrap=True)
+
+
+def print_sweep(
+    rows: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any],
+    keys: Sequence[str],
+    directory: Path,
+) -> None:
+    """Print a row for each trial of a sweep, and which was best."""
+    table = Table(title=f"{len(rows)} trials", title_justify="left")
+    figures = [name for name in _SWEEP_COLUMNS if any(name in row for row in rows)]
+    for column in ("trial", *(key.rpartition(".")[2] for key in keys), "status", *figures):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        cells = [sweep_cell(row.get(name)) for name in ("trial", *keys, "status", *figures)]
+        table.add_row(*cells, style="bold" if row["trial"] == best["trial"] else None)
+    _console.print(table)
+    chosen = ", ".join(f"{key}={best[key]}" for key in keys)
+    _console.print(f"best: {chosen} ({best['trial']})", highlight=False, soft_wrap=True)
+    for row in rows:
+        if row["status"] != "done":
+            _console.print(f"{row['trial']}: {row['error']}", highlight=False, soft_wrap=True)
+    _console.print(f"report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def print_evaluation(found: Mapping[str, Any]) -> None:

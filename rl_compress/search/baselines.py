@@ -13,12 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.policy.budget import Budget, CostFunction
+from rl_compress.policy.mask_projection import decides_masks
 from rl_compress.policy.search_space import SearchSpace
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves
 
 Keep = npt.NDArray[np.float64]
 """Fraction of units kept in each group, shape ``(num_groups,)``."""
+
+_HALF = 0.5
+"""With masks, the fraction kept from which a unit stays."""
+_FLIPPED = 0.05
+"""With masks, the share of units that a mutation flips."""
 
 _TIGHTER = 0.97
 """Factor from one budget to the next in sweeps below the budget."""
@@ -52,6 +58,8 @@ class Uniform:
         keep = np.full(len(self._space), self._keep)
         if (keep * self._space.num_units < self._space.smallest_widths).all():
             return None
+        if decides_masks(self._space) and self._keep < _HALF:
+            return None  # a unit of its own is either kept or not
         self._keep *= _TIGHTER
         return keep
 
@@ -67,11 +75,13 @@ class Random:
     def __init__(self, space: SearchSpace, seed: int) -> None:
         """Seed the generator."""
         self._smallest = space.smallest_widths / space.num_units
+        self._masks = decides_masks(space)
         self._rng = np.random.default_rng(seed)
 
     def ask(self) -> Keep:
-        """Draw a candidate."""
-        return self._rng.uniform(self._smallest, 1.0)
+        """Draw a candidate; of a mask first how dense it is."""
+        keep = self._rng.uniform(self._smallest, 1.0)
+        return (keep < self._rng.uniform()).astype(float) if self._masks else keep
 
     def tell(self, keep: Keep, reward: float) -> None:
         """Nothing is learned."""
@@ -117,7 +127,8 @@ class Evolution:
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         """Start from the uniform policy."""
-        self._parent: Keep = np.full(len(space), 0.5)
+        self._masks = decides_masks(space)
+        self._parent: Keep = np.full(len(space), 1.0 if self._masks else 0.5)
         self._parent_reward = -np.inf
         self._smallest = space.smallest_widths / space.num_units
         self._rng = np.random.default_rng(seed)
@@ -130,8 +141,11 @@ class Evolution:
         if self._asked == 1:
             return self._parent
         # A few groups change at a time, so that what is good in the parent survives.
-        changed = self._rng.random(len(self._parent)) < max(0.3, 1.0 / len(self._parent))
+        share = _FLIPPED if self._masks else 0.3
+        changed = self._rng.random(len(self._parent)) < max(share, 1.0 / len(self._parent))
         changed[self._rng.integers(len(self._parent))] = True
+        if self._masks:
+            return np.where(changed, 1.0 - self._parent, self._parent)
         step = self._rng.normal(0.0, self._STEP, len(self._parent)) * changed
         return np.clip(self._parent + step, self._smallest, 1.0)
 

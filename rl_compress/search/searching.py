@@ -13,6 +13,7 @@ from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIde
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
 from rl_compress.policy.budget import project
+from rl_compress.policy.mask_projection import decides_masks, project_mask
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
@@ -20,7 +21,9 @@ from rl_compress.results.store import EvaluationStore
 from rl_compress.search.baseline_search import run_baseline
 from rl_compress.search.baselines import Baseline, make_baseline
 from rl_compress.search.config import SearchConfig
+from rl_compress.search.convergence import Convergence
 from rl_compress.search.env import Problem
+from rl_compress.search.mask_prior import mask_prior
 from rl_compress.search.objective import Objective, ObjectiveConfig
 from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
@@ -112,10 +115,16 @@ class SearchTask:
                 layers = [parent.name for parent in compressor.parents]
                 baseline = Global(space, compressor.importances, layers, budget, costs)
             case "contribution":
-                baseline = Contribution(compressor.importances, self.contribution_threshold)
+                assert compressor.contribution is not None, "the job ranks by contribution"
+                baseline = Contribution(compressor.contribution, self.contribution_threshold)
             case algorithm:
                 baseline = make_baseline(algorithm, space, budget, costs, curves, self.search.seed)
-        reason = run_baseline(baseline, candidates, ledger, space, budget, costs, self.on_progress)
+        convergence = Convergence(
+            self.search.convergence, EvaluationStore(self.run.evaluations).read
+        )
+        reason = run_baseline(
+            baseline, candidates, ledger, space, budget, costs, self.on_progress, convergence
+        )
         return ledger.progress(), reason
 
     def _learn(
@@ -165,11 +174,17 @@ class SearchTask:
     ) -> Problem:
         """Set up the agent's problem; its reference is the first variant of the run."""
         subject, compressor = self.subject, self.subject.compressor
+        space, costs, budget = compressor.space, compressor.costs, subject.budget
         prior: Widths | None = None
-        if curves is not None:
-            prior = greedy_widths(curves, subject.budget, compressor.space, compressor.costs)
-        keep = np.full(len(compressor.space), 0.5)
-        uniform = project(keep, subject.budget, compressor.space, compressor.costs)
+        if decides_masks(space):
+            importances = np.concatenate(compressor.importances)
+            uniform = project_mask(space.full_widths, importances, budget, space, costs)
+            if curves is not None:
+                prior = mask_prior(curves, budget, space, costs, reward)
+        else:
+            uniform = project(np.full(len(space), 0.5), budget, space, costs)
+            if curves is not None:
+                prior = greedy_widths(curves, budget, space, costs)
         record = _first(candidates, [uniform] if prior is None else [prior, uniform])
         full = compressor.space.full_widths
         original = evaluator.evaluate(full).score if curves is None else curves.original_score

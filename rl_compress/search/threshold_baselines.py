@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.search_space import SearchSpace
+from rl_compress.pruning.contribution import ContributionResult
 
 Keep = npt.NDArray[np.float64]
 
@@ -66,41 +68,35 @@ class Global:
 class Contribution:
     """Contribution pruning by itself: what it kept, then what other thresholds would have kept.
 
-    The first candidate keeps the units whose cumulative contribution is above the job's threshold;
-    the others come from the same contributions, tighter and looser in turn.
+    After the first candidate the others come from the same contributions, with thresholds tighter
+    and looser than the job's in turn.
     """
 
     fill = False
 
-    def __init__(self, importances: Sequence[npt.NDArray[np.float64]], threshold: float) -> None:
+    def __init__(self, result: ContributionResult, threshold: float) -> None:
         """Collect the thresholds.
 
         Args:
-            importances: For each group of the space the contributions of its units.
+            result: What the iteration found; its groups are those of the space.
             threshold: The job's.
         """
-        self._contributions = importances
-        found = np.unique(np.concatenate(importances))
-        above = found[found > threshold]
-        below = found[found <= threshold][::-1]
-        alternating = [
-            level
-            for pair in zip(
-                np.pad(above, (0, max(0, len(below) - len(above))), constant_values=np.nan),
-                np.pad(below, (0, max(0, len(above) - len(below))), constant_values=np.nan),
-                strict=True,
-            )
-            for level in pair
-            if np.isfinite(level)
-        ]
+        self._first: Keep | None = result.kept_fractions()
+        self._contributions = result.by_group()
+        found = np.unique(np.concatenate(self._contributions))
+        tighter, looser = found[found > threshold], found[found <= threshold][::-1]
+        in_turn = itertools.chain.from_iterable(itertools.zip_longest(tighter, looser))
         # Just below a contribution it is kept.
-        self._thresholds = [threshold, *(np.nextafter(level, -np.inf) for level in alternating)]
+        self._thresholds = (np.nextafter(x, -np.inf) for x in in_turn if x is not None)
 
     def ask(self) -> Keep | None:
-        """Return what the next threshold keeps."""
-        if not self._thresholds:
+        """Return what was kept, then what the next threshold keeps."""
+        if self._first is not None:
+            keep, self._first = self._first, None
+            return keep
+        threshold = next(self._thresholds, None)
+        if threshold is None:
             return None
-        threshold = self._thresholds.pop(0)
         return np.array([(scores > threshold).mean() for scores in self._contributions])
 
     def tell(self, keep: Keep, reward: float) -> None:

@@ -1,0 +1,77 @@
+"""The `tune` section of a job: which keys vary, and how."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Domain(BaseModel):
+    """The values of one key; exactly one of these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grid: list[Any] | None = Field(
+        default=None, min_length=1, description="Every value, combined with all other grids."
+    )
+    choice: list[Any] | None = Field(
+        default=None, min_length=1, description="One of these, drawn for each trial."
+    )
+    uniform: tuple[float, float] | None = Field(
+        default=None, description="A number between two bounds, drawn evenly."
+    )
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="A number between two bounds above 0, its logarithm drawn evenly."
+    )
+    randint: tuple[int, int] | None = Field(
+        default=None, description="A whole number from the first up to, and without, the second."
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Domain:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of {', '.join(type(self).model_fields)}, not {given or 'none'}"
+            )
+        return self
+
+    @field_validator("uniform", "loguniform", "randint")
+    @classmethod
+    def _increasing(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and not -math.inf < bounds[0] < bounds[1] < math.inf:
+            raise ValueError("the bounds must be finite, the second above the first")
+        return bounds
+
+    @field_validator("loguniform")
+    @classmethod
+    def _positive(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and bounds[0] <= 0:
+            raise ValueError("the bounds must be above 0")
+        return bounds
+
+    def examples(self) -> list[Any]:
+        """Return values that any trial's must be as valid as: all listed ones, or the bounds."""
+        if self.randint is not None:
+            return [self.randint[0], self.randint[1] - 1]
+        listed = self.grid or self.choice or self.uniform or self.loguniform
+        return list(listed or ())
+
+
+class TuneConfig(BaseModel):
+    """A sweep over the job's own keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    space: dict[str, Domain] = Field(
+        default_factory=dict,
+        description="Dotted keys of the job, such as `contribution.alpha`, with their values.",
+    )
+    trials: int = Field(
+        default=1, ge=1, description="Draws of the random keys, each for every point of the grid."
+    )
+    max_concurrent: int | None = Field(
+        default=None, ge=1, description="Trials at a time; by default as many as there is room for."
+    )
