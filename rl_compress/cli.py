@@ -52,13 +52,10 @@ def check(job: JobFile, set_: Overrides = None) -> None:
     """Validate a job, build its target, show groups and costs, and try the budget."""
     with _reported() as monitor:
         from rl_compress.reporting.console import print_check
-        from rl_compress.search.preparation import prepare
+        from rl_compress.run import check as check_job
 
         loaded = _load(job, set_)
-        monitor.phase("preparation")
-        subject = prepare(
-            loaded.target, loaded.space, loaded.budget, contribution=loaded.contribution
-        )
+        subject = check_job(loaded, monitor=monitor)
         monitor.close()
         print_check(loaded.name, subject.describe_space())
 

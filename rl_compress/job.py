@@ -103,6 +103,12 @@ class Job(BaseModel):
                 "search.algorithm: contribution keeps what contributes most, so units must be "
                 "ranked by that; set space.pruning.importance: contribution"
             )
+        masks = self.space.action == "mask"
+        if self.finetuning.schedule == "contribution" and (sparse or masks):
+            raise ConfigError(
+                "finetuning.schedule: contribution lets channels of groups fade out; choose "
+                "one_shot, or space.pruning.structure: channels with space.action: ratio"
+            )
         if self.search.algorithm == "contribution" and self.space.action == "mask":
             raise ConfigError(
                 "space.action: the algorithm contribution decides masks by itself; choose "

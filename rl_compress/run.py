@@ -14,7 +14,7 @@ from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.export.delivery import deliver
 from rl_compress.export.manifest import Manifest
-from rl_compress.finetuning.pretraining import pretrain
+from rl_compress.finetuning.pretraining import PretrainingConfig, pretrain
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.compression_policy import CompressionPolicy
@@ -121,7 +121,24 @@ def prepare_job(
     if job.search.algorithm != "contribution":
         # To rank units for another search they are measured once, at full keep-ratios.
         contribution = contribution.model_copy(update={"iterations": 1})
-    return prepare(job.target, job.space, job.budget, contribution=contribution, train=train)
+    return prepare(
+        job.target,
+        job.space,
+        job.budget,
+        contribution=contribution,
+        score=job.objective.score,
+        train=train,
+    )
+
+
+def check(job: Job, *, monitor: Monitor | None = None) -> Subject:
+    """Build a job's target and look at its layers and budget, without training anything.
+
+    Raises:
+        ConfigError: Something in the job cannot work; the message names the key and the remedy.
+    """
+    untrained = job.model_copy(update={"pretraining": PretrainingConfig()})
+    return prepare_job(untrained, Path(), monitor or SilentMonitor())
 
 
 def make_task(
@@ -215,6 +232,7 @@ def _deliver(
         widths=widths,
         evaluation=job.evaluation,
         finetuning=job.finetuning,
+        contribution=job.contribution,
         export=job.export,
         advance=monitor.step,
     )

@@ -142,13 +142,22 @@ def make_score(
     Raises:
         ConfigError: There is no such score, or the target lacks what it needs.
     """
+    check_score(name, target)
     if name == FIDELITY:
         return Fidelity(target, reference)
     if name == ROBUST:
         return RobustScore(target, reference, robustness or RobustnessConfig())
-    if name == target.score_name:
-        return TargetScore(target)
-    raise ConfigError(
-        f"{_KEY}: there is no score {name!r}; this target offers {target.score_name}, "
-        f"{FIDELITY} and {ROBUST}"
-    )
+    return TargetScore(target)
+
+
+def check_score(name: ScoreName, target: Target) -> None:
+    """Make sure that a target has a score.
+
+    Raises:
+        ConfigError: It has not; the message lists those it has.
+    """
+    if name not in (FIDELITY, ROBUST, target.score_name):
+        raise ConfigError(
+            f"{_KEY}: there is no score {name!r}; this target offers {target.score_name}, "
+            f"{FIDELITY} and {ROBUST}"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,11 +24,13 @@ from rl_compress.export.manifest import (
 )
 from rl_compress.export.packed_state import Packing
 from rl_compress.finetuning.activations import calibration_inputs
+from rl_compress.finetuning.iterative import fade_channels
 from rl_compress.finetuning.quantization_aware import TRAINABLE, quantization_aware_finetune
 from rl_compress.finetuning.recovery import FinetuningConfig, finetune
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.quantization.model import Quantization
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.target import Target
@@ -82,6 +85,7 @@ def deliver(
     widths: Widths,
     evaluation: EvaluationConfig,
     finetuning: FinetuningConfig,
+    contribution: ContributionConfig,
     export: ExportConfig,
     advance: Callable[[int, int], None] = lambda _epoch, _epochs: None,
 ) -> Manifest:
@@ -98,6 +102,7 @@ def deliver(
         widths: The chosen variant, shape ``(num_groups,)``.
         evaluation: The repair that the search used.
         finetuning: How to fine-tune.
+        contribution: How channels fade out, with that schedule.
         export: What to write.
         advance: Hears of each epoch done, with their number.
 
@@ -105,7 +110,22 @@ def deliver(
         The manifest as written. The test split is read here, and nowhere else.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    smaller, history = compressor.cut(model, example_inputs, widths)
+    dense = model
+    if finetuning.schedule == "contribution":
+        dense = copy.deepcopy(model).to(device)
+        orders = fade_channels(
+            dense,
+            model.to(device),
+            target,
+            compressor.parents,
+            widths,
+            contribution,
+            progress=advance,
+        )
+        # What was faded out is cut, whatever the importances said before.
+        compressor = dataclasses.replace(compressor, orders=orders)
+        dense, model = dense.cpu(), model.cpu()
+    smaller, history = compressor.cut(dense, example_inputs, widths)
     smaller, teacher = smaller.to(device).eval(), model.to(device).eval()
     kept, masks = compressor.kept_outputs(widths, ordered=False), compressor.masks(widths)
 

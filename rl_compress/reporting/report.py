@@ -34,6 +34,7 @@ def build_report(directory: Path) -> Path:
         sections.search(files),
         sections.policy(files),
         sections.sensitivity(files),
+        sections.contribution(files),
         sections.groups(files),
         sections.environment(files),
         sections.job(files),

@@ -39,6 +39,8 @@ class RunFiles:
     evaluations: list[EvaluationRecord]
     """In the order of their ids."""
     pareto: list[dict[str, Any]]
+    contribution: list[dict[str, Any]]
+    """Rows of ``iteration``, ``unit``, ``contribution``, ``ratio`` and ``kept``."""
     manifest: dict[str, Any] | None
     policy: dict[str, float] | None
     """Pruning ratio of each group of the delivered policy."""
@@ -67,6 +69,7 @@ def read_run(directory: Path) -> RunFiles:
         sensitivity=_read_rows(run.sensitivity, ("group", "pruning_ratio", "score")),
         evaluations=evaluations,
         pareto=_read_rows(directory / "pareto.parquet", ("score",)),
+        contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
         policy=_read_ratios(policy) if policy.is_file() else None,
     )

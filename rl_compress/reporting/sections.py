@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rl_compress.policy.budget import LATENCY
+from rl_compress.reporting.contribution_plots import contribution_plot
 from rl_compress.reporting.formatting import (
     COST_LABELS,
     COST_ROWS,
@@ -188,6 +189,19 @@ def sensitivity(files: RunFiles) -> Markup:
     return section(title, paragraph(note, "note"), drawing(svg))
 
 
+def contribution(files: RunFiles) -> Markup:
+    """Show how contributions and keep-ratios developed, where they ranked the units."""
+    if not files.contribution:
+        return Markup("")
+    units = {row["unit"]: row["kept"] for row in files.contribution}
+    note = (
+        f"Cumulative contribution and keep-ratio of {len(units)} units over the iterations; "
+        f"{sum(units.values())} of them were kept by contribution pruning itself."
+    )
+    svg = contribution_plot(files.contribution)
+    return section("Contributions", paragraph(note, "note"), drawing(svg))
+
+
 def groups(files: RunFiles) -> Markup:
     """List what cannot be pruned, and why, and what else was noticed of the model."""
     title = "Groups that are not pruned"
@@ -297,6 +311,15 @@ def _original_costs(files: RunFiles) -> Mapping[str, float]:
     return (files.space or {}).get("costs") or {}
 
 
+def _ratio_of(ratios: Mapping[str, float], group: Mapping[str, Any]) -> float | None:
+    """Return a group's pruning ratio; with masks the share of its single units that are gone."""
+    if group["name"] in ratios:
+        return ratios[group["name"]]
+    prefix = f"{group['name']}["
+    single = [ratio for name, ratio in ratios.items() if name.startswith(prefix)]
+    return sum(single) / max(group["units"], 1) if single else None
+
+
 def _group_bars(files: RunFiles, ratios: Mapping[str, float]) -> list[GroupBar]:
     if files.space is None:
         return [GroupBar(name=name, pruning_ratio=ratio) for name, ratio in ratios.items()]
@@ -309,7 +332,7 @@ def _group_bars(files: RunFiles, ratios: Mapping[str, float]) -> list[GroupBar]:
     return [
         GroupBar(
             name=group["name"],
-            pruning_ratio=ratios.get(group["name"]),
+            pruning_ratio=_ratio_of(ratios, group),
             macs_before=share(group.get("macs")),
             macs_after=share(delivered.get(group["name"], {}).get("delivered")),
         )

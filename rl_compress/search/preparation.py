@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
+from rl_compress.evaluation.scores import FIDELITY, check_score
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution_config import ContributionConfig
@@ -73,6 +74,7 @@ def prepare(
     budget: Mapping[str, float | str],
     *,
     contribution: ContributionConfig | None = None,
+    score: str = FIDELITY,
     train: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
 ) -> Subject:
     """Build and check everything that can be wrong before a search starts.
@@ -82,6 +84,7 @@ def prepare(
         space: What may be decided.
         budget: Upper bounds, as in a job file.
         contribution: How contributions are measured, where they rank units.
+        score: Name of the objective's score.
         train: Trains the target's model, in place, before anything else is done with it.
 
     Raises:
@@ -90,6 +93,7 @@ def prepare(
     """
     target = make_target(target_config)
     check_splits(target)
+    check_score(score, target)
     model = build_model(target, target_config)
     train(model, target)
     example_inputs = target.example_inputs()

@@ -1,0 +1,109 @@
+"""Iterative pruning of the delivered model: channels fade out while the others take over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from rl_compress.layers.axes import named_tensors
+from rl_compress.layers.groups import LayerGroup
+from rl_compress.policy.search_space import Widths
+from rl_compress.pruning.contribution import Contributions
+from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.pruning.importance import ranked
+from rl_compress.pruning.units import Units
+from rl_compress.targets.target import Target, device_of
+
+_TEMPERATURE = 2.0
+_LARGEST_GRADIENT = 1.0
+
+
+def fade_channels(
+    model: nn.Module,
+    teacher: nn.Module,
+    target: Target,
+    groups: Sequence[LayerGroup],
+    widths: Widths,
+    config: ContributionConfig,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[npt.NDArray[np.int64]]:
+    """Train a network while the channels that contribute least fade out of each group.
+
+    Contribution pruning (see :mod:`rl_compress.pruning.contribution`) with a given number of units
+    to keep in the place of the threshold: in every iteration the ``widths[g]`` units of group g
+    with the largest cumulative contribution are kept, or restored, the keep-ratios of the others
+    shrink by ``alpha(t)``, and the network is trained for ``finetune_steps`` with the ratios in
+    force, towards the uncompressed network's outputs.
+
+    Args:
+        model: Its weights are trained in place; left in evaluation mode, without the ratios.
+        teacher: The uncompressed network.
+        target: Supplies calibration and training data.
+        groups: Channel groups.
+        widths: Units to keep in each, shape ``(num_groups,)``.
+        config: Factor, number of iterations and of training steps.
+        progress: Hears of iterations done, and of their number.
+
+    Returns:
+        For each group its units from most to least contributing; the first ``widths[g]`` are those
+        to keep.
+    """
+    units = Units.channels(model, groups)
+    device = device_of(model)
+    ratios = torch.ones(units.num_units, device=device)
+    bounds = np.cumsum(units.sizes)[:-1]
+    total = np.zeros(units.num_units)
+    orders: list[npt.NDArray[np.int64]] = []
+    for iteration in range(config.iterations):
+        model.eval().requires_grad_(False)
+        measured = Contributions(model, units, target, config.samples)
+        total += measured.measure(ratios, config.exact_units)
+        orders = [ranked(part) for part in np.split(total, bounds)]
+        kept = np.concatenate(
+            [np.isin(np.arange(len(o)), o[:width]) for o, width in zip(orders, widths, strict=True)]
+        )
+        faded = ratios * config.alpha_at(iteration)
+        ratios = torch.where(torch.from_numpy(kept).to(device), 1.0, faded)
+        if config.finetune_steps:
+            _train(model, teacher, target, units.multipliers(ratios), config, iteration)
+        progress(iteration + 1, config.iterations)
+    model.eval().requires_grad_(False)
+    return orders
+
+
+def _train(
+    model: nn.Module,
+    teacher: nn.Module,
+    target: Target,
+    multipliers: dict[str, Any],
+    config: ContributionConfig,
+    iteration: int,
+) -> None:
+    """Take some training steps with the keep-ratios in force."""
+    model.train().requires_grad_(True)
+    device = device_of(model)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
+    batches = target.batches("train", shuffle_seed=iteration, batch_size=64)
+    for inputs, _ in islice(batches, config.finetune_steps):
+        # BatchNorm cannot normalise a lone sample left over at the end.
+        if len(inputs) == 1:
+            continue
+        inputs = inputs.to(device)
+        with torch.no_grad():
+            expected = teacher(inputs)
+        tensors = named_tensors(model)
+        scaled = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
+        outputs = functional_call(model, scaled, (inputs,))
+        loss = target.distillation_loss(outputs, expected, _TEMPERATURE)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+        optimizer.step()
