@@ -8,7 +8,13 @@ import zoo
 from torch import Tensor, nn
 
 from rl_compress.evaluation.bit_flips import StoredWeights
-from rl_compress.evaluation.bit_search import BitFlip, Loss, rank_flips, search_bits
+from rl_compress.evaluation.bit_search import (
+    BitFlip,
+    Loss,
+    loss_and_gradients,
+    rank_flips,
+    search_bits,
+)
 from rl_compress.evaluation.replica import Replica
 
 INPUTS = torch.randn(16, 5, generator=torch.Generator().manual_seed(1))
@@ -131,6 +137,20 @@ def test_a_loss_that_cannot_rise_ends_the_search() -> None:
     stored = _stored(replica, "integer")
     flat: Loss = lambda model: 0.0 * model(INPUTS).sum()  # noqa: E731
     assert list(search_bits(replica, stored, flat, 3)) == []
+
+
+def test_flips_that_only_promise_to_raise_the_loss_are_not_made() -> None:
+    replica = Replica(nn.Linear(1, 1, bias=False))
+    replica.put("weight", torch.tensor([[1.0]]))
+    stored = {"weight": StoredWeights.integers(torch.tensor([[1.0]]), 2)}
+
+    def peak(model: nn.Module) -> Tensor:
+        return -((model(torch.ones(1, 1)) - 0.9) ** 2).sum()
+
+    # Downhill towards code 0, by the gradient, but the summit is nearer to code 1.
+    _, gradients = loss_and_gradients(replica, stored, peak)
+    assert rank_flips(stored["weight"], gradients["weight"], 3, set())
+    assert list(search_bits(replica, stored, peak, 1)) == []
 
 
 def test_a_broken_model_ends_the_search() -> None:

@@ -87,7 +87,10 @@ def test_a_function_and_a_class_in_the_working_directory_are_found(here: Path) -
     ("factory", "message"),
     [
         ("digit", r"target\.factory: unknown factory 'digit', did you mean 'digits'\?"),
-        ("completely-else", r"built in are digits, fashion_mnist; .*package\.module:callable"),
+        (
+            "completely-else",
+            r"built in are digits, fashion_mnist, regression; .*package\.module:callable",
+        ),
         (":make", "unknown factory"),
         ("my_job_target:", "unknown factory"),
         ("no_such_module:make", r"there is no module 'no_such_module' .*start in the folder"),
