@@ -25,6 +25,7 @@ from rl_compress.run import make_task, prepare_job
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves
 from rl_compress.targets.target import SPLITS
+from rl_compress.targets.threads import threads
 
 
 def best_policy(directory: Path, budget: Mapping[str, float | str]) -> CompressionPolicy:
@@ -108,7 +109,8 @@ def map_attacks(
     maps = []
     for name, model in (("before", subject.model), ("after", after)):
         monitor.phase(f"attacks {name} compression")
-        found = map_vulnerability(model, subject.target, job.vulnerability, monitor.step)
+        with threads(1):
+            found = map_vulnerability(model, subject.target, job.vulnerability, monitor.step)
         found.save(output / f"vulnerability-{name}.parquet")
         maps.append(found)
     directory.write_text("vulnerability.svg", vulnerability_plot(maps[0], maps[1]))

@@ -97,6 +97,12 @@ class Job(BaseModel):
                 "evaluation.recalibration: reconstruction solves for all weights of a layer, and "
                 "would fill those that space.pruning.structure removes; choose bias or batchnorm"
             )
+        if self.space.quantization.granularity == "group" and not sparse:
+            raise ConfigError(
+                "space.quantization.granularity: groups of weights do not divide the inputs of "
+                "layers that become narrower; choose channel, or a space.pruning.structure that "
+                "is sparse"
+            )
         ranks_by_it = self.space.pruning.importance == "contribution"
         if self.search.algorithm == "contribution" and not ranks_by_it:
             raise ConfigError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rl_compress.layers.axes import named_tensors, quantizable_weights
 from rl_compress.policy.space_config import UNQUANTIZED, SpaceConfig
+from rl_compress.quantization.blocks import Blocking
 from rl_compress.quantization.quantized_tensor import quantize_tensor
 
 
@@ -56,9 +57,13 @@ def precisions(model: nn.Module, config: SpaceConfig) -> dict[str, Precision]:
     Args:
         model: The uncompressed model.
         config: Says what is quantized.
+
+    Raises:
+        ConfigError: Groups of weights do not divide a layer's inputs.
     """
     found = {name: unquantized(tensor) for name, tensor in named_tensors(model).items()}
     for name, axis in quantizable_weights(model, config.skips).items():
+        Blocking.of(config.quantization, model.get_parameter(name).shape, axis, name)
         found[name] = _quantized(found[name].stored_bits, axis, config)
     return found
 

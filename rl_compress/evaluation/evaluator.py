@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.scores import ScoreName, make_score
 from rl_compress.finetuning.bias_correction import correct_bias
@@ -75,6 +76,7 @@ class Evaluator:
         config: EvaluationConfig,
         *,
         latency: bool = False,
+        robustness: RobustnessConfig | None = None,
     ) -> None:
         """Put the shared weights on the GPU, if this process sees one, and score the reference.
 
@@ -84,6 +86,7 @@ class Evaluator:
             score: Name of the objective's score.
             config: How variants are repaired.
             latency: Measure the latency of each variant too, batch size 1.
+            robustness: How strong the attack is, where that is the score.
         """
         self._target = target
         self._compressor = compressor
@@ -99,7 +102,7 @@ class Evaluator:
             device = device_of(self._reference)
             self._inputs = [tensor.to(device) for tensor in target.example_inputs()]
         with threads(self._threads):
-            self._score = make_score(score, target, self._reference)
+            self._score = make_score(score, target, self._reference, robustness)
 
     @functools.cached_property
     def original_costs(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ COST_ROWS = {
 }
 """What a table or an axis calls a cost."""
 
-_PERCENT_SCORES = ("accuracy",)
+_PERCENT_SCORES = ("accuracy", "robust_accuracy")
 """Scores that are in percent by contract."""
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _MISSING = "n/a"

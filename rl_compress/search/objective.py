@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.scores import ScoreName
 from rl_compress.policy.budget import COSTS, LATENCY
 from rl_compress.results.pareto import SCORE
@@ -20,8 +21,9 @@ class ObjectiveConfig(BaseModel):
     score: ScoreName = Field(
         default="fidelity",
         description=(
-            "`fidelity`: minus the KL divergence from the uncompressed model's outputs, no labels "
-            "needed; `accuracy`: the target's own score."
+            "`fidelity`: closeness to the uncompressed model's outputs, no labels needed; the "
+            "target's own score by its name, such as `accuracy` or `r2`; or `robust_accuracy`: "
+            "that score on inputs crafted against the variant."
         ),
     )
     weights: dict[str, float] = Field(
@@ -30,6 +32,9 @@ class ObjectiveConfig(BaseModel):
             "Weights of the reward: `score`, and for a trade-off each cost's saved fraction "
             f"({', '.join(COSTS)}, {LATENCY})."
         ),
+    )
+    robustness: RobustnessConfig = Field(
+        default_factory=RobustnessConfig, description="How strong the attack of that score is."
     )
     pareto: list[str] | None = Field(
         default=None,

@@ -60,6 +60,7 @@ class SearchTask:
             self.objective.score,
             self.evaluation,
             latency=self.objective.needs_latency,
+            robustness=self.objective.robustness,
         )
 
     def search_for_policy(self) -> tuple[Progress, str | None]:
@@ -152,6 +153,7 @@ class SearchTask:
             score=self.objective.score,
             evaluation=self.evaluation,
             latency=self.objective.needs_latency,
+            robustness=self.objective.robustness,
             reward=reward,
             identity=self.identity,
         )

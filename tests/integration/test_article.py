@@ -19,7 +19,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "weights": {"space__pruning__structure": "weights", "space__pruning__importance": "activation"},
     "blocks": {
         "space__pruning__structure": "blocks",
-        "space__pruning__block_shape": [1, 3],
+        "space__pruning__block_shape": [2, 4],
+        "space__skip": ["conv1"],
         "space__pruning__importance": "taylor",
     },
     "four bits": {"space__quantization__weight_bits": 4, "space__quantization__activation_bits": 8},
@@ -115,8 +116,15 @@ def test_attacks_are_mapped_before_and_after_compression(tmp_path: Path) -> None
         ({"space__quantization__activation_bits": 0}, ["activation_bits", "1 to 8"]),
         ({"space__quantization__quantizer": "magic"}, ["space.quantization.quantizer"]),
         (
-            {"space__quantization": {"weight_bits": 4, "granularity": "group", "group_size": 7}},
+            {
+                "space__quantization": {"weight_bits": 4, "granularity": "group", "group_size": 7},
+                "space__pruning__structure": "weights",
+            },
             ["space.quantization.group_size", "divide"],
+        ),
+        (
+            {"space__quantization": {"weight_bits": 4, "granularity": "group"}},
+            ["space.quantization.granularity", "structure"],
         ),
         ({"contribution__threshold": float("nan")}, ["contribution.threshold"]),
         ({"contribution__epsilon": -1.0}, ["contribution.epsilon"]),

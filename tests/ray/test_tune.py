@@ -54,7 +54,8 @@ def test_the_report_names_the_best_and_needs_no_other_file(sweep: Path) -> None:
     text = build_sweep_report(sweep).read_text()
     assert "Best of 4 trials" in text
     assert "heat-map" in text
-    assert "http" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
 
 
 def test_a_resumed_sweep_repeats_nothing(sweep: Path, ray_session: Any) -> None:

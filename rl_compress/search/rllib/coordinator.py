@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.candidates import Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
@@ -33,6 +34,7 @@ class WorkerKit:
     evaluation: EvaluationConfig
     latency: bool
     """Whether each variant's latency is measured."""
+    robustness: RobustnessConfig
     reward: Reward
     identity: RunIdentity
 

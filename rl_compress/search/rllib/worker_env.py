@@ -68,6 +68,11 @@ def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
     compressor = kit.problem.compressor.with_tensors(map_weights(kit.weights, fetch))
     problem = dataclasses.replace(kit.problem, compressor=compressor)
     evaluator = Evaluator(
-        make_target(kit.target), compressor, kit.score, kit.evaluation, latency=kit.latency
+        make_target(kit.target),
+        compressor,
+        kit.score,
+        kit.evaluation,
+        latency=kit.latency,
+        robustness=kit.robustness,
     )
     return kit, problem, evaluator
