@@ -25,7 +25,7 @@ from rl_compress.layers.axes import Axis, named_tensors
 from rl_compress.layers.groups import LayerGroup, find_groups
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
 from rl_compress.policy.space_config import SpaceConfig, parse_n_of_m
-from rl_compress.pruning.contribution import ContributionResult, contribution_pruning
+from rl_compress.pruning.contribution import ContributionResult, Train, contribution_pruning
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.pruning.importance import (
     channel_scores,
@@ -78,6 +78,7 @@ class Compressor:
         *,
         target: Target | None = None,
         contribution: ContributionConfig | None = None,
+        train: Train | None = None,
     ) -> Compressor:
         """Find what can be compressed in a model, rank it, and prove it by trial cuts.
 
@@ -87,13 +88,15 @@ class Compressor:
             config: What may be pruned, and by how much.
             target: Supplies calibration data to the criteria that need some.
             contribution: How contributions are measured, for that criterion.
+            train: Trains between two measurements of them, where the job says so.
 
         Raises:
             UnsupportedLayerError: The model cannot be traced or has no prunable group.
             ConfigError: Structure, criterion or action do not suit the model.
         """
         make = _prepare_channels if config.pruning.structure == "channels" else _prepare_sparse
-        return make(model, example_inputs, config, target, contribution or ContributionConfig())
+        contribution = contribution or ContributionConfig()
+        return make(model, example_inputs, config, target, contribution, train)
 
     def without_weights(self) -> Compressor:
         """Return the same without tensors, to be sent to workers that map them from a file."""
@@ -121,7 +124,7 @@ class Compressor:
         with torch.no_grad():
             for name, mask in self.masks(widths).items():
                 weight = masked.get_parameter(name)
-                weight.mul_(mask.to(weight.device))
+                weight.copy_(self.network.masked(weight, mask))
         return masked, []
 
     def masks(self, widths: Widths) -> dict[str, Tensor]:
@@ -168,6 +171,7 @@ def _prepare_channels(
     config: SpaceConfig,
     target: Target | None,
     contribution: ContributionConfig,
+    train: Train | None,
 ) -> Compressor:
     groups, notes = find_groups(model, example_inputs, config)
     groups = try_groups(model, groups, example_inputs)
@@ -175,7 +179,7 @@ def _prepare_channels(
     found = None
     if config.pruning.importance == "contribution":
         units = Units.channels(model, prunable)
-        found = contribution_pruning(model, units, _needed(target), contribution)
+        found = contribution_pruning(model, units, _needed(target), contribution, train=train)
     scores = channel_scores(model, prunable, config.pruning.importance, target, found)
     orders = [ranked(values) for values in scores]
     if config.action == "mask":
@@ -228,6 +232,7 @@ def _prepare_sparse(
     config: SpaceConfig,
     target: Target | None,
     contribution: ContributionConfig,
+    train: Train | None,
 ) -> Compressor:
     pruning, tensors = config.pruning, named_tensors(model)
     groups = sparse_groups(model, config)
@@ -238,7 +243,7 @@ def _prepare_sparse(
     if pruning.importance == "contribution":
         shape = pruning.block_shape if pruning.structure == "blocks" else (1, 1)
         units = Units.blocks(model, names, shape)
-        found = contribution_pruning(model, units, _needed(target), contribution)
+        found = contribution_pruning(model, units, _needed(target), contribution, train=train)
         scores = found.ranking()
     else:
         elements = weight_scores(model, pruning.importance, target)
@@ -252,6 +257,8 @@ def _prepare_sparse(
         {name: tensor.detach().clone() for name, tensor in tensors.items()},
         tuple(decided),
     )
+    if found is not None and contribution.shrinkage == "soft":
+        network.shrinkage = contribution.epsilon
     per_unit: dict[str, Scores] = {}
     if config.action == "mask":
         if parse_n_of_m(pruning.structure) is not None:

@@ -7,6 +7,7 @@ the rank of its unit is below the width of its group.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.search_space import Widths
+from rl_compress.pruning.soft_threshold import soft_threshold
 
 _GROUP, _RANK = ":group", ":rank"
 """Behind a weight's name, in the names of what is kept beside it."""
@@ -32,6 +34,8 @@ class MaskedNetwork:
     elements, and their rank within it, either for each element or one for all."""
     groups: tuple[LayerGroup, ...]
     """The groups that widths refer to, in the order of the search space."""
+    shrinkage: float = 0.0
+    """How much closer to zero the weights of a tensor come of which others are masked."""
 
     def add_order(self, name: str, group: Tensor, rank: Tensor) -> None:
         """Say in which order the elements of a weight go.
@@ -46,7 +50,7 @@ class MaskedNetwork:
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> MaskedNetwork:
         """Return the same with other tensors, such as mapped ones."""
-        return MaskedNetwork(self.skeleton, dict(tensors), self.groups)
+        return dataclasses.replace(self, tensors=dict(tensors))
 
     def masks(self, widths: Widths) -> dict[str, Tensor]:
         """Return which elements of each weight stay, in its shape.
@@ -76,11 +80,17 @@ class MaskedNetwork:
         for name, placeholder in named_tensors(self.skeleton).items():
             tensor = self.tensors[name]
             if name in masks:
-                tensor = tensor * masks[name]
+                tensor = self.masked(tensor, masks[name])
             if isinstance(placeholder, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=False)
             memo[id(placeholder)] = tensor
         return copy.deepcopy(self.skeleton, memo).eval()
+
+    def masked(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """Return what is left of a weight; with all of it kept, the weight itself."""
+        if mask.all():
+            return weight
+        return soft_threshold(weight, self.shrinkage) * mask.to(weight.device)
 
     def to(self, device: torch.device) -> MaskedNetwork:
         """Return the same network with its tensors on a device."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from rl_compress.layers.axes import named_tensors
@@ -58,12 +57,12 @@ def fade_channels(
     """
     units = Units.channels(model, groups)
     device = device_of(model)
+    model.eval().requires_grad_(False)
     ratios = torch.ones(units.num_units, device=device)
     bounds = np.cumsum(units.sizes)[:-1]
     total = np.zeros(units.num_units)
     orders: list[npt.NDArray[np.int64]] = []
     for iteration in range(config.iterations):
-        model.eval().requires_grad_(False)
         measured = Contributions(model, units, target, config.samples)
         total += measured.measure(ratios, config.exact_units)
         orders = [ranked(part) for part in np.split(total, bounds)]
@@ -73,25 +72,34 @@ def fade_channels(
         faded = ratios * config.alpha_at(iteration)
         ratios = torch.where(torch.from_numpy(kept).to(device), 1.0, faded)
         if config.finetune_steps:
-            _train(model, teacher, target, units.multipliers(ratios), config, iteration)
+            train_scaled(model, units.multipliers(ratios), teacher, target, config, seed=iteration)
         progress(iteration + 1, config.iterations)
-    model.eval().requires_grad_(False)
     return orders
 
 
-def _train(
+def train_scaled(
     model: nn.Module,
+    multipliers: dict[str, Tensor],
     teacher: nn.Module,
     target: Target,
-    multipliers: dict[str, Any],
     config: ContributionConfig,
-    iteration: int,
+    *,
+    seed: int = 0,
 ) -> None:
-    """Take some training steps with the keep-ratios in force."""
+    """Take some training steps with keep-ratios in force, towards the uncompressed outputs.
+
+    Args:
+        model: Its weights are trained in place; left in evaluation mode.
+        multipliers: What each tensor is multiplied by.
+        teacher: The uncompressed network.
+        target: Supplies the training split.
+        config: How many steps, and how large.
+        seed: Of the order of the samples.
+    """
     model.train().requires_grad_(True)
     device = device_of(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
-    batches = target.batches("train", shuffle_seed=iteration, batch_size=64)
+    batches = target.batches("train", shuffle_seed=seed, batch_size=64)
     for inputs, _ in islice(batches, config.finetune_steps):
         # BatchNorm cannot normalise a lone sample left over at the end.
         if len(inputs) == 1:
@@ -107,3 +115,4 @@ def _train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
         optimizer.step()
+    model.eval().requires_grad_(False)

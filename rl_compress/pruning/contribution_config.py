@@ -39,8 +39,8 @@ class ContributionConfig(BaseModel):
     )
     shrinkage: Literal["hard", "soft"] = Field(
         default="hard",
-        description="`hard`: what stays keeps its weights; `soft`: all weights come closer to zero "
-        "by epsilon.",
+        description="With sparse structures. `hard`: what stays keeps its weights; `soft`: it "
+        "comes closer to zero by epsilon.",
     )
     iterations: int = Field(default=10, ge=1, description="Most measurements of all units.")
     patience: int = Field(

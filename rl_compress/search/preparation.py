@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.evaluation.scores import FIDELITY, check_score
+from rl_compress.finetuning.iterative import train_scaled
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.pruning.contribution import Train
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
 from rl_compress.targets.splits import check_splits
@@ -97,8 +100,11 @@ def prepare(
     model = build_model(target, target_config)
     train(model, target)
     example_inputs = target.example_inputs()
+    between: Train | None = None
+    if contribution is not None and contribution.finetune_steps:
+        between = functools.partial(train_scaled, teacher=model, target=target, config=contribution)
     compressor = Compressor.prepare(
-        model, example_inputs, space, target=target, contribution=contribution
+        model, example_inputs, space, target=target, contribution=contribution, train=between
     )
     parsed = Budget.parse(budget, compressor.costs.original)
     parsed.check_feasible(compressor.space, compressor.costs, compressor.costs.original)

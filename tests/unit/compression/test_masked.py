@@ -17,6 +17,8 @@ from rl_compress.errors import ConfigError
 from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.pruning.soft_threshold import soft_threshold
 from rl_compress.quantization.model import Quantization, quantize_weights
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 
@@ -216,3 +218,23 @@ def test_what_does_not_suit_the_model_is_refused(space: dict[str, Any], message:
     config = SpaceConfig.model_validate(space)
     with pytest.raises(ConfigError, match=message):
         Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, config)
+
+
+def test_soft_shrinkage_brings_what_stays_closer_to_zero_and_leaves_a_whole_weight_alone() -> None:
+    config = SpaceConfig.model_validate(
+        {"pruning": {"structure": "weights", "importance": "contribution"}, "skip": ["conv*"]}
+    )
+    settings = ContributionConfig(iterations=1, epsilon=0.01, shrinkage="soft", exact_units=0)
+    model = zoo.make("plain")
+    compressor = Compressor.prepare(
+        model, zoo.EXAMPLE, config, target=_target(), contribution=settings
+    )
+    widths = compressor.space.full_widths.copy()
+    widths[1] = compressor.space.groups[1].widths[0]  # fc2
+    cut, _ = compressor.cut(model, zoo.EXAMPLE, widths)
+    assert torch.equal(cut.fc1.weight, model.fc1.weight)
+    mask = compressor.masks(widths)["fc2.weight"]
+    expected = soft_threshold(model.fc2.weight, 0.01) * mask
+    assert torch.equal(cut.fc2.weight, expected)
+    inputs = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(compressor.network.variant(widths)(inputs), cut(inputs))
