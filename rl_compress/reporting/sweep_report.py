@@ -68,7 +68,7 @@ def sweep_cell(value: Any) -> str:
     """Write a value of a trial's row for a table."""
     if value is None:
         return "n/a"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _trials(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Markup:
