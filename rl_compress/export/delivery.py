@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency import compare_latency, device_name
-from rl_compress.evaluation.evaluator import EvaluationConfig, prepare_variant, recalibrate
+from rl_compress.evaluation.evaluator import (
+    EvaluationConfig,
+    prepare_variant,
+    recalibrate,
+    repairs_weights,
+)
 from rl_compress.export.artifact import ExportConfig, save_artifact
 from rl_compress.export.manifest import (
     CostChange,
@@ -31,6 +36,7 @@ from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.target import Target
@@ -47,12 +53,13 @@ def _quantize(
     space: SpaceConfig,
     finetuning: FinetuningConfig,
     masks: dict[str, Tensor],
+    bits: LayerBits,
     prepare: Callable[[nn.Module], Quantization],
     device: torch.device,
     advance: Callable[[int, int], None],
 ) -> Quantization:
     """Quantize a fine-tuned model, training through the quantizer where that is possible."""
-    if not space.quantization.quantizes:
+    if not bits:
         return Quantization()
     trained = finetuning.quantization_aware and finetuning.epochs > 0
     if not trained or space.quantization.quantizer not in TRAINABLE:
@@ -66,7 +73,7 @@ def _quantize(
         finetuning,
         inputs,
         device=device,
-        skips=space.skips,
+        bits=bits,
         masks=masks,
         progress=advance,
     )
@@ -129,21 +136,43 @@ def deliver(
     smaller, teacher = smaller.to(device).eval(), model.to(device).eval()
     kept, masks = compressor.kept_outputs(widths, ordered=False), compressor.masks(widths)
 
-    def prepare(network: nn.Module) -> Quantization:
-        space = compressor.config
-        return prepare_variant(network, teacher, target, space, evaluation, kept=kept, masks=masks)
+    bits = compressor.bits.at(widths)
 
-    searched = copy.deepcopy(smaller)
-    prepare(searched)
+    def prepare(network: nn.Module, *, levels_made: bool = False) -> Quantization:
+        return prepare_variant(
+            network,
+            teacher,
+            target,
+            compressor.config,
+            evaluation,
+            kept=kept,
+            masks=masks,
+            bits=bits,
+            levels_made=levels_made,
+        )
+
+    levels = compressor.has_levels and not repairs_weights(model, evaluation)
+    source = compressor.quantized(dense, widths) if levels else dense
+    searched = compressor.cut(source, example_inputs, widths)[0].to(device).eval()
+    prepare(searched, levels_made=levels)
     before = target.score(searched, "search")
     recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))
-    macs = compressor.costs.costs(compressor.space.full_widths)["macs"]
+    macs = int(compressor.costs.original["macs"])
     with threads(threads_for(macs * finetuning.batch_size)):
         result = finetune(
             smaller, teacher, target, finetuning, device=device, masks=masks, progress=advance
         )
         quantization = _quantize(
-            smaller, teacher, target, compressor.config, finetuning, masks, prepare, device, advance
+            smaller,
+            teacher,
+            target,
+            compressor.config,
+            finetuning,
+            masks,
+            bits,
+            prepare,
+            device,
+            advance,
         )
     inputs = [
         tensor.repeat(export.latency_batch_size, *[1] * (tensor.ndim - 1)).to(device)
@@ -160,7 +189,9 @@ def deliver(
         policy_id=policy.policy_id,
         budget=budget.as_dict(),
         costs={
-            cost: CostChange(original=original_costs[cost], delivered=delivered_costs[cost])
+            cost: CostChange(
+                original=int(original_costs[cost]), delivered=int(delivered_costs[cost])
+            )
             for cost in original_costs
         },
         group_macs={
