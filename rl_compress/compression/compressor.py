@@ -104,6 +104,27 @@ class Compressor(Parts):
         quantize_weights(copied, self.config.quantization, self.bits.at(widths).weights)
         return copied
 
+    def weights_of(self, dimension: int, widths: Widths) -> list[Tensor]:
+        """Return the weight matrices and kernels that a dimension decides on, narrowed.
+
+        Args:
+            dimension: Index of the dimension.
+            widths: Units kept and bits, shape ``(num_groups,)``; bits are not carried out.
+        """
+        if dimension < len(self.network.groups):
+            return self.network.narrowed_weights(dimension, widths)
+        layers = self.bits.layers_of(dimension)
+        tensors = self.network.tensors
+        names = (f"{layer}.weight" if layer else "weight" for layer in sorted(layers))
+        return [tensors[name] for name in names if name in tensors]
+
+    def kind_of(self, dimension: int) -> str:
+        """Return the kind of the group that a dimension decides: see :class:`LayerGroup`."""
+        if dimension < len(self.network.groups):
+            return self.network.groups[dimension].kind
+        name = self.space.groups[dimension].name
+        return next((group.kind for group in self.groups if group.name == name), "linear")
+
     def masks(self, widths: Widths) -> dict[str, Tensor]:
         """Return which elements of each sparse weight a variant keeps; none where layers shrink.
 
