@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rl_compress.errors import ConfigError
 
-_CHECKOUT = Path(__file__).parents[2] / "tune_configs" / "devices"
-_INSTALLED = "share/rl-compress/devices/*.yaml"
+_HOME = Path(__file__).parents[2]
+_CHECKOUT, _INSTALLED = "tune_configs/devices/*.yaml", "share/rl-compress/devices/*.yaml"
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -108,14 +108,16 @@ class DeviceProfile(BaseModel):
 def known_devices() -> dict[str, Path]:
     """Return the profiles that come with the package, by name.
 
-    They are in ``tune_configs/devices`` of a checkout; an installed package has them among its data
-    files, which are found through its metadata wherever the installer put them.
+    They are in ``tune_configs/devices`` of a checkout. An installed package has them among its data
+    files: where its metadata says, or beside it (``pip install --target``).
     """
-    found = sorted(_CHECKOUT.glob("*.yaml"))
-    if not found:
-        files = importlib.metadata.files("rl-compress") or []
-        found = sorted(Path(str(file.locate())) for file in files if file.match(f"*/{_INSTALLED}"))
-    return {path.stem: path for path in found}
+    found = [*_HOME.glob(_CHECKOUT)] or [*_HOME.glob(_INSTALLED)] or _installed()
+    return {path.stem: path for path in sorted(found)}
+
+
+def _installed() -> list[Path]:
+    files = importlib.metadata.files("rl-compress") or []
+    return [Path(str(file.locate())) for file in files if file.match(f"*/{_INSTALLED}")]
 
 
 def _listed(bits: Sequence[int]) -> str:
