@@ -12,7 +12,7 @@ from rl_compress.errors import ConfigError
 from rl_compress.results.environment import describe_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -75,6 +75,8 @@ def interleaved_latency_ms(
     *,
     warmup: int = WARMUP,
     repeats: int = REPEATS,
+    lead_in: int = 0,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[float]:
     """Measure any number of models in turn, each with inputs of its own.
 
@@ -82,6 +84,9 @@ def interleaved_latency_ms(
         runs: Modules in evaluation mode, and a batch for each.
         warmup: Passes of each before the first that is timed.
         repeats: Passes of each that are timed, at least 1.
+        lead_in: Passes right before each one that is timed. Kernels of many models are more than
+            torch keeps; it must not be timed making them again.
+        advance: Hears of the turns done, and of their total.
 
     Returns:
         The median of each, in milliseconds for its batch.
@@ -100,7 +105,10 @@ def interleaved_latency_ms(
             # The order alternates, so that no model always finds another's data in cache.
             turn = list(zip(runs, times_ms, strict=True))
             for (model, inputs), measured in turn if repeat % 2 == 0 else reversed(turn):
+                for _ in range(lead_in):
+                    model(*inputs)
                 measured.append(_time_once(model, inputs))
+            advance(repeat + 1, repeats)
     return [median(measured) for measured in times_ms]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from rl_compress.costs.latency import interleaved_latency_ms
 from rl_compress.layers.axes import is_depthwise, match_widths, quantizable_weights
 
 FRACTIONS = (0.0625, 0.25, 0.5, 0.75, 1.0)
 """Fractions of a layer's outputs, and of its inputs, at which it is measured."""
-WARMUP, REPEATS = 2, 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +53,64 @@ class _Calls:
     output_elements: int = 0
 
 
-def measure_layers(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> list[LayerTimes]:
-    """Measure every convolution and linear layer of a model alone, over a grid of its widths.
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The forward passes that tell what one layer, or several equal ones, take."""
 
-    Args:
-        model: Model in evaluation mode, on the device of the inputs; left as it is.
-        inputs: One batch, batch first.
-        advance: Hears of the layers done, and of their total.
+    first: npt.NDArray[np.int64]
+    second: npt.NDArray[np.int64]
+    runs: list[tuple[nn.Module, tuple[Tensor]]]
+    """For each shape of the weight, row by row, one for each shape of its inputs."""
+    times: npt.NDArray[np.int64]
+    """How often each shape of its inputs comes up in a forward pass of the model."""
 
-    Returns:
-        The layers that are called, in the model's order; equal ones are measured once.
-    """
-    axes = quantizable_weights(model)
-    layers: dict[str, Any] = {n: model.get_submodule(n.rpartition(".")[0]) for n in axes}
-    calls = _record_calls(model, layers, inputs)
-    measured: dict[Any, tuple[npt.NDArray[Any], ...]] = {}
-    found = []
-    for done, (name, made) in enumerate(calls.items()):
-        layer = layers[name]
-        key = (type(layer), layer.extra_repr(), *made.inputs)
-        if key not in measured:
-            measured[key] = _measure(layer, axes[name], made, inputs[0].device)
-        first, second, ms = measured[key]
-        length = layer.weight.shape[axes[name]]
-        found.append(
-            LayerTimes(name, first, second, ms, axes[name], made.output_elements // length)
-        )
-        advance(done + 1, len(calls))
-    return found
+
+class LayerGrids:
+    """Every convolution and linear layer that a model calls, by itself, over a grid of widths."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
+        """Make the layers.
+
+        Args:
+            model: Model in evaluation mode, on the device of the inputs; left as it is.
+            inputs: One batch, batch first.
+        """
+        axes = quantizable_weights(model)
+        layers: dict[str, Any] = {n: model.get_submodule(n.rpartition(".")[0]) for n in axes}
+        self._grids: dict[Any, _Grid] = {}
+        self._layers: list[tuple[str, Any, int, int]] = []
+        for name, calls in _record_calls(model, layers, inputs).items():
+            layer, axis = layers[name], axes[name]
+            key = (type(layer), layer.extra_repr(), *calls.inputs)
+            if key not in self._grids:
+                self._grids[key] = _make_grid(layer, axis, calls, inputs[0].device)
+            elements = calls.output_elements // layer.weight.shape[axis]
+            self._layers.append((name, key, axis, elements))
+
+    @property
+    def runs(self) -> list[tuple[nn.Module, tuple[Tensor]]]:
+        """What is to be measured; equal layers are measured once."""
+        return [run for grid in self._grids.values() for run in grid.runs]
+
+    def times(self, ms: npt.NDArray[np.float64]) -> list[LayerTimes]:
+        """Return the layers in the model's order.
+
+        Args:
+            ms: What each of the runs took, shape ``(runs,)``.
+        """
+        tables: dict[Any, npt.NDArray[np.float64]] = {}
+        start = 0
+        for key, grid in self._grids.items():
+            stop = start + len(grid.runs)
+            shape = (len(grid.first), len(grid.second), len(grid.times))
+            tables[key] = ms[start:stop].reshape(shape) @ grid.times
+            start = stop
+        return [
+            LayerTimes(
+                name, self._grids[key].first, self._grids[key].second, tables[key], axis, elements
+            )
+            for name, key, axis, elements in self._layers
+        ]
 
 
 def _record_calls(
@@ -111,12 +135,10 @@ def _record_calls(
     return {name: calls[name] for name in layers if name in calls}
 
 
-def _measure(
-    layer: Any, output_axis: int, calls: _Calls, device: torch.device
-) -> tuple[npt.NDArray[Any], ...]:
+def _make_grid(layer: Any, output_axis: int, calls: _Calls, device: torch.device) -> _Grid:
     groups = 1 if is_depthwise(layer) else int(getattr(layer, "groups", 1))
-    first = _grid(layer.weight.shape[0], groups)
-    second = _grid(layer.weight.shape[1], 1)
+    first = grid_of(layer.weight.shape[0], groups)
+    second = grid_of(layer.weight.shape[1], 1)
     # All sizes are cut from the same memory: the largest is all that is needed at once.
     weights = torch.randn(layer.weight.numel(), device=device, dtype=layer.weight.dtype)
     shapes = dict.fromkeys(calls.inputs)
@@ -128,12 +150,11 @@ def _measure(
             for shape in shapes:
                 size = _input_shape(narrowed, shape)
                 runs.append((narrowed, (samples[: math.prod(size)].view(size),)))
-    ms = np.array(interleaved_latency_ms(runs, warmup=WARMUP, repeats=REPEATS))
-    times = [calls.inputs.count(shape) for shape in shapes]
-    return first, second, ms.reshape(len(first), len(second), len(shapes)) @ np.array(times)
+    times = np.array([calls.inputs.count(shape) for shape in shapes])
+    return _Grid(first, second, runs, times)
 
 
-def _grid(length: int, step: int) -> npt.NDArray[np.int64]:
+def grid_of(length: int, step: int) -> npt.NDArray[np.int64]:
     """Return the lengths of an axis to measure: multiples of a step, increasing."""
     wanted = [max(step, round(length * fraction / step) * step) for fraction in FRACTIONS]
     return np.unique(np.array(wanted, dtype=np.int64))

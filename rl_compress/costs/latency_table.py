@@ -6,11 +6,13 @@ fitted to whole variants of a few widths, and other whole variants say how good 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import itertools
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.costs.latency import device_name, interleaved_latency_ms
-from rl_compress.costs.latency_layers import LayerTimes, measure_layers
+from rl_compress.costs.latency_layers import LayerGrids, LayerTimes
 from rl_compress.costs.latency_predictor import LatencyPredictor, Surroundings
 from rl_compress.errors import ConfigError, CorruptFileError
 from rl_compress.layers.axes import named_tensors, quantizable_weights
@@ -40,7 +42,8 @@ on a busy machine no two measurements alike."""
 
 _UNIFORM, _MIXED = 6, 10
 """Whole variants to fit to: those equally narrow everywhere, and others."""
-_WARMUP, _REPEATS = 3, 25
+_SECONDS, _FEWEST, _MOST = 20.0, 15, 100
+"""How long to measure, and bounds on how often each layer and variant is measured in that time."""
 _METADATA = b"rl_compress_latency_table"
 _MEASURE_IT = "measure one with `rl-compress latency-table JOB`"
 
@@ -98,7 +101,7 @@ class LatencyTable:
             device: What to measure on; by default the CPU.
             validation: Whole variants that the predictions are compared with.
             seed: Of the choice of variants.
-            advance: Hears of the steps done, and of their total.
+            advance: Hears of the turns done, and of their total.
 
         Raises:
             ConfigError: The model has no layer that can be measured.
@@ -111,24 +114,20 @@ class LatencyTable:
         rng = np.random.default_rng(seed)
         fitted = [*_uniform(space, len(groups)), *_mixed(space, len(groups), _MIXED, rng)]
         tested = _mixed(space, len(groups), validation, rng)
-        steps = len(quantizable_weights(model)) + 2
-
-        def measure(chosen: Sequence[Widths]) -> npt.NDArray[np.float64]:
-            runs = [(_contiguous(variant(widths)).to(device), inputs) for widths in chosen]
-            return np.array(interleaved_latency_ms(runs, warmup=_WARMUP, repeats=_REPEATS))
-
         with threads(THREADS):
-            layers = measure_layers(model.to(device), inputs, lambda done, _: advance(done, steps))
-            model.to("cpu")
-            if not layers:
+            grids = LayerGrids(copy.deepcopy(model).to(device), inputs)
+            if not grids.runs:
                 raise ConfigError("target: the model has no convolution or linear layer to measure")
-            whole_ms = measure(fitted)
-            advance(steps - 1, steps)
-            alone = LatencyPredictor(layers, Surroundings(1.0, 0.0, 0.0), model, groups)
-            surroundings = _fit(*alone.parts(fitted), whole_ms)
-            predictor = LatencyPredictor(layers, surroundings, model, groups)
-            tested_ms = measure(tested)
-            advance(steps, steps)
+            variants = [
+                (_contiguous(variant(widths)).to(device), inputs) for widths in (*fitted, *tested)
+            ]
+            # All in one go: on a shared machine speed changes from one second to the next.
+            ms = _measure([*grids.runs, *variants], advance)
+        layers = grids.times(ms[: -len(variants)])
+        fitted_ms, tested_ms = np.split(ms[-len(variants) :], [len(fitted)])
+        alone = LatencyPredictor(layers, Surroundings(1.0, 0.0, 0.0), model, groups)
+        surroundings = _fit(*alone.parts(fitted), fitted_ms)
+        predictor = LatencyPredictor(layers, surroundings, model, groups)
         errors = 100.0 * np.abs(predictor.predict_ms(tested) / tested_ms - 1.0)
         return cls(
             device=table_device(device),
@@ -139,7 +138,7 @@ class LatencyTable:
             layers=tuple(layers),
             surroundings=surroundings,
             error=PredictionError(validation, float(np.median(errors)), float(errors.max())),
-            target_ms=float(whole_ms[0]),
+            target_ms=float(fitted_ms[0]),
         )
 
     def predictor(self, model: nn.Module, groups: Sequence[LayerGroup]) -> LatencyPredictor:
@@ -298,6 +297,18 @@ def model_digest(model: nn.Module, example_inputs: Sequence[Tensor]) -> str:
         "inputs": [tuple(tensor.shape) for tensor in example_inputs],
     }
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _measure(
+    runs: Sequence[tuple[nn.Module, Sequence[Tensor]]], advance: Callable[[int, int], None]
+) -> npt.NDArray[np.float64]:
+    start = time.perf_counter()
+    interleaved_latency_ms(runs, warmup=1, repeats=1)
+    turn_s = time.perf_counter() - start
+    repeats = int(np.clip(_SECONDS / turn_s, _FEWEST, _MOST))
+    return np.array(
+        interleaved_latency_ms(runs, warmup=0, repeats=repeats, lead_in=1, advance=advance)
+    )
 
 
 def _from_rows(weight: str, rows: list[dict[str, Any]]) -> LayerTimes:

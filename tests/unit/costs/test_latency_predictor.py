@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.costs.latency_layers import LayerTimes, _grid
+from rl_compress.costs.latency_layers import LayerTimes, grid_of
 from rl_compress.costs.latency_predictor import LatencyPredictor, Surroundings, monotone
 from rl_compress.layers.axes import quantizable_weights
 from rl_compress.policy.space_config import SpaceConfig
@@ -27,7 +27,7 @@ def _layers(model: nn.Module, times: np.random.Generator | None = None) -> list[
     layers = []
     for name, axis in quantizable_weights(model).items():
         rows, columns = model.get_parameter(name).shape[:2]
-        first, second = _grid(rows, 1), _grid(columns, 1)
+        first, second = grid_of(rows, 1), grid_of(columns, 1)
         ms = np.outer(first, second).astype(np.float64)
         if times is not None:
             ms = times.uniform(0.01, 1.0, ms.shape)

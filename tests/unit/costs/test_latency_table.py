@@ -11,7 +11,7 @@ import zoo
 from torch import nn
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.costs.latency_layers import LayerTimes, measure_layers
+from rl_compress.costs.latency_layers import LayerGrids, LayerTimes
 from rl_compress.costs.latency_predictor import Surroundings
 from rl_compress.costs.latency_table import (
     LatencyTable,
@@ -27,6 +27,12 @@ from rl_compress.layers.axes import quantizable_weights
 from rl_compress.policy.space_config import SpaceConfig
 
 CPU = torch.device("cpu")
+
+
+def _layers(name: str) -> dict[str, LayerTimes]:
+    """Return the layers of a network of the zoo, each run taking as many ms as its number."""
+    grids = LayerGrids(zoo.make(name), zoo.EXAMPLE)
+    return {layer.weight: layer for layer in grids.times(np.arange(float(len(grids.runs))))}
 
 
 def _table(model: nn.Module, device: str = "a device") -> LatencyTable:
@@ -51,11 +57,14 @@ def _table(model: nn.Module, device: str = "a device") -> LatencyTable:
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_a_model_is_measured_over_its_whole_space(name: str) -> None:
+def test_a_model_is_measured_over_its_whole_space(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_compress.costs.latency_table._SECONDS", 0.0)
     model = zoo.make(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     compressor = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig())
-    steps: list[tuple[int, int]] = []
+    turns: list[tuple[int, int]] = []
     table = LatencyTable.build(
         model,
         compressor.network.groups,
@@ -64,7 +73,7 @@ def test_a_model_is_measured_over_its_whole_space(name: str) -> None:
         zoo.EXAMPLE,
         batch_size=2,
         validation=4,
-        advance=lambda done, total: steps.append((done, total)),
+        advance=lambda done, total: turns.append((done, total)),
     )
     space = compressor.space
     predictor = table.predictor(model, compressor.network.groups)
@@ -74,29 +83,34 @@ def test_a_model_is_measured_over_its_whole_space(name: str) -> None:
     assert [layer.weight for layer in table.layers] == list(quantizable_weights(model))
     assert (table.batch_size, table.threads, table.device) == (2, 1, table_device(CPU))
     assert 0 <= table.error.median_percent <= table.error.worst_percent
-    assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
+    assert [done for done, _ in turns] == list(range(1, turns[-1][1] + 1))
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
 
 
 def test_the_layers_grid_goes_up_to_their_widths() -> None:
-    first, second, last, _ = measure_layers(zoo.make("grouped"), zoo.EXAMPLE)
+    first, second, last, _ = _layers("grouped").values()
     assert (first.first.tolist(), first.second.tolist()) == ([1, 3, 6, 9, 12], [1])
     # Four groups stay four: outputs come in fours, and inputs count within a group.
     assert (second.first.tolist(), second.second.tolist()) == ([4, 8, 12, 16], [1, 2, 3])
     assert last.ms.shape == (5, 5)
-    assert (first.ms > 0).all()
+    assert first.ms.ravel().tolist() == [0, 1, 2, 3, 4]
+    assert second.ms.ravel().tolist() == list(range(5, 17))
     assert [layer.elements for layer in (first, second, last)] == [64, 64, 64]
 
 
 def test_equal_layers_are_measured_once() -> None:
-    layers = {layer.weight: layer for layer in measure_layers(zoo.make("residual"), zoo.EXAMPLE)}
+    layers = _layers("residual")
     assert layers["block1.conv1.weight"].ms is layers["block1.conv2.weight"].ms
     assert layers["block1.conv1.weight"].ms is not layers["block2.conv2.weight"].ms
 
 
 def test_a_layer_that_is_called_twice_counts_twice() -> None:
-    layers = {layer.weight: layer for layer in measure_layers(zoo.make("shared"), zoo.EXAMPLE)}
+    layers = _layers("shared")
+    grids = LayerGrids(zoo.make("shared"), zoo.EXAMPLE)
+    once = {layer.weight: layer for layer in grids.times(np.ones(len(grids.runs)))}
+    assert (once["twice.weight"].ms == 2).all()
+    assert (once["down.weight"].ms == 1).all()
     assert layers["twice.weight"].elements == 2 * 16 * 16
     assert layers["up.weight"].output_axis == 1
     assert layers["up.weight"].elements == 16 * 16
