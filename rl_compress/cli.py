@@ -78,7 +78,8 @@ def search(
         from rl_compress.reporting.console import print_result
 
         loaded = _load(job, set_)
-        monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in loaded.budget.items())
+        bounds = loaded.effective_budget()
+        monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in bounds.items())
         result = run.search(loaded, output, resume=resume, address=address, monitor=monitor)
         monitor.close()
         print_result(result.manifest.model_dump(mode="json"), result.directory)
@@ -142,6 +143,29 @@ def sensitivity(
         print_sensitivity(curves, directory)
 
 
+@app.command("latency-table")
+def latency_table(
+    job: JobFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; by default in the cache."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")
+    ] = None,
+    set_: Overrides = None,
+) -> None:
+    """Measure what the target's layers take on this machine, to predict latencies by."""
+    with _reported() as monitor:
+        from rl_compress.inspection import measure_latency_table
+        from rl_compress.reporting.latency_console import print_latency_table
+
+        loaded = _load(job, set_)
+        table, path = measure_latency_table(loaded, output, device=device, monitor=monitor)
+        monitor.close()
+        print_latency_table(table, path)
+
+
 @app.command()
 def evaluate(
     job: JobFile,
@@ -186,7 +210,7 @@ def compress(
         if policy is not None:
             chosen = CompressionPolicy.load(policy)
         else:
-            chosen = best_policy(run or Path(), loaded.budget)
+            chosen = best_policy(run or Path(), loaded.effective_budget())
         directory = output or Path("compressed") / loaded.name
         manifest = running.compress(
             loaded,
@@ -229,7 +253,7 @@ def _load(path: Path, overrides: list[str] | None, budget: list[str] | None = No
 
     changes = [*(overrides or ())]
     if budget:
-        changes += ["budget={}", *(f"budget.{bound}" for bound in budget)]
+        changes += ["device=null", "budget={}", *(f"budget.{bound}" for bound in budget)]
     return load_job(path, changes)
 
 

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.costs.latency_table import LatencyTable, cached_path
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.vulnerability import map_vulnerability
@@ -24,6 +28,7 @@ from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task, prepare_job
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.target import SPLITS
 from rl_compress.targets.threads import threads
 
@@ -149,3 +154,63 @@ def evaluate_policy(
         },
         "costs": {cost: (subject.original_costs[cost], costs[cost]) for cost in costs},
     }
+
+
+def measure_latency_table(
+    job: Job,
+    output: Path | None = None,
+    *,
+    device: str | None = None,
+    monitor: Monitor | None = None,
+) -> tuple[LatencyTable, Path]:
+    """Measure the latency table of a job's target on this machine, and save it.
+
+    Args:
+        job: The target and its space; batches are those of ``export.latency_batch_size``.
+        output: The file; by default one in the cache, where searches on this machine find it.
+        device: ``cpu`` or ``cuda``; by default that which searches use.
+        monitor: Hears of progress.
+
+    Returns:
+        The table, and its file.
+
+    Raises:
+        ConfigError: There is no such device, or the job prunes what takes no less time for it.
+    """
+    monitor = monitor or SilentMonitor()
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"--device: must be cpu or cuda, but got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: torch finds no cuda device here; leave it out for the CPU")
+    if output is not None and output.is_dir():
+        raise ConfigError(f"--output {output}: is a directory; name a file to write")
+    structure = job.space.pruning.structure
+    if structure != "channels":
+        raise ConfigError(
+            f"space.pruning.structure: {structure} leaves layers as wide as they are, and latency "
+            f"as it is; a latency table needs channels"
+        )
+    hardware = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    monitor.phase("preparation")
+    target = make_target(job.target)
+    model = build_model(target, job.target)
+    inputs = target.example_inputs()
+    # Which channels go first does not matter, only how many; this ranking needs no data.
+    pruning = job.space.pruning.model_copy(update={"importance": "l1"})
+    compressor = Compressor.prepare(
+        model, inputs, job.space.model_copy(update={"pruning": pruning})
+    )
+    monitor.phase("latency table")
+    table = LatencyTable.build(
+        model,
+        compressor.network.groups,
+        compressor.network.variant,
+        compressor.space,
+        inputs,
+        batch_size=job.export.latency_batch_size,
+        device=hardware,
+        advance=monitor.step,
+    )
+    path = output or cached_path(table.device, table.digest, table.batch_size)
+    table.save(path)
+    return table, path

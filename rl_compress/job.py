@@ -14,10 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from rl_compress.costs.device_profile import DeviceProfile
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.vulnerability import VulnerabilityConfig
@@ -33,6 +36,10 @@ from rl_compress.search.tune_config import TuneConfig
 from rl_compress.targets.factory import TargetConfig
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
 class Job(BaseModel):
     """Everything that a run needs to know; defaults are filled in."""
 
@@ -44,11 +51,23 @@ class Job(BaseModel):
     )
     target: TargetConfig = Field(description="The model to compress, with its data.")
     space: SpaceConfig = Field(default_factory=SpaceConfig, description="What may be decided.")
+    device: str | None = Field(
+        default=None,
+        description=(
+            "The device to compress for: `mobile`, `edge`, `server` or a profile of your own "
+            "(.yaml), which gives a budget and the bits that may be chosen."
+        ),
+    )
     budget: dict[str, float | str] = Field(
+        default=None,
+        validate_default=True,
+        # None only stands for a key that is missing.
+        json_schema_extra=_without_default,
         description=(
             "Upper bounds, by cost (macs, params, size_bytes): a fraction of the target's own such "
-            "as 0.3, or an amount such as `1.2M` or `300kB`."
-        )
+            "as 0.3, or an amount such as `1.2M` or `300kB`; they come before the device's, and "
+            "without a device there must be one."
+        ),
     )
     objective: ObjectiveConfig = Field(
         default_factory=ObjectiveConfig, description="What the search maximises."
@@ -81,16 +100,26 @@ class Job(BaseModel):
         default_factory=TuneConfig, description="Keys that `rl-compress tune` varies, and how."
     )
 
-    @field_validator("budget")
+    @field_validator("budget", mode="before")
     @classmethod
-    def _some_known_cost(cls, budget: dict[str, float | str]) -> dict[str, float | str]:
-        if not budget:
-            raise ValueError(f"give an upper bound on at least one of {', '.join(COSTS)}")
+    def _some_bound(cls, budget: Any, info: ValidationInfo) -> Any:
+        # A device that is itself wrong is not in the data; then that is what there is to say.
+        if info.data.get("device", "wrong") is not None:
+            return {} if budget is None else budget
+        if budget is None:
+            raise PydanticCustomError("missing", "Field required")
+        if budget == {}:
+            raise ValueError(
+                f"give an upper bound on at least one of {', '.join(COSTS)}, or name a device"
+            )
         return budget
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Job:
         self.search.check_action(self.space.action)
+        if (profile := self.device_profile()) is not None:
+            quantization = self.space.quantization
+            profile.supports(quantization.weight_bits, quantization.activation_bits)
         sparse = self.space.pruning.structure != "channels"
         if sparse and self.evaluation.recalibration == "reconstruction":
             raise ConfigError(
@@ -130,6 +159,23 @@ class Job(BaseModel):
             )
         return self
 
+    def device_profile(self) -> DeviceProfile | None:
+        """Return the profile of the device, if one is named.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
+        return None if self.device is None else DeviceProfile.load(self.device)
+
+    def effective_budget(self) -> dict[str, float | str]:
+        """Return the bounds that hold: those of the device, and the job's own instead or as well.
+
+        Raises:
+            ConfigError: The device's profile cannot be read.
+        """
+        profile = self.device_profile()
+        return {**(profile.budget if profile else {}), **self.budget}
+
     def to_yaml(self) -> str:
         """Return the job with all defaults filled in."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -159,8 +205,8 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise ConfigError(f"{path}: expected a mapping of keys such as name, target and budget")
     for override in overrides:
         _apply(data, override)
-    # A section with all its keys commented out is an empty one.
-    data = {key: {} if value is None else value for key, value in data.items()}
+    # A section with all its keys commented out is one that is not there.
+    data = {key: value for key, value in data.items() if value is not None}
     return parse_job(data, str(path))
 
 

@@ -124,7 +124,7 @@ def prepare_job(
     return prepare(
         job.target,
         job.space,
-        job.budget,
+        job.effective_budget(),
         contribution=contribution,
         score=job.objective.score,
         train=train,
@@ -177,7 +177,7 @@ def choose(run: RunDirectory, job: Job, stopped_early: str | None = None) -> Eva
     records = EvaluationStore(run.evaluations).read()
     if not records:
         raise EvaluationError(f"{run.path}: no variant could be evaluated ({stopped_early})")
-    front = pareto_front(records, job.objective.objectives(job.budget))
+    front = pareto_front(records, job.objective.objectives(job.effective_budget()))
     run.write_records("pareto.parquet", front)
     return max(records, key=lambda record: (record.reward, -record.evaluation_id))
 

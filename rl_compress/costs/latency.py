@@ -12,7 +12,7 @@ from rl_compress.errors import ConfigError
 from rl_compress.results.environment import describe_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -39,7 +39,7 @@ def measure_latency_ms(
     Raises:
         ConfigError: There is nothing to repeat.
     """
-    return _interleaved([model], inputs, warmup, repeats)[0]
+    return interleaved_latency_ms([(model, inputs)], warmup=warmup, repeats=repeats)[0]
 
 
 def compare_latency(
@@ -65,8 +65,51 @@ def compare_latency(
     Raises:
         ConfigError: There is nothing to repeat.
     """
-    first_ms, second_ms = _interleaved([first, second], inputs, warmup, repeats)
+    runs = [(first, inputs), (second, inputs)]
+    first_ms, second_ms = interleaved_latency_ms(runs, warmup=warmup, repeats=repeats)
     return first_ms, second_ms
+
+
+def interleaved_latency_ms(
+    runs: Sequence[tuple[nn.Module, Sequence[Tensor]]],
+    *,
+    warmup: int = WARMUP,
+    repeats: int = REPEATS,
+    lead_in: int = 0,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[float]:
+    """Measure any number of models in turn, each with inputs of its own.
+
+    Args:
+        runs: Modules in evaluation mode, and a batch for each.
+        warmup: Passes of each before the first that is timed.
+        repeats: Passes of each that are timed, at least 1.
+        lead_in: Passes right before each one that is timed. Kernels of many models are more than
+            torch keeps; it must not be timed making them again.
+        advance: Hears of the turns done, and of their total.
+
+    Returns:
+        The median of each, in milliseconds for its batch.
+
+    Raises:
+        ConfigError: There is nothing to repeat.
+    """
+    if repeats < 1:
+        raise ConfigError(f"repeats must be at least 1, but got {repeats}")
+    times_ms: list[list[float]] = [[] for _ in runs]
+    with torch.inference_mode():
+        for _ in range(warmup):
+            for model, inputs in runs:
+                model(*inputs)
+        for repeat in range(repeats):
+            # The order alternates, so that no model always finds another's data in cache.
+            turn = list(zip(runs, times_ms, strict=True))
+            for (model, inputs), measured in turn if repeat % 2 == 0 else reversed(turn):
+                for _ in range(lead_in):
+                    model(*inputs)
+                measured.append(_time_once(model, inputs))
+            advance(repeat + 1, repeats)
+    return [median(measured) for measured in times_ms]
 
 
 def device_name(device: torch.device) -> str:
@@ -77,24 +120,6 @@ def device_name(device: torch.device) -> str:
         return str(device)
     threads = torch.get_num_threads()
     return f"{describe_environment()['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _interleaved(
-    models: Sequence[nn.Module], inputs: Sequence[Tensor], warmup: int, repeats: int
-) -> list[float]:
-    if repeats < 1:
-        raise ConfigError(f"repeats must be at least 1, but got {repeats}")
-    times_ms: list[list[float]] = [[] for _ in models]
-    with torch.inference_mode():
-        for _ in range(warmup):
-            for model in models:
-                model(*inputs)
-        for repeat in range(repeats):
-            # The order alternates, so that neither model always finds the other's data in cache.
-            turn = list(zip(models, times_ms, strict=True))
-            for model, measured in turn if repeat % 2 == 0 else reversed(turn):
-                measured.append(_time_once(model, inputs))
-    return [median(measured) for measured in times_ms]
 
 
 def _time_once(model: nn.Module, inputs: Sequence[Tensor]) -> float:

@@ -54,6 +54,15 @@ def _assert_refused(outcome: Outcome, *words: str) -> None:
         pytest.param({"target": {}}, ["missing key target.factory"], id="missing key"),
         pytest.param({"name": "../up"}, ["name", "../up"], id="name that leaves the folder"),
         pytest.param({"budget": {}}, ["budget", "macs, params, size_bytes"], id="no budget"),
+        pytest.param(
+            {"device": "toaster"}, ["device", "'toaster'", "edge, mobile, server"], id="device"
+        ),
+        pytest.param({"device": "gone.yaml"}, ["device", "gone.yaml", "No such"], id="profile"),
+        pytest.param(
+            {"device": "edge", "space__quantization__weight_bits": 3},
+            ["space.quantization.weight_bits", "edge", "3 bits", "choose from 8, 16"],
+            id="bits that the device lacks",
+        ),
         pytest.param({"budget": {"mac": 0.5}}, ["budget.mac", "macs, params"], id="unknown cost"),
         pytest.param({"budget": {"macs": "some"}}, ["budget.macs", "'some'"], id="amount"),
         pytest.param({"budget": {"macs": 0}}, ["budget.macs", "above 0"], id="zero budget"),
@@ -385,6 +394,26 @@ def test_compress_does_not_replace_a_folder_that_is_no_artefact(
 def test_report_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
     _assert_refused(run_here("report", tmp_path), str(tmp_path))
     _assert_refused(run_here("report", tmp_path / "nothing"), str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "words"),
+    [
+        pytest.param(["--device", "tpu"], {}, ["--device", "'tpu'"], id="device"),
+        pytest.param(["--output", "."], {}, ["--output .", "directory"], id="output"),
+        pytest.param(
+            [],
+            {"space__pruning__structure": "weights"},
+            ["space.pruning.structure", "weights", "channels"],
+            id="structure",
+        ),
+    ],
+)
+def test_latency_table_that_cannot_be_measured(
+    tmp_path: Path, arguments: list[str], changes: dict[str, Any], words: list[str]
+) -> None:
+    outcome = run_here("latency-table", write_job(tmp_path, **changes), *arguments)
+    _assert_refused(outcome, *words)
 
 
 def test_unreachable_cluster_is_named(tmp_path: Path) -> None:

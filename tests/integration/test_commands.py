@@ -12,8 +12,10 @@ from running import read_records, run_here, write_job
 from tiny_target import TinyNet, tiny
 
 import rl_compress
+from rl_compress.costs.latency_table import LatencyTable, find_latency_table
 
 GROUPS = ["conv1", "conv2", "conv3", "fc1"]
+LAYERS = [*GROUPS, "fc2"]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,43 @@ def test_sensitivity_saves_curves_and_plot(tmp_path: Path) -> None:
     assert (tmp_path / "curves" / "sensitivity.svg").read_text(encoding="utf-8").startswith("<")
     for group in GROUPS:
         assert group in outcome.stdout
+
+
+def test_latency_table_is_kept_where_searches_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RL_COMPRESS_CACHE", str(tmp_path / "cache"))
+    target = tiny()
+    job = write_job(tmp_path)
+
+    outcome = run_here("latency-table", job, "--device", "cpu")
+
+    assert outcome.code == 0, outcome.stderr
+    for layer in (*LAYERS, "median", "worst"):
+        assert layer in outcome.stdout
+    found = find_latency_table(
+        target.architecture(), target.example_inputs(), device=torch.device("cpu")
+    )
+    assert [layer.weight for layer in found.layers] == [f"{name}.weight" for name in LAYERS]
+    assert found.error.variants == 12
+
+
+def test_latency_table_goes_where_it_is_told(tmp_path: Path) -> None:
+    job = write_job(tmp_path, export__latency_batch_size=4)
+    path = tmp_path / "tables" / "tiny.parquet"
+
+    outcome = run_here("latency-table", job, "--device", "cpu", "--output", path)
+
+    assert outcome.code == 0, outcome.stderr
+    assert str(path) in outcome.stdout
+    assert LatencyTable.load(path).batch_size == 4
+
+
+def test_check_takes_the_budget_of_a_device(tmp_path: Path) -> None:
+    outcome = run_here("check", write_job(tmp_path, device="server", budget={"params": 0.5}))
+
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.stdout.count("(50.0%)") == 2
 
 
 def test_report_is_built_again_the_same(finished: Path) -> None:

@@ -171,6 +171,51 @@ def test_an_empty_budget_is_refused() -> None:
         parse_job(yaml.safe_load(JOB) | {"budget": {}})
 
 
+def test_a_device_brings_a_budget() -> None:
+    data = yaml.safe_load(JOB) | {"device": "edge"}
+    del data["budget"]
+    job = parse_job(data)
+    assert job.budget == {}
+    assert job.effective_budget() == {"size_bytes": "1MB", "peak_memory_bytes": "320kB"}
+    assert parse_job(yaml.safe_load(job.to_yaml())) == job
+
+
+def test_the_jobs_own_bounds_come_first() -> None:
+    job = parse_job(
+        yaml.safe_load(JOB) | {"device": "mobile", "budget": {"macs": 0.2, "params": 0.5}}
+    )
+    assert job.effective_budget() == {"macs": 0.2, "size_bytes": "5MB", "params": 0.5}
+
+
+def test_without_a_device_the_budget_is_the_jobs(job_file: Path) -> None:
+    job = load_job(job_file, ["device=null"])
+    assert job.device is None
+    assert job.effective_budget() == job.budget == {"macs": 0.3}
+
+
+def test_an_unknown_device_is_named() -> None:
+    data = yaml.safe_load(JOB) | {"device": "toaster"}
+    with pytest.raises(ConfigError, match="device: unknown device 'toaster'; choose from edge, "):
+        parse_job(data)
+
+
+def test_a_device_of_the_wrong_type_is_all_there_is_to_say() -> None:
+    data = {"name": "x", "target": {"factory": "digits"}, "device": 3}
+    with pytest.raises(ConfigError) as caught:
+        parse_job(data)
+    assert "device: " in str(caught.value)
+    assert "budget" not in str(caught.value)
+
+
+def test_bits_that_the_device_lacks_are_refused() -> None:
+    data = yaml.safe_load(JOB) | {
+        "device": "edge",
+        "space": {"quantization": {"weight_bits": 4}},
+    }
+    with pytest.raises(ConfigError, match=r"weight_bits: the device edge .* 4 bits; choose from 8"):
+        parse_job(data)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot read the job file \(No such"):
         load_job(tmp_path / "absent.yaml")

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rl_compress.costs.latency import compare_latency, device_name, measure_latency_ms
+from rl_compress.costs.latency import (
+    compare_latency,
+    device_name,
+    interleaved_latency_ms,
+    measure_latency_ms,
+)
 from rl_compress.errors import ConfigError
 
 
@@ -54,6 +59,22 @@ def test_models_take_turns() -> None:
 
     compare_latency(Named("a"), Named("b"), INPUTS, warmup=1, repeats=3)
     assert "".join(order) == "ab" + "ab" + "ba" + "ab"
+
+
+def test_many_models_are_led_in_and_their_turns_counted() -> None:
+    models = [Sleeper([0.05, 0.002]), Sleeper([0.05, 0.004])]
+    turns: list[tuple[int, int]] = []
+    found = interleaved_latency_ms(
+        [(model, INPUTS) for model in models],
+        warmup=0,
+        repeats=3,
+        lead_in=1,
+        advance=lambda done, total: turns.append((done, total)),
+    )
+    assert [model.passes for model in models] == [6, 6]
+    assert turns == [(1, 3), (2, 3), (3, 3)]
+    assert 2.0 <= found[0] < 40.0
+    assert 4.0 <= found[1] < 40.0
 
 
 def test_the_slower_model_is_found_slower() -> None:
