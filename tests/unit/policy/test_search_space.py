@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rl_compress.errors import ConfigError
 from rl_compress.policy.compression_policy import CompressionPolicy, Decision
 from rl_compress.policy.search_space import GroupChoices, SearchSpace
-from rl_compress.policy.space_config import PruningConfig, SpaceConfig
+from rl_compress.policy.space_config import PruningConfig, QuantizationConfig, SpaceConfig
 
 
 @st.composite
@@ -144,3 +144,87 @@ def test_full_and_smallest_widths() -> None:
 )
 def test_skip_patterns(pattern: str, layer: str, skipped: bool) -> None:
     assert SpaceConfig(skip=[pattern]).skips(layer) is skipped
+
+
+JOINT = SearchSpace(
+    (
+        GroupChoices("conv1", 8, tuple(range(1, 9))),
+        GroupChoices("conv1", 8, (2, 4, 8), "weight_bits"),
+        GroupChoices("fc", 8, (2, 4, 8), "weight_bits"),
+        GroupChoices("fc", 8, (4, 8), "activation_bits"),
+    )
+)
+
+
+@given(st.tuples(*(st.sampled_from(group.widths) for group in JOINT.groups)))
+def test_a_joint_policy_says_all_of_a_group_and_survives_json(widths: tuple[int, ...]) -> None:
+    policy = JOINT.policy_of(widths)
+    assert policy["conv1"] == Decision(pruning_ratio=1 - widths[0] / 8, weight_bits=widths[1])
+    assert policy["fc"] == Decision(weight_bits=widths[2], activation_bits=widths[3])
+    again = CompressionPolicy.from_json(policy.to_json())
+    assert again == policy
+    assert JOINT.widths_of(again).tolist() == list(widths)
+
+
+def test_bits_between_levels_become_the_nearest() -> None:
+    decisions = {
+        "conv1": Decision(pruning_ratio=0.5, weight_bits=7),
+        "fc": Decision(weight_bits=3, activation_bits=5),
+    }
+    found = JOINT.widths_of(CompressionPolicy.from_mapping(decisions))
+    assert found.tolist() == [4, 8, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("conv1", "fc", "message"),
+    [
+        ({"weight_bits": 4}, {"weight_bits": 4}, "fc: activation_bits is decided"),
+        ({}, {"weight_bits": 4, "activation_bits": 4}, "conv1: weight_bits is decided"),
+        (
+            {"weight_bits": 4, "activation_bits": 4},
+            {"weight_bits": 4, "activation_bits": 4},
+            "conv1: activation_bits is not decided",
+        ),
+        (
+            {"weight_bits": 4},
+            {"weight_bits": 4, "activation_bits": 4, "pruning_ratio": 0.5},
+            "fc: this group cannot be pruned",
+        ),
+    ],
+)
+def test_a_policy_that_decides_something_else_is_refused(
+    conv1: dict[str, float], fc: dict[str, float], message: str
+) -> None:
+    policy = CompressionPolicy.from_mapping(
+        {"conv1": Decision(**conv1), "fc": Decision(**fc)}  # type: ignore[arg-type]
+    )
+    with pytest.raises(ConfigError, match=message):
+        JOINT.widths_of(policy)
+
+
+@pytest.mark.parametrize("bits", [0, 9, 2.5, -1])
+def test_impossible_bits_are_refused(bits: float) -> None:
+    with pytest.raises(ConfigError, match="weight_bits"):
+        Decision(weight_bits=bits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("budgeted", "searchable", "weights", "activations"),
+    [
+        (["macs"], True, 16, 16),
+        (["size_bytes"], True, [2, 3, 4, 5, 6, 8], 16),
+        (["bops"], True, [2, 3, 4, 5, 6, 8], [4, 5, 6, 8]),
+        (["bops"], False, 16, 16),
+    ],
+)
+def test_bits_are_searched_where_the_budget_depends_on_them(
+    budgeted: list[str], searchable: bool, weights: object, activations: object
+) -> None:
+    found = QuantizationConfig().resolved(budgeted, searchable=searchable)
+    assert (found.weight_bits, found.activation_bits) == (weights, activations)
+
+
+def test_bits_that_the_job_names_stay() -> None:
+    given_bits = QuantizationConfig(weight_bits=[8, 4, 4], activation_bits=[8])
+    found = given_bits.resolved(["bops"], searchable=True)
+    assert (found.weight_levels, found.activation_levels) == ((4, 8), (8,))
