@@ -117,9 +117,6 @@ class Job(BaseModel):
     @model_validator(mode="after")
     def _sections_agree(self) -> Job:
         self.search.check_action(self.space.action)
-        if (profile := self.device_profile()) is not None:
-            quantization = self.space.quantization
-            profile.supports(quantization.weight_bits, quantization.activation_bits)
         sparse = self.space.pruning.structure != "channels"
         if sparse and self.evaluation.recalibration == "reconstruction":
             raise ConfigError(
@@ -127,9 +124,15 @@ class Job(BaseModel):
                 "would fill those that space.pruning.structure removes; choose bias or batchnorm"
             )
         masks = self.space.action == "mask"
-        self.space.quantization = self.space.quantization.resolved(
-            self.budget, searchable=not (masks or sparse)
+        profile = self.device_profile()
+        quantization = self.space.quantization.resolved(
+            self.effective_budget(),
+            searchable=not (masks or sparse),
+            kernels=None if profile is None else (profile.weight_bits, profile.activation_bits),
         )
+        self.space.quantization = quantization
+        if profile is not None:
+            profile.supports(quantization.weight_levels, quantization.activation_levels)
         if masks and self.space.quantization.searches_bits:
             raise ConfigError(
                 "space.quantization: with space.action: mask only units are decided, no bits; "

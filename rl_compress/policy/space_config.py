@@ -176,23 +176,39 @@ class QuantizationConfig(BaseModel):
         """Say whether anything is quantized."""
         return min(self.weight_levels[0], self.activation_levels[0]) < UNQUANTIZED
 
-    def resolved(self, budgeted: Collection[str], *, searchable: bool) -> QuantizationConfig:
-        """Return the same with ``auto`` replaced by what suits the budget.
+    def resolved(
+        self,
+        budgeted: Collection[str],
+        *,
+        searchable: bool,
+        kernels: tuple[Collection[int], Collection[int]] | None = None,
+    ) -> QuantizationConfig:
+        """Return the same with ``auto`` replaced by what suits the budget and the device.
 
         Args:
             budgeted: The costs that the budget bounds.
             searchable: Whether the rest of the space lets bits be searched.
+            kernels: Bits of weights and of activations that the device supports; None: all.
         """
+        of_weights, of_activations = kernels or (None, None)
         weights = searchable and not {"size_bytes", "bops"}.isdisjoint(budgeted)
         activations = searchable and "bops" in budgeted
         chosen: dict[str, Bits] = {}
         if self.weight_bits == "auto":
-            chosen["weight_bits"] = list(_SEARCHED_WEIGHT_BITS) if weights else UNQUANTIZED
+            chosen["weight_bits"] = _suitable(_SEARCHED_WEIGHT_BITS if weights else (), of_weights)
         if self.activation_bits == "auto":
-            chosen["activation_bits"] = (
-                list(_SEARCHED_ACTIVATION_BITS) if activations else UNQUANTIZED
+            chosen["activation_bits"] = _suitable(
+                _SEARCHED_ACTIVATION_BITS if activations else (), of_activations
             )
         return self.model_copy(update=chosen)
+
+
+def _suitable(searched: Sequence[int], kernels: Collection[int] | None) -> Bits:
+    """Return the bits to search, or the one that all layers get where none are."""
+    wanted = searched or (UNQUANTIZED,)
+    if kernels is not None:
+        wanted = [bits for bits in wanted if bits in kernels] or [max(kernels)]
+    return list(wanted) if len(wanted) > 1 else wanted[0]
 
 
 def _levels(bits: Bits) -> tuple[int, ...]:
