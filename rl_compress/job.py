@@ -24,7 +24,7 @@ from rl_compress.evaluation.vulnerability import VulnerabilityConfig
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.finetuning.pretraining import PretrainingConfig
 from rl_compress.finetuning.recovery import FinetuningConfig
-from rl_compress.policy.budget import COSTS
+from rl_compress.policy.budget import BUDGETABLE
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.search.config import SearchConfig
@@ -46,8 +46,10 @@ class Job(BaseModel):
     space: SpaceConfig = Field(default_factory=SpaceConfig, description="What may be decided.")
     budget: dict[str, float | str] = Field(
         description=(
-            "Upper bounds, by cost (macs, params, size_bytes): a fraction of the target's own such "
-            "as 0.3, or an amount such as `1.2M` or `300kB`."
+            f"Upper bounds, by cost ({', '.join(BUDGETABLE)}), all of which hold at once: a "
+            "fraction of the target's own up to 1, such as 0.3, or an amount such as `1.2M`, "
+            "`300kB` or `5ms`. A number with a unit or prefix is never a fraction, a plain one "
+            "above 1 is an amount, for latency in milliseconds."
         )
     )
     objective: ObjectiveConfig = Field(
@@ -85,7 +87,7 @@ class Job(BaseModel):
     @classmethod
     def _some_known_cost(cls, budget: dict[str, float | str]) -> dict[str, float | str]:
         if not budget:
-            raise ValueError(f"give an upper bound on at least one of {', '.join(COSTS)}")
+            raise ValueError(f"give an upper bound on at least one of {', '.join(BUDGETABLE)}")
         return budget
 
     @model_validator(mode="after")
