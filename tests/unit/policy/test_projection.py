@@ -241,8 +241,11 @@ def test_what_rounding_left_is_given_back_by_marginal_cost() -> None:
 
 def test_a_dimension_that_a_bound_does_not_limit_keeps_its_wish() -> None:
     space = SearchSpace(
-        (GroupChoices("layer", 20, tuple(range(1, 21))),)
-        + tuple(GroupChoices(name, 8, BITS) for name in ("weights", "activations"))
+        (
+            GroupChoices("layer", 20, tuple(range(1, 21))),
+            GroupChoices("weights", 8, BITS),
+            GroupChoices("activations", 8, BITS),
+        )
     )
     wish = np.array([1.0, 4 / 8, 5 / 8])
     halved = Budget.parse({"macs": 0.5}, Joint([4]).costs(space.full_widths))
