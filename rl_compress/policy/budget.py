@@ -142,7 +142,8 @@ class Budget:
         if unmet:
             raise InfeasibleBudgetError(
                 f"{'; '.join(unmet)}; raise the budget, or widen the space: raise "
-                "space.pruning.max_ratio, allow fewer bits, or shorten space.skip"
+                "space.pruning.max_ratio, allow fewer bits in space.quantization, or shorten "
+                "space.skip"
             )
 
 

@@ -24,6 +24,10 @@ _PROBES = 16
 
 _SMALLEST_KEEP = 1e-6
 
+_ROUNDING = 1e-12
+"""Real costs, such as latency, stay this far below their bound, relative to it: sums may differ in
+their last digits between one vector and a batch of many, and one vector alone must be within."""
+
 
 def project(
     keep: npt.NDArray[np.floating],
@@ -201,6 +205,8 @@ def _robbed_first(
 
 def _fit(budget: Budget, costs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
     """Say which vectors of a batch are within every bound, shape ``(N,)``."""
-    within = [costs[cost] <= bound for cost, bound in budget.bounds]
-    count = len(next(iter(costs.values())))
-    return np.logical_and.reduce(within) if within else np.ones(count, dtype=bool)
+    fitting = np.ones(len(next(iter(costs.values()))), dtype=bool)
+    for cost, bound in budget.bounds:
+        exact = np.issubdtype(costs[cost].dtype, np.integer)
+        fitting &= costs[cost] <= (bound if exact else bound * (1.0 - _ROUNDING))
+    return fitting

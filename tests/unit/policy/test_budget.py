@@ -218,8 +218,8 @@ def test_every_bound_that_is_not_met_is_named_in_one_line() -> None:
         "200); "
         "budget.latency_ms: 0.0600 ms cannot be met; the smallest feasible value is 0.0615 ms "
         "(0.2500 of the target's 0.2460 ms); "
-        "raise the budget, or widen the space: raise space.pruning.max_ratio, allow fewer bits, or "
-        "shorten space.skip"
+        "raise the budget, or widen the space: raise space.pruning.max_ratio, allow fewer bits in "
+        "space.quantization, or shorten space.skip"
     )
 
 

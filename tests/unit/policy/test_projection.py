@@ -14,7 +14,7 @@ from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
-from rl_compress.policy.space_config import PruningConfig, SpaceConfig
+from rl_compress.policy.space_config import PruningConfig, QuantizationConfig, SpaceConfig
 
 DRAWS = 100
 """Wishes for every space and budget that hypothesis makes up."""
@@ -98,7 +98,9 @@ def joint_cases(draw: st.DrawFn) -> Case:
 
 @pytest.fixture(scope="module")
 def real() -> Compressor:
-    return Compressor.prepare(zoo.make("residual"), zoo.EXAMPLE, SpaceConfig())
+    """Return a residual network of which widths, weight bits and activation bits are decided."""
+    bits = QuantizationConfig(weight_bits=list(BITS), activation_bits=[4, 6, 8])
+    return Compressor.prepare(zoo.make("residual"), zoo.EXAMPLE, SpaceConfig(quantization=bits))
 
 
 def _wish(space: SearchSpace, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -261,6 +263,22 @@ def test_a_dimension_stopped_by_one_bound_does_not_hold_up_those_of_another() ->
     budget = Budget((("macs", 20.0), ("params", 90.0)))
     widths = project(np.array([1.0, 0.8, 0.4]), budget, _even_space(100, 3), Apart(), fill=False)
     assert widths.tolist() == [20, 60, 30]
+
+
+def test_real_costs_are_within_though_their_sums_depend_on_the_batch() -> None:
+    class Timed(Sum):
+        """Single vectors round up what batches round down."""
+
+        def costs(self, widths: Widths) -> dict[str, Any]:
+            return {"latency_ms": float(np.nextafter(0.1 * widths.sum(), np.inf))}
+
+        def batch(self, widths: Widths) -> dict[str, npt.NDArray[Any]]:
+            return {"latency_ms": np.nextafter(0.1 * widths.sum(axis=1), -np.inf)}
+
+    budget = Budget((("latency_ms", 0.1 * 7),))
+    widths = project(np.array([0.5, 0.5]), budget, _even_space(10, 2), Timed())
+    assert budget.admits(Timed().costs(widths))
+    assert widths.sum() == 6
 
 
 def test_no_bound_at_all_keeps_the_wish_or_everything() -> None:
