@@ -219,26 +219,22 @@ def test_all_dimensions_move_in_proportion(fill: bool) -> None:
     assert widths.tolist() == [300, 200, 100]
 
 
-class Unequal(LoopedBatch):
-    """A unit of the first dimension costs as much as five of the second."""
-
-    def costs(self, widths: Widths) -> dict[str, int]:
-        return {"macs": int(5 * widths[0] + widths[1])}
-
-
 def test_of_equal_costs_the_dimension_that_rounding_robbed_most_is_given_back_first() -> None:
     widths = project(np.array([0.3, 0.39]), Budget((("macs", 7),)), _even_space(10, 2), Sum())
     assert widths.tolist() == [3, 4]
 
 
 def test_what_rounding_left_is_given_back_by_marginal_cost() -> None:
-    # The factor that fits is just below 1: both are robbed of .45 units, one of which costs five.
-    space = _even_space(10, 2)
-    budget = Budget((("macs", 5 * 2 + 3 + 1),))
-    widths = project(np.array([0.245, 0.345]), budget, space, Unequal(), fill=False)
-    assert widths.tolist() == [2, 3]
-    widths = project(np.array([0.25, 0.345]), budget, space, Unequal(), fill=True)
-    assert widths.tolist() == [2, 4]
+    class Unequal(LoopedBatch):
+        def costs(self, widths: Widths) -> dict[str, int]:
+            return {"macs": int(widths @ [10, 5, 2])}
+
+    # In proportion, 2 2 2 fits, and the third unit of the first dimension would be next. Of the
+    # others the second was robbed of more, but the third gains more for what it costs.
+    budget = Budget((("macs", 39.0),))
+    wish = np.array([0.29, 0.28, 0.27])
+    widths = project(wish, budget, _even_space(10, 3), Unequal(), fill=False)
+    assert widths.tolist() == [2, 2, 3]
 
 
 def test_a_dimension_that_a_bound_does_not_limit_keeps_its_wish() -> None:
