@@ -27,7 +27,7 @@ from rl_compress.evaluation.vulnerability import VulnerabilityConfig
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.finetuning.pretraining import PretrainingConfig
 from rl_compress.finetuning.recovery import FinetuningConfig
-from rl_compress.policy.budget import COSTS
+from rl_compress.policy.budget import BUDGETABLE
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.search.config import SearchConfig
@@ -64,9 +64,11 @@ class Job(BaseModel):
         # None only stands for a key that is missing.
         json_schema_extra=_without_default,
         description=(
-            "Upper bounds, by cost (macs, params, size_bytes): a fraction of the target's own such "
-            "as 0.3, or an amount such as `1.2M` or `300kB`; they come before the device's, and "
-            "without a device there must be one."
+            f"Upper bounds, by cost ({', '.join(BUDGETABLE)}), all of which hold at once: a "
+            "fraction of the target's own up to 1, such as 0.3, or an amount such as `1.2M`, "
+            "`300kB` or `5ms`. A number with a unit or prefix is never a fraction, a plain one "
+            "above 1 is an amount, for latency in milliseconds. They come before the device's, "
+            "and without a device there must be one."
         ),
     )
     objective: ObjectiveConfig = Field(
@@ -110,7 +112,7 @@ class Job(BaseModel):
             raise PydanticCustomError("missing", "Field required")
         if budget == {}:
             raise ValueError(
-                f"give an upper bound on at least one of {', '.join(COSTS)}, or name a device"
+                f"give an upper bound on at least one of {', '.join(BUDGETABLE)}, or name a device"
             )
         return budget
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from looped_batch import LoopedBatch
 from torch import nn
 
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
@@ -25,7 +26,7 @@ class MaskedLinear:
         return layer
 
 
-class Prices:
+class Prices(LoopedBatch):
     """Costs that are sums of the prices of the units kept."""
 
     def __init__(self, prices: Sequence[int]) -> None:

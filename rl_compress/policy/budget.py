@@ -1,8 +1,4 @@
-"""Budgets: upper bounds on costs, and the projection of widths onto them.
-
-The projection makes every candidate meet its budget by construction: the search never spends an
-evaluation on a variant that is too expensive, and the reward needs no penalty.
-"""
+"""Budgets: upper bounds on costs, as fractions of the target's own or as amounts with units."""
 
 from __future__ import annotations
 
@@ -23,7 +19,11 @@ its stored tensors, bit operations per sample (MACs times weight bits times acti
 the most bytes of activations alive at once in a forward pass of one sample."""
 
 LATENCY = "latency_ms"
-"""Measured milliseconds of a forward pass; can be weighted and traded off, but not budgeted."""
+"""Milliseconds of a forward pass on a device: measured of a variant once it is built, and predicted
+from measurements of its layers before."""
+
+BUDGETABLE = (*COSTS, LATENCY)
+"""Costs that a budget may bound; latency only where a latency table predicts it."""
 
 _PREFIXES = {
     "": 1.0,
@@ -35,17 +35,41 @@ _PREFIXES = {
     "mi": 2**20,
     "gi": 2**30,
 }
-_UNITS = {"macs": "", "params": "", "size_bytes": "b", "bops": "", "peak_memory_bytes": "b"}
+_BYTES = {prefix + unit: factor for prefix, factor in _PREFIXES.items() for unit in ("", "b")}
+_SUFFIXES: dict[str, Mapping[str, float]] = {
+    "macs": _PREFIXES,
+    "params": _PREFIXES,
+    "size_bytes": _BYTES,
+    "bops": _PREFIXES,
+    "peak_memory_bytes": _BYTES,
+    LATENCY: {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3},
+}
+"""What may follow a number, in lower case, and what it multiplies the number by."""
+
+_EXAMPLE = '"1.2M"'
+_EXAMPLES = {"size_bytes": '"300kB"', "peak_memory_bytes": '"300kB"', LATENCY: '"5ms"'}
 
 
 class CostFunction(Protocol):
-    """Anything that tells the exact costs of widths."""
+    """Anything that tells the costs of widths before a variant is built.
+
+    No cost falls when the level of a dimension rises.
+    """
 
     def costs(self, widths: Widths) -> dict[str, float]:
-        """Return every cost of :data:`COSTS` for widths of shape ``(num_groups,)``."""
+        """Return every cost of :data:`COSTS`, and others it knows, for widths of shape ``(D,)``."""
 
-    def batch(self, widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-        """Return the same of many, ``(variants, num_groups)``, by cost of shape ``(variants,)``."""
+    def batch(self, widths: Widths) -> dict[str, npt.NDArray[Any]]:
+        """Return the same for widths of shape ``(N, D)``, by cost an array of shape ``(N,)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A bound as the user gave it."""
+
+    number: float
+    is_fraction: bool
+    """Whether the number is a fraction of the target's own cost, else it is in the cost's unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +83,26 @@ class Budget:
         """Read the `budget` section of a job.
 
         Args:
-            spec: For each cost a fraction of the target's own in (0, 1], a number above 1, or a
-                text with a unit, such as ``"1.2M"`` or ``"300kB"``.
+            spec: For each cost an amount as :func:`parse_amount` reads it.
             original: Costs of the uncompressed target.
 
         Raises:
-            ConfigError: A cost is unknown or a value is no number.
+            ConfigError: A cost is unknown, a value is no amount, or nothing predicts latency.
         """
         bounds = []
         for cost, value in spec.items():
-            if cost == LATENCY:
+            if cost not in BUDGETABLE:
                 raise ConfigError(
-                    "budget.latency_ms: latency is known only when it has been measured, so it "
-                    "cannot bound a search; give it a weight in objective.weights, or bound "
-                    f"{', '.join(COSTS)}"
+                    f"budget.{cost}: unknown cost; choose from {', '.join(BUDGETABLE)}"
                 )
-            if cost not in COSTS:
-                raise ConfigError(f"budget.{cost}: unknown cost; choose from {', '.join(COSTS)}")
-            number = parse_amount(cost, value)
-            bounds.append((cost, number * original[cost] if number <= 1.0 else number))
+            amount = parse_amount(cost, value)
+            if cost == LATENCY and cost not in original:
+                raise ConfigError(
+                    f"budget.{cost}: needs a latency table; measure one on the device, or give "
+                    f"{cost} a weight in objective.weights, or bound {', '.join(COSTS)}"
+                )
+            factor = original[cost] if amount.is_fraction else 1.0
+            bounds.append((cost, amount.number * factor))
         return cls(tuple(bounds))
 
     def as_dict(self) -> dict[str, float]:
@@ -99,47 +124,51 @@ class Budget:
 
         Args:
             space: Allowed widths.
-            cost_function: Exact costs of widths.
+            cost_function: Costs of widths.
             original: Costs of the uncompressed target, for the message.
 
         Raises:
-            InfeasibleBudgetError: It does not; the message gives the smallest feasible value.
+            InfeasibleBudgetError: It does not; the message gives the smallest feasible value of
+                every bound that is not met.
         """
         smallest = cost_function.costs(space.smallest_widths)
-        for cost, bound in self.bounds:
-            if smallest[cost] > bound:
-                # Rounded up in the fourth place, so that the value named is itself accepted.
-                fraction = np.ceil(1e4 * smallest[cost] / original[cost]) / 1e4
-                if fraction * original[cost] < smallest[cost]:
-                    fraction += 1e-4
-                raise InfeasibleBudgetError(
-                    f"budget.{cost}: {bound:,.0f} cannot be met; the smallest feasible value is "
-                    f"{smallest[cost]:,.0f} ({fraction:.4f} of the target's "
-                    f"{original[cost]:,.0f}); raise the budget, or raise space.pruning.max_ratio "
-                    f"or shorten space.skip"
-                )
+        unmet = [
+            f"budget.{cost}: {_lower(cost, bound)} cannot be met; the smallest feasible value is "
+            f"{_upper(cost, smallest[cost])} ({_multiple(smallest[cost], original[cost]):.4f} of "
+            f"the target's {_upper(cost, original[cost])})"
+            for cost, bound in self.bounds
+            if smallest[cost] > bound
+        ]
+        if unmet:
+            raise InfeasibleBudgetError(
+                f"{'; '.join(unmet)}; raise the budget, or widen the space: raise "
+                "space.pruning.max_ratio, allow fewer bits in space.quantization, or shorten "
+                "space.skip"
+            )
 
 
-def parse_amount(cost: str, value: float | str) -> float:
-    """Read an amount of a cost: ``0.3``, ``1200000``, ``"1.2M"``, ``"300kB"``.
+def parse_amount(cost: str, value: float | str) -> Amount:
+    """Read a bound on a cost.
+
+    A plain number up to 1 is a fraction of the target's own cost (``0.3``); one above 1 is an
+    amount (``1200000``), for latency in milliseconds. A number with a prefix or unit is always an
+    amount: ``"1.2M"``, ``"300kB"``, ``"0.5MB"``, ``"0.9ms"``.
 
     Raises:
         ConfigError: The value is not a positive number with a unit that fits the cost.
     """
+    suffix = ""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([a-z]*)\s*", value.lower())
-        suffix = match.group(2) if match else ""
-        unit = _UNITS[cost]
-        prefix = suffix.removesuffix(unit) if unit else suffix
         try:
-            if match is None or prefix not in _PREFIXES:
+            if match is None:
                 raise ValueError(value)
-            number = float(match.group(1)) * _PREFIXES[prefix]
-        except ValueError:
-            example = '"300kB"' if unit == "b" else '"1.2M"'
+            suffix = match.group(2)
+            number = float(match.group(1)) * _SUFFIXES[cost][suffix]
+        except (ValueError, KeyError):
             raise ConfigError(
-                f"budget.{cost}: expected a fraction such as 0.3 or an amount such as {example}, "
-                f"but got {value!r}"
+                f"budget.{cost}: expected a fraction such as 0.3 or an amount such as "
+                f"{_EXAMPLES.get(cost, _EXAMPLE)}, but got {value!r}"
             ) from None
     elif isinstance(value, bool):
         raise ConfigError(f"budget.{cost}: expected a number, but got {value!r}")
@@ -147,70 +176,20 @@ def parse_amount(cost: str, value: float | str) -> float:
         number = float(value)
     if not (number > 0 and np.isfinite(number)):
         raise ConfigError(f"budget.{cost}: must be above 0, but got {value!r}")
-    return number
+    return Amount(number, is_fraction=not suffix and number <= 1.0)
 
 
-def project(
-    keep: npt.NDArray[np.floating],
-    budget: Budget,
-    space: SearchSpace,
-    cost_function: CostFunction,
-    *,
-    fill: bool = True,
-) -> Widths:
-    """Move fractions kept onto the budget, all groups in proportion.
-
-    The fractions are scaled by the largest common factor that the budget admits, each clipped to
-    what its group allows, then rounded down; what rounding left over is given back unit by unit,
-    first to the group that rounding robbed most.
-
-    Args:
-        keep: Fraction of units kept in each group, in (0, 1], shape ``(num_groups,)``.
-        budget: Upper bounds.
-        space: Allowed widths.
-        cost_function: Exact costs of widths.
-        fill: Also scale up a candidate that leaves part of the budget unused.
-
-    Returns:
-        Allowed widths within the budget, shape ``(num_groups,)``. The budget must be feasible.
-    """
-    units = space.num_units
-    wanted = np.clip(np.asarray(keep, dtype=np.float64), 1e-6, 1.0) * units
-
-    def scaled(factor: float) -> Widths:
-        return space.floor(np.clip(wanted * factor, 0.0, units))
-
-    def fits(widths: Widths) -> bool:
-        return budget.admits(cost_function.costs(widths))
-
-    high = float((units / wanted).max()) if fill else 1.0
-    if fits(scaled(high)):
-        return scaled(high)
-    low = 0.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(scaled(middle)) else (low, middle)
-    widths = scaled(low)
-    target = np.clip(wanted * high, 0.0, units)
-    return _give_back(widths, target, space, fits)
+def _lower(cost: str, value: float) -> str:
+    """Write a bound for a message, rounded down: no cost above it looks as if it were met."""
+    return f"{value:,.4f} ms" if cost == LATENCY else f"{np.floor(value):,.0f}"
 
 
-def _give_back(
-    widths: Widths, target: npt.NDArray[np.float64], space: SearchSpace, fits: _Predicate
-) -> Widths:
-    """Raise groups to their next width, the one that rounding robbed most first, while it fits."""
-    widths = widths.copy()
-    shortfall = (target - widths) / space.num_units
-    for index in np.argsort(-shortfall, kind="stable"):
-        wider = [width for width in space.groups[index].widths if width > widths[index]]
-        if not wider or shortfall[index] <= 0:
-            continue
-        candidate = widths.copy()
-        candidate[index] = wider[0]
-        if fits(candidate):
-            widths = candidate
-    return widths
+def _upper(cost: str, value: float) -> str:
+    """Write a cost for a message, rounded up: the value named is itself accepted as a bound."""
+    return f"{_multiple(value, 1.0):,.4f} ms" if cost == LATENCY else f"{np.ceil(value):,.0f}"
 
 
-class _Predicate(Protocol):
-    def __call__(self, widths: Widths) -> bool: ...
+def _multiple(value: float, unit: float) -> float:
+    """Return a multiple of a unit, in four places, that is no less than a value."""
+    multiple = float(np.ceil(1e4 * value / unit) / 1e4)
+    return multiple if multiple * unit >= value else multiple + 1e-4

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.ledger import Ledger, Progress
-from rl_compress.policy.budget import Budget, CostFunction, project
+from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.mask_projection import decides_masks, project_mask
+from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.search.baselines import Baseline, Keep
 from rl_compress.search.convergence import Convergence

@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import EvaluationError
-from rl_compress.policy.budget import Budget, project
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.observation import Observer

@@ -12,6 +12,7 @@
 | weights | 5 | distribution of the group's weights as narrowed by the decisions so far (2) |
 | budget | 2 | share of the tightest bound used if the undecided groups take their prior's, and
   their smallest widths |
+| bounds | 6 | log10 of each cost's bound as a fraction of the target's own; 0 if there is none |
 | decisions | D | fraction given up in every dimension decided so far, 0 for the others |
 | decided | D | 1 for every dimension decided so far |
 
@@ -30,7 +31,7 @@ import numpy.typing as npt
 import torch
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.budget import Budget
+from rl_compress.policy.budget import BUDGETABLE, Budget
 from rl_compress.policy.search_space import Aspect, Widths
 from rl_compress.search.sensitivity import SensitivityCurves
 
@@ -78,11 +79,10 @@ class Observer:
             drop_scale: Loss of score that counts as 1 in the sensitivity features.
         """
         self._compressor = compressor
-        self._budget = budget
         space = compressor.space
         self._full = space.full_widths
         self._smallest = space.smallest_widths
-        self._prior = self._full if prior is None else prior
+        self.face(budget, prior)
         self._original_std = [
             self._weights(group, self._full).std().item() or 1.0 for group in range(len(space))
         ]
@@ -90,10 +90,21 @@ class Observer:
             [self._static_features(group, curves, drop_scale) for group in range(len(space))]
         )
 
+    def face(self, budget: Budget, prior: Widths | None) -> None:
+        """Show another budget from now on, with the prior that goes with it."""
+        original = self._compressor.costs.original
+        bounds = budget.as_dict()
+        self._budget = budget
+        self._prior = self._full if prior is None else prior
+        self._bounds = [
+            float(np.log10(bounds[cost] / original[cost])) if cost in bounds else 0.0
+            for cost in BUDGETABLE
+        ]
+
     @property
     def size(self) -> int:
         """Length of an observation."""
-        return self._static.shape[1] + 5 + 2 + 2 * len(self._full)
+        return self._static.shape[1] + 1 + 5 + 2 + len(BUDGETABLE) + 2 * len(self._full)
 
     @property
     def bound(self) -> float:
@@ -117,8 +128,10 @@ class Observer:
         flags = np.arange(len(self._full)) < group
         features = [
             self._static[shown],
+            [self._prior[shown] / self._full[shown]],
             self._weight_statistics(shown, current),
             [self._usage(group, current, self._prior), self._usage(group, current, self._smallest)],
+            self._bounds,
             ratios,
             flags,
         ]
@@ -146,7 +159,6 @@ class Observer:
                 [np.log10(space.groups[group].num_units) / 8, np.log10(max(params, 1)) / 8],
                 [macs / max(original["macs"], 1), params / max(original["params"], 1)],
                 curve,
-                [self._prior[group] / self._full[group]],
             ]
         )
 

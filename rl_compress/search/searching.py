@@ -12,8 +12,8 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
-from rl_compress.policy.budget import project
 from rl_compress.policy.mask_projection import decides_masks, project_mask
+from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory

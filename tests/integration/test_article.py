@@ -145,7 +145,7 @@ def test_attacks_are_mapped_before_and_after_compression(tmp_path: Path) -> None
             ["space.pruning.importance"],
         ),
         ({"objective__score": "r2"}, ["objective.score", "accuracy", "fidelity"]),
-        ({"budget": {"latency_ms": 5}}, ["budget.latency_ms", "objective.weights"]),
+        ({"budget": {"latency_ms": 5}}, ["budget.latency_ms", "latency table"]),
         ({"pretraining": {"mode": "layerwise", "stages": ["no"]}}, ["pretraining.stages", "'no'"]),
         (
             {"finetuning__schedule": "contribution", "space__pruning__structure": "weights"},

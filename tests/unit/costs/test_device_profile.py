@@ -32,7 +32,7 @@ def test_the_profiles_of_the_package_are_sound(name: str) -> None:
     assert profile.name == name
     for cost, amount in profile.budget.items():
         assert cost in COSTS
-        assert parse_amount(cost, amount) > 0
+        assert parse_amount(cost, amount).number > 0
     # A job that quantizes nothing suits them all.
     profile.supports(16, 16)
 

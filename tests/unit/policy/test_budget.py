@@ -2,31 +2,17 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from looped_batch import LoopedBatch
 
 from rl_compress.errors import ConfigError, InfeasibleBudgetError
-from rl_compress.policy.budget import Budget, parse_amount, project
+from rl_compress.policy.budget import Amount, Budget, parse_amount
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
-from rl_compress.policy.space_config import PruningConfig
 
 
-class Chain:
-    """Costs of a chain of layers: MACs are products of neighbours, parameters add up."""
-
-    def __init__(self, areas: list[int]) -> None:
-        self.areas = np.array(areas)
-
-    def costs(self, widths: Widths) -> dict[str, int]:
-        inputs = np.concatenate([[1], widths[:-1]])
-        macs = int((inputs * widths * self.areas).sum())
-        params = int((inputs * widths).sum())
-        return {"macs": macs, "params": params, "size_bytes": 4 * params}
-
-
-class Sum:
+class Sum(LoopedBatch):
     """Every unit costs the same."""
 
     def __init__(self, price: int = 1) -> None:
@@ -37,145 +23,56 @@ class Sum:
         return {"macs": total, "params": total, "size_bytes": 4 * total}
 
 
-Case = tuple[SearchSpace, Chain, Budget, np.ndarray]
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Draw a space, its costs, a feasible budget and fractions kept."""
-    groups = []
-    for index in range(draw(st.integers(1, 5))):
-        config = PruningConfig(
-            max_ratio=draw(st.floats(0.3, 0.95)), round_to=draw(st.sampled_from([1, 1, 2, 4]))
-        )
-        groups.append(GroupChoices.from_config(f"g{index}", draw(st.integers(2, 24)), 1, config))
-    space = SearchSpace(tuple(groups))
-    costs = Chain([draw(st.integers(1, 9)) for _ in groups])
-    smallest, full = costs.costs(space.smallest_widths), costs.costs(space.full_widths)
-    bounds = []
-    for cost in draw(st.sets(st.sampled_from(["macs", "params"]), min_size=1)):
-        share = draw(st.floats(0.0, 1.1))
-        bounds.append((cost, smallest[cost] + share * (full[cost] - smallest[cost])))
-    keep = np.array([draw(st.floats(0.02, 1.0)) for _ in groups])
-    return space, costs, Budget(tuple(bounds)), keep
-
-
-def _next_widths(space: SearchSpace, widths: Widths) -> list[Widths]:
-    """Return the widths in which one group is one step wider."""
-    found = []
-    for index, group in enumerate(space.groups):
-        wider = [width for width in group.widths if width > widths[index]]
-        if wider:
-            candidate = widths.copy()
-            candidate[index] = wider[0]
-            found.append(candidate)
-    return found
-
-
-@given(cases(), st.booleans())
-def test_projection_is_within_the_budget_on_allowed_widths(case: Case, fill: bool) -> None:
-    space, costs, budget, keep = case
-    widths = project(keep, budget, space, costs, fill=fill)
-    assert budget.admits(costs.costs(widths))
-    assert all(width in group.widths for width, group in zip(widths, space.groups, strict=True))
-
-
-@given(cases())
-def test_projection_leaves_feasible_widths_alone_without_fill(case: Case) -> None:
-    space, costs, budget, keep = case
-    widths = project(keep, budget, space, costs)
-    again = project(widths / space.num_units, budget, space, costs, fill=False)
-    assert again.tolist() == widths.tolist()
-
-
-@given(cases())
-def test_projection_leaves_tight_widths_alone(case: Case) -> None:
-    space, costs, budget, keep = case
-    widths = project(keep, budget, space, costs)
-    while wider := [w for w in _next_widths(space, widths) if budget.admits(costs.costs(w))]:
-        widths = wider[0]
-    again = project(widths / space.num_units, budget, space, costs)
-    assert again.tolist() == widths.tolist()
-
-
-@given(cases(), st.floats(0.01, 60.0))
-def test_no_common_factor_would_keep_more(case: Case, factor: float) -> None:
-    space, costs, budget, keep = case
-    widths = project(keep, budget, space, costs)
-    units = space.num_units
-    scaled = space.floor(np.clip(keep * units * factor, 0, units))
-    assert not budget.admits(costs.costs(scaled)) or (scaled <= widths).all()
-
-
-@given(cases())
-def test_without_fill_a_candidate_that_fits_is_only_rounded_down(case: Case) -> None:
-    space, costs, budget, keep = case
-    rounded = space.floor(keep * space.num_units)
-    if budget.admits(costs.costs(rounded)):
-        assert project(keep, budget, space, costs, fill=False).tolist() == rounded.tolist()
-
-
-@given(cases())
-def test_an_ample_budget_keeps_everything(case: Case) -> None:
-    space, costs, _, keep = case
-    ample = Budget.parse({"macs": 1.0}, costs.costs(space.full_widths))
-    assert project(keep, ample, space, costs).tolist() == space.full_widths.tolist()
-
-
-@given(
-    st.integers(2, 24),
-    st.lists(st.floats(0.02, 1.0), min_size=2, max_size=5),
-    st.floats(0.0, 1.0),
+@pytest.mark.parametrize(
+    ("cost", "value", "expected"),
+    [
+        pytest.param("macs", 0.3, 0.3, id="number"),
+        pytest.param("macs", 1, 1.0, id="one"),
+        pytest.param("size_bytes", 1.0, 1.0, id="one-of-bytes"),
+        pytest.param("macs", "0.3", 0.3, id="text"),
+        pytest.param("params", "1e-2", 0.01, id="exponent"),
+        pytest.param("latency_ms", 0.5, 0.5, id="latency"),
+    ],
 )
-def test_equal_groups_keep_the_order_of_their_fractions(
-    units: int, keep: list[float], share: float
+def test_plain_numbers_up_to_one_are_fractions(
+    cost: str, value: float | str, expected: float
 ) -> None:
-    groups = [
-        GroupChoices.from_config(f"g{i}", units, 1, PruningConfig()) for i in range(len(keep))
-    ]
-    space, costs = SearchSpace(tuple(groups)), Sum()
-    low, high = space.smallest_widths.sum(), space.full_widths.sum()
-    budget = Budget((("macs", float(low + share * (high - low))),))
-    widths = project(np.array(keep), budget, space, costs)
-    by_fraction = [width for _, width in sorted(zip(keep, widths.tolist(), strict=True))]
-    assert by_fraction == sorted(by_fraction)
-
-
-@given(st.lists(st.floats(0.02, 1.0), min_size=1, max_size=5), st.integers(0, 100))
-def test_a_budget_in_units_is_used_up(keep: list[float], extra: int) -> None:
-    groups = tuple(GroupChoices(f"g{i}", 20, tuple(range(1, 21))) for i in range(len(keep)))
-    space = SearchSpace(groups)
-    bound = min(len(keep) + extra, 20 * len(keep))
-    widths = project(np.array(keep), Budget((("macs", bound),)), space, Sum())
-    assert widths.sum() == bound
-
-
-def test_the_group_that_rounding_robbed_most_is_given_back_first() -> None:
-    groups = tuple(GroupChoices(name, 10, tuple(range(1, 11))) for name in "ab")
-    widths = project(np.array([0.3, 0.39]), Budget((("macs", 7),)), SearchSpace(groups), Sum())
-    assert widths.tolist() == [3, 4]
+    assert parse_amount(cost, value) == Amount(expected, is_fraction=True)
 
 
 @pytest.mark.parametrize(
     ("cost", "value", "expected"),
     [
-        pytest.param("macs", 0.3, 0.3, id="fraction"),
-        pytest.param("macs", "0.3", 0.3, id="text-fraction"),
         pytest.param("macs", 1200000, 1.2e6, id="number"),
+        pytest.param("macs", 1.001, 1.001, id="just-above-one"),
         pytest.param("macs", "1.2M", 1.2e6, id="M"),
+        pytest.param("macs", "0.5M", 5e5, id="less-than-one-M"),
         pytest.param("macs", " 3 g ", 3e9, id="spaces-and-case"),
+        pytest.param("macs", "0.0001k", 0.1, id="prefix-below-one-unit"),
         pytest.param("params", "5k", 5e3, id="k"),
         pytest.param("params", "1e6", 1e6, id="exponent"),
-        pytest.param("params", "2T", 2e12, id="T"),
+        pytest.param("bops", "2T", 2e12, id="T"),
         pytest.param("size_bytes", "300kB", 3e5, id="kB"),
+        pytest.param("size_bytes", "0.5MB", 5e5, id="less-than-one-MB"),
+        pytest.param("size_bytes", "0.5B", 0.5, id="less-than-one-byte"),
         pytest.param("size_bytes", "2MiB", 2 * 2**20, id="MiB"),
-        pytest.param("size_bytes", "4KiB", 4096, id="KiB"),
+        pytest.param("peak_memory_bytes", "4KiB", 4096, id="KiB"),
         pytest.param("size_bytes", "512B", 512, id="B"),
         pytest.param("size_bytes", "2M", 2e6, id="bytes-without-unit"),
+        pytest.param("latency_ms", 5, 5.0, id="latency-number"),
+        pytest.param("latency_ms", "5", 5.0, id="latency-text"),
+        pytest.param("latency_ms", "0.9ms", 0.9, id="less-than-one-ms"),
+        pytest.param("latency_ms", "1 ms", 1.0, id="ms"),
+        pytest.param("latency_ms", "800us", 0.8, id="us"),
+        pytest.param("latency_ms", "0.25 S", 250.0, id="s"),
     ],
 )
-def test_amounts(cost: str, value: float | str, expected: float) -> None:
-    assert parse_amount(cost, value) == pytest.approx(expected, rel=1e-12)
+def test_larger_numbers_and_those_with_units_are_amounts(
+    cost: str, value: float | str, expected: float
+) -> None:
+    amount = parse_amount(cost, value)
+    assert amount.number == pytest.approx(expected, rel=1e-12)
+    assert not amount.is_fraction
 
 
 @pytest.mark.parametrize(
@@ -202,13 +99,32 @@ def test_what_is_no_amount_is_refused_with_its_key(value: str | bool) -> None:
         parse_amount("macs", value)
 
 
+@pytest.mark.parametrize(
+    ("cost", "value", "example"),
+    [
+        ("latency_ms", "5MB", '"5ms"'),
+        ("latency_ms", "5k", '"5ms"'),
+        ("latency_ms", "1.5 min", '"5ms"'),
+        ("size_bytes", "5ms", '"300kB"'),
+        ("peak_memory_bytes", "1 s", '"300kB"'),
+        ("bops", "1GB", '"1.2M"'),
+    ],
+)
+def test_units_of_other_costs_are_refused_with_an_example(
+    cost: str, value: str, example: str
+) -> None:
+    message = f"^budget\\.{cost}: expected a fraction such as 0.3 or an amount such as {example}"
+    with pytest.raises(ConfigError, match=message):
+        parse_amount(cost, value)
+
+
 @pytest.mark.parametrize("value", [0, 0.0, -1, float("nan"), float("inf"), "0", "1e999"])
 def test_amounts_are_positive_and_finite(value: float | str) -> None:
     with pytest.raises(ConfigError, match=r"^budget\.macs: must be above 0"):
         parse_amount("macs", value)
 
 
-ORIGINAL = {"macs": 1000, "params": 200, "size_bytes": 800}
+ORIGINAL = {"macs": 1000, "params": 200, "size_bytes": 800, "latency_ms": 4.0}
 
 
 @pytest.mark.parametrize(
@@ -221,6 +137,9 @@ ORIGINAL = {"macs": 1000, "params": 200, "size_bytes": 800}
         pytest.param(
             {"macs": 0.5, "params": 150}, {"macs": 500.0, "params": 150.0}, id="two-costs"
         ),
+        pytest.param({"latency_ms": 0.5}, {"latency_ms": 2.0}, id="fraction-of-latency"),
+        pytest.param({"latency_ms": "0.9ms"}, {"latency_ms": 0.9}, id="latency"),
+        pytest.param({"size_bytes": "0.5B"}, {"size_bytes": 0.5}, id="never-a-fraction"),
     ],
 )
 def test_budget_spec(spec: dict[str, float | str], bounds: dict[str, float]) -> None:
@@ -230,6 +149,12 @@ def test_budget_spec(spec: dict[str, float | str], bounds: dict[str, float]) -> 
 def test_an_unknown_cost_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"budget\.flops: unknown cost; choose from macs, params"):
         Budget.parse({"flops": 0.5}, ORIGINAL)
+
+
+@pytest.mark.parametrize("value", [0.5, "3ms"])
+def test_latency_needs_something_that_predicts_it(value: float | str) -> None:
+    with pytest.raises(ConfigError, match=r"^budget\.latency_ms: needs a latency table; "):
+        Budget.parse({"latency_ms": value}, {"macs": 1000})
 
 
 def test_usage_is_the_tightest_bounds() -> None:
@@ -268,6 +193,47 @@ def test_the_smallest_values_stated_are_accepted(units: int, smallest: int, pric
     Budget.parse({"macs": fraction}, original).check_feasible(
         space, costs, costs.costs(space.full_widths)
     )
+
+
+class Timed(LoopedBatch):
+    """Every unit costs a parameter, ten MACs, and a time."""
+
+    def __init__(self, milliseconds: float) -> None:
+        self.milliseconds = milliseconds
+
+    def costs(self, widths: Widths) -> dict[str, float]:
+        total = int(widths.sum())
+        return {"macs": 10 * total, "params": total, "latency_ms": self.milliseconds * total}
+
+
+def test_every_bound_that_is_not_met_is_named_in_one_line() -> None:
+    space = SearchSpace((GroupChoices("a", 10, (2, 5, 10)), GroupChoices("b", 10, (3, 10))))
+    costs = Timed(0.0123)
+    original = costs.costs(space.full_widths)
+    budget = Budget.parse({"macs": 0.2, "params": 6, "latency_ms": "60us"}, original)
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        budget.check_feasible(space, costs, original)
+    assert str(caught.value) == (
+        "budget.macs: 40 cannot be met; the smallest feasible value is 50 (0.2500 of the target's "
+        "200); "
+        "budget.latency_ms: 0.0600 ms cannot be met; the smallest feasible value is 0.0615 ms "
+        "(0.2500 of the target's 0.2460 ms); "
+        "raise the budget, or widen the space: raise space.pruning.max_ratio, allow fewer bits in "
+        "space.quantization, or shorten space.skip"
+    )
+
+
+@given(st.floats(1e-3, 1e3), st.integers(1, 9))
+def test_the_smallest_latency_stated_is_accepted(milliseconds: float, smallest: int) -> None:
+    space = SearchSpace((GroupChoices("g", 10, (smallest, 10)),))
+    costs = Timed(milliseconds)
+    original = costs.costs(space.full_widths)
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        Budget((("latency_ms", 1e-4),)).check_feasible(space, costs, original)
+    stated = re.search(r"value is ([\d,.]+ ms) \((0\.\d+) of", str(caught.value))
+    assert stated, caught.value
+    for value in (stated[1].replace(",", ""), float(stated[2])):
+        Budget.parse({"latency_ms": value}, original).check_feasible(space, costs, original)
 
 
 def test_a_feasible_budget_is_accepted() -> None:

@@ -14,7 +14,8 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
-from rl_compress.policy.budget import Budget, project
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.projection import project
 from rl_compress.policy.space_config import PruningConfig, SpaceConfig
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.baseline_search import run_baseline

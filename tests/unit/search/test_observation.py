@@ -13,9 +13,10 @@ from rl_compress.search.sensitivity import SensitivityCurves
 
 MakeProblem = Callable[..., Problem]
 
-POSITION, KIND, SHAPE, SHARE = slice(0, 1), slice(1, 5), slice(5, 7), slice(7, 9)
-CURVE, PRIOR, WEIGHTS, BUDGET = slice(9, 17), slice(17, 18), slice(18, 23), slice(23, 25)
-DECISIONS, DECIDED = slice(25, 28), slice(28, 31)
+POSITION, KIND, ASPECT, SHAPE = slice(0, 1), slice(1, 5), slice(5, 8), slice(8, 10)
+SHARE, CURVE, PRIOR, WEIGHTS = slice(10, 12), slice(12, 20), slice(20, 21), slice(21, 26)
+BUDGET, BOUNDS = slice(26, 28), slice(28, 34)
+DECISIONS, DECIDED = slice(34, 37), slice(37, 40)
 
 FULL = np.array([8, 12, 20])
 
@@ -31,8 +32,8 @@ def observer(make_problem: MakeProblem) -> Observer:
     return _observer(make_problem())
 
 
-def test_size_is_25_and_two_for_each_group(observer: Observer) -> None:
-    assert observer.size == 25 + 2 * 3
+def test_size_is_34_and_two_for_each_group(observer: Observer) -> None:
+    assert observer.size == 34 + 2 * 3
     assert observer.observe(0, FULL).shape == (observer.size,)
 
 
@@ -41,6 +42,17 @@ def test_position_and_kind(observer: Observer, group: int, position: float, kind
     found = observer.observe(group, FULL)
     assert found[POSITION] == position
     assert found[KIND].tolist() == [float(index == kind) for index in range(4)]
+
+
+def test_aspect_and_bounds(observer: Observer, compressor: Compressor, budget: Budget) -> None:
+    found = observer.observe(0, FULL)
+    assert found[ASPECT].tolist() == [1.0, 0.0, 0.0]
+    share = budget.as_dict()["macs"] / compressor.costs.original["macs"]
+    np.testing.assert_allclose(found[BOUNDS], [np.log10(share), 0, 0, 0, 0, 0], rtol=1e-5)
+    observer.face(Budget((("params", compressor.costs.original["params"] / 10),)), None)
+    found = observer.observe(0, FULL)
+    np.testing.assert_allclose(found[BOUNDS], [0, -1, 0, 0, 0, 0], rtol=1e-5)
+    assert found[PRIOR] == 1.0
 
 
 def test_shape_and_shares_of_a_known_group(observer: Observer) -> None:

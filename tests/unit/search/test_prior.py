@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from looped_batch import LoopedBatch
 
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
@@ -12,7 +13,7 @@ from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves, levels
 
 
-class Sum:
+class Sum(LoopedBatch):
     """Every unit costs one."""
 
     def costs(self, widths: Widths) -> dict[str, int]:
@@ -20,7 +21,7 @@ class Sum:
         return {"macs": total, "params": total, "size_bytes": total}
 
 
-class Chain:
+class Chain(LoopedBatch):
     """MACs are products of neighbours."""
 
     def costs(self, widths: Widths) -> dict[str, int]:
@@ -127,7 +128,7 @@ def test_the_insensitive_group_is_cut_first() -> None:
 
 
 def test_losses_are_weighed_against_the_cost_that_they_save() -> None:
-    class Unequal:
+    class Unequal(LoopedBatch):
         def costs(self, widths: Widths) -> dict[str, int]:
             total = int(10 * widths[0] + widths[1])
             return {"macs": total, "params": total, "size_bytes": total}

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from looped_batch import LoopedBatch
 
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
@@ -12,7 +13,7 @@ from rl_compress.search.threshold_baselines import Contribution, Global
 SPACE = SearchSpace((GroupChoices("a", 4, (1, 2, 3, 4)), GroupChoices("b", 2, (1, 2))))
 
 
-class Count:
+class Count(LoopedBatch):
     def costs(self, widths: Widths) -> dict[str, int]:
         return {"params": int(np.sum(widths))}
 
