@@ -10,7 +10,7 @@ from rl_compress.evaluation.ledger import Ledger, Progress
 from rl_compress.policy.budget import Budget, CostFunction, project
 from rl_compress.policy.mask_projection import decides_masks, project_mask
 from rl_compress.policy.search_space import SearchSpace, Widths
-from rl_compress.search.baselines import Baseline, Keep
+from rl_compress.search.baselines.baseline import Baseline, Keep
 from rl_compress.search.convergence import Convergence
 
 _PATIENCE = 2000
