@@ -17,9 +17,9 @@ into rounds with more tokens (2k, 16k, 131k), which costs what 8 evaluations on 
 _SWITCHES = 3
 """A mutation makes ``min(U{1..3}, U{1..3})`` switches, as published: mostly one."""
 
-_LONGEST_STEP = 8
-"""A step is at most this fraction (one eighth) of a dimension's levels. EvoPress has few levels and
-steps by one; among 64 widths a step of one would change nothing that can be measured."""
+_STEPS_ACROSS = 4
+"""A step is at most a quarter of a dimension's levels. EvoPress has few levels and steps by one;
+among 64 widths a step of one would change nothing that can be measured."""
 
 _FLIPPED = 0.05
 """With masks, the share of units that a mutation flips."""
@@ -131,7 +131,7 @@ class Evolution:
         return position
 
     def _steps(self, dimensions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        longest = np.maximum(1, (self._top[dimensions] + 1) // _LONGEST_STEP)
+        longest = np.maximum(1, (self._top[dimensions] + 1) // _STEPS_ACROSS)
         return self._rng.integers(1, longest + 1)
 
     def _widths_at(self, position: npt.NDArray[np.int64]) -> Widths:
