@@ -99,15 +99,15 @@ def _settle(problem: AdditiveProblem, positions: Positions) -> list[Positions]:
 
     Where the linear costs are wrong the solutions would jump back and forth without it.
     """
-    found = [positions]
+    found: list[Positions] = []
     radius = float(problem.counts.max())
     while radius >= 1.0:
         radius /= 2
-        moved = _relinearised(problem, positions, 1.0, math.ceil(radius))
-        if (moved == positions).all():
-            break
-        positions = moved
+        before = positions
+        positions = _relinearised(problem, before, 1.0, math.ceil(radius))
         found.append(positions)
+        if (positions == before).all():
+            break
     return found
 
 
