@@ -11,7 +11,7 @@ from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.mask_projection import decides_masks, project_mask
 from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import SearchSpace, Widths
-from rl_compress.search.baselines import Baseline, Keep
+from rl_compress.search.baselines.baseline import Baseline, Keep
 from rl_compress.search.convergence import Convergence
 
 _PATIENCE = 2000

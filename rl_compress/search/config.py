@@ -11,11 +11,31 @@ from rl_compress.search.env import Episode
 
 RLAlgorithm = Literal["ppo", "sac"]
 Algorithm = Literal[
-    "ppo", "sac", "uniform", "global", "random", "greedy", "evolution", "contribution"
+    "ppo",
+    "sac",
+    "uniform",
+    "global",
+    "random",
+    "greedy",
+    "evolution",
+    "greedy_evolution",
+    "tpe",
+    "cmaes",
+    "contribution",
 ]
 Network = Literal["prior", "article", "rllib"]
 
-BASELINES = ("uniform", "global", "random", "greedy", "evolution", "contribution")
+BASELINES = (
+    "uniform",
+    "global",
+    "random",
+    "greedy",
+    "evolution",
+    "greedy_evolution",
+    "tpe",
+    "cmaes",
+    "contribution",
+)
 
 
 class PPOSettings(BaseModel):
@@ -73,7 +93,8 @@ class SearchConfig(BaseModel):
 
     algorithm: Algorithm = Field(
         default="ppo",
-        description="`ppo` and `sac` learn; the others are baselines under the same conditions.",
+        description="`ppo` and `sac` learn; the others are baselines under the same conditions. "
+        "`tpe` and `cmaes` need the extra `optuna`.",
     )
     evaluations: int = Field(
         default=200, ge=1, description="Distinct variants measured on the search split, exactly."
@@ -158,4 +179,6 @@ class SearchConfig(BaseModel):
     @property
     def needs_curves(self) -> bool:
         """Say whether the sensitivity curves are to be measured."""
-        return self.algorithm == "greedy" or (self.learns and self.prior == "sensitivity")
+        if self.learns:
+            return self.prior == "sensitivity"
+        return self.algorithm in ("greedy", "greedy_evolution")

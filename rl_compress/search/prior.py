@@ -1,76 +1,139 @@
-"""The prior: the widths that the sensitivity curves alone recommend for a budget."""
+"""The prior: the levels that the sensitivity curves alone recommend for a budget."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.search.additive import AdditiveProblem, Positions
+from rl_compress.search.knapsack import solve_knapsack
+from rl_compress.search.local_improvement import give_back, repair, swap
 from rl_compress.search.sensitivity import SensitivityCurves
+
+_SHRINK = 0.75
+"""Factor from one budget to the next on the way from the uncompressed target to the budget."""
+_IMPROVED = 8
+"""Most of the vectors found that are improved by swaps."""
+
+
+def additive_loss(curves: SensitivityCurves, widths: Widths) -> float:
+    """Return the loss of score that the curves predict if losses of dimensions add up.
+
+    Args:
+        curves: What each dimension's compression costs alone.
+        widths: Levels, shape ``(D,)``.
+    """
+    return sum(curves.drop_at(index, width) for index, width in enumerate(widths.tolist()))
 
 
 def greedy_widths(
     curves: SensitivityCurves, budget: Budget, space: SearchSpace, cost_function: CostFunction
 ) -> Widths:
-    """Spend the smallest loss of score for each cost saved, until the budget is met.
+    """Find levels within the budget whose summed loss of score is small.
 
-    The losses of the groups are taken to add up. From the uncompressed target, groups are cut to
-    measured widths, each time the one with the least additional loss for the excess over the budget
-    that it removes; what the last cut overshot is then given back width by width, where it gains
-    most.
+    Losses add up, costs do not: that of a layer is a product of its input's and its output's
+    levels. So the costs are linearised around a vector, the resulting multiple-choice knapsack is
+    solved by Lagrange multipliers, and this is repeated around what it gives. Three starts are
+    taken: the uncompressed target, from where the budget is tightened step by step; the vector at
+    the budget whose levels are all equally high; and the smallest vector. What they give is
+    improved by single raises and by pairs of a raise and a cut.
 
     Args:
-        curves: What each group's pruning costs alone.
+        curves: What each dimension's compression costs alone.
         budget: Upper bounds; must be feasible.
-        space: Allowed widths.
-        cost_function: Exact costs of widths.
+        space: Allowed levels.
+        cost_function: Exact costs; with a method ``batch`` they are asked for many at once.
 
     Returns:
-        Widths within the budget, shape ``(num_groups,)``.
+        Levels within the budget, shape ``(D,)``; none can be raised by itself.
     """
     tables = [
-        np.array([curves.drop_at(index, width) for width in group.widths])
+        np.array([curves.drop_at(index, level) for level in group.widths])
         for index, group in enumerate(space.groups)
     ]
-    measured = [
-        [group.widths.index(width) for width in widths]
-        for group, widths in zip(space.groups, curves.widths, strict=True)
-    ]
-    position = [len(group.widths) - 1 for group in space.groups]
-
-    def widths_at(positions: list[int]) -> Widths:
-        return np.array(
-            [group.widths[p] for group, p in zip(space.groups, positions, strict=True)],
-            dtype=np.int64,
-        )
-
-    def moved(index: int, to: int) -> Widths:
-        return widths_at([*position[:index], to, *position[index + 1 :]])
-
-    while not budget.admits(current := cost_function.costs(widths_at(position))):
-        cuts = []
-        for index, table in enumerate(tables):
-            for lower in (level for level in measured[index] if level < position[index]):
-                saved = _excess_saved(budget, current, cost_function.costs(moved(index, lower)))
-                if saved > 0:
-                    cuts.append(((table[lower] - table[position[index]]) / saved, index, lower))
-        _, index, lower = min(cuts)  # never empty: the budget is feasible
-        position[index] = lower
-    while True:
-        gains = [
-            (table[p] - table[p + 1], -index)
-            for index, (table, p) in enumerate(zip(tables, position, strict=True))
-            if p + 1 < len(table) and budget.admits(cost_function.costs(moved(index, p + 1)))
-        ]
-        if not gains:
-            return widths_at(position)
-        position[-max(gains)[1]] += 1
+    problem = AdditiveProblem(tables, space, budget, cost_function)
+    full = problem.counts - 1
+    excess = float(problem.usage(full[None]).max(initial=0.0))
+    if excess <= 1.0:
+        return problem.widths(full)
+    found: list[Positions] = []
+    tightened = _tightened(problem, full, excess)
+    for start in (tightened, _level(problem), np.zeros_like(full)):
+        found.extend(_settle(problem, start))
+    feasible = [give_back(problem, repair(problem, positions)) for positions in _distinct(found)]
+    promising = sorted(_distinct(feasible), key=problem.loss)[:_IMPROVED]
+    best = min((swap(problem, positions) for positions in promising), key=problem.loss)
+    return problem.widths(give_back(problem, best))
 
 
-def _excess_saved(budget: Budget, before: dict[str, float], after: dict[str, float]) -> float:
-    """Return how much of the excess over the bounds a step removes, each bound counting alike."""
-    saved = 0.0
-    for cost, bound in budget.bounds:
-        if before[cost] > bound:
-            saved += (before[cost] - after[cost]) / (before[cost] - bound)
-    return saved
+def _tightened(problem: AdditiveProblem, full: Positions, excess: float) -> Positions:
+    """Follow the solution from the uncompressed target while the budget shrinks to its own."""
+    positions = full
+    steps = max(1, math.ceil(math.log(excess) / -math.log(_SHRINK)))
+    for step in range(1, steps + 1):
+        positions = _relinearised(problem, positions, excess ** (1.0 - step / steps), radius=None)
+    return positions
+
+
+def _level(problem: AdditiveProblem) -> Positions:
+    """Return the highest vector within the budget whose levels are all equally high."""
+    low, high = 0.0, 1.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        positions = _at_height(problem, middle)
+        fits = (problem.usage(positions[None]) <= 1.0).all()
+        low, high = (middle, high) if fits else (low, middle)
+    return _at_height(problem, low)
+
+
+def _at_height(problem: AdditiveProblem, height: float) -> Positions:
+    positions: Positions = np.floor(height * (problem.counts - 1)).astype(np.int64)
+    return positions
+
+
+def _settle(problem: AdditiveProblem, positions: Positions) -> list[Positions]:
+    """Linearise and solve again and again, in an ever smaller neighbourhood; return all results.
+
+    Where the linear costs are wrong the solutions would jump back and forth without it.
+    """
+    found: list[Positions] = []
+    radius = float(problem.counts.max())
+    while radius >= 1.0:
+        radius /= 2
+        before = positions
+        positions = _relinearised(problem, before, 1.0, math.ceil(radius))
+        found.append(positions)
+        if (positions == before).all():
+            break
+    return found
+
+
+def _relinearised(
+    problem: AdditiveProblem, positions: Positions, target: float, radius: int | None
+) -> Positions:
+    """Solve the problem with costs linearised around a vector.
+
+    Args:
+        problem: Losses and costs.
+        positions: Where costs are exact, shape ``(D,)``.
+        target: Usage to reach, in units of the bounds, at least 1.
+        radius: Levels that each dimension may move up or down; None for any.
+    """
+    columns = np.arange(problem.losses.shape[1])
+    offered = columns < problem.counts[:, None]
+    if radius is not None:
+        offered &= np.abs(columns - positions[:, None]) <= radius
+    used = problem.usage(positions[None])[0]
+    dimensions, levels = np.nonzero(offered)
+    weights = np.zeros((*offered.shape, len(used)))
+    weights[offered] = problem.usage_after(positions, (dimensions, levels)) - used
+    losses = np.where(offered, problem.losses, np.inf)
+    # A bound that already holds does not become looser on the way.
+    return solve_knapsack(losses, weights, np.maximum(target, 1.0) - used)
+
+
+def _distinct(found: list[Positions]) -> list[Positions]:
+    return list({positions.tobytes(): positions for positions in found}.values())

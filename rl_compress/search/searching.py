@@ -19,7 +19,8 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.baseline_search import run_baseline
-from rl_compress.search.baselines import Baseline, make_baseline
+from rl_compress.search.baselines.baseline import Baseline
+from rl_compress.search.baselines.registry import make_baseline
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.convergence import Convergence
 from rl_compress.search.env import Problem

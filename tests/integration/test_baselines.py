@@ -16,7 +16,7 @@ from rl_compress.results.run_directory import RunDirectory
 from rl_compress.run import make_task, search
 from rl_compress.search.preparation import prepare
 
-BASELINES = ["uniform", "random", "greedy", "evolution"]
+BASELINES = ["uniform", "random", "greedy", "evolution", "greedy_evolution", "tpe", "cmaes"]
 
 
 def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:

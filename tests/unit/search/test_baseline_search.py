@@ -13,7 +13,8 @@ from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.baseline_search import run_baseline
-from rl_compress.search.baselines import Greedy, Random
+from rl_compress.search.baselines.greedy import Greedy
+from rl_compress.search.baselines.random_levels import Random
 from rl_compress.search.convergence import Convergence
 from rl_compress.search.sensitivity import measure_sensitivity
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from looped_batch import LoopedBatch
 
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
-from rl_compress.search.prior import greedy_widths
+from rl_compress.search.prior import additive_loss, greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves, levels
 
 
@@ -48,7 +50,7 @@ def _curves(space: SearchSpace, marginals: list[list[float]]) -> SensitivityCurv
 
 
 def _loss(curves: SensitivityCurves, widths: tuple[int, ...]) -> float:
-    return sum(curves.drop_at(index, width) for index, width in enumerate(widths))
+    return additive_loss(curves, np.array(widths))
 
 
 @st.composite
@@ -137,3 +139,141 @@ def test_losses_are_weighed_against_the_cost_that_they_save() -> None:
     curves = _curves(space, [[0.2, 0.2], [0.1] * 8])
     # One unit of the first group saves what is needed for 0.2; five of the second would lose 0.5.
     assert greedy_widths(curves, Budget((("macs", 34),)), space, Unequal()).tolist() == [2, 9]
+
+
+class Joint:
+    """Convolutions in a row; the second half of the vector are the bits of their weights."""
+
+    def __init__(self, areas: list[int]) -> None:
+        self.areas = np.array(areas)
+
+    def batch(self, widths: Widths) -> dict[str, Widths]:
+        channels, bits = np.split(np.asarray(widths), 2, axis=1)
+        inputs = np.concatenate([np.full((len(channels), 1), 3), channels[:, :-1]], axis=1)
+        weights = 9 * inputs * channels
+        return {
+            "macs": (weights * self.areas).sum(axis=1),
+            "bops": (weights * self.areas * bits * 8).sum(axis=1),
+            "size_bytes": (weights * bits).sum(axis=1),
+            "peak_memory_bytes": (channels * self.areas).max(axis=1),
+        }
+
+    def costs(self, widths: Widths) -> dict[str, int]:
+        return {cost: int(value[0]) for cost, value in self.batch(widths[None]).items()}
+
+
+class Looped:
+    """The same, one vector at a time."""
+
+    def __init__(self, joint: Joint) -> None:
+        self.costs = joint.costs
+
+
+def _joint_case(
+    rng: np.random.Generator, layers: int, units: int, names: tuple[str, ...]
+) -> tuple[SearchSpace, SensitivityCurves, Budget, Joint]:
+    """Return a joint space with sparse bits, rough curves, and a budget on some costs."""
+    space = SearchSpace(
+        (
+            *_space(*[units] * layers).groups,
+            *(GroupChoices(f"b{i}", 8, (2, 3, 4, 5, 6, 8)) for i in range(layers)),
+        )
+    )
+    measured = levels(space, 8)
+    scores = tuple(
+        tuple(-rng.lognormal(0, 1.5) * np.cumsum([0.0, *rng.exponential(size=len(w) - 1) ** 3]))
+        for w in measured
+    )
+    curves = SensitivityCurves(tuple(g.name for g in space.groups), tuple(measured), scores)
+    joint = Joint(rng.integers(1, 50, size=layers).tolist())
+    low, high = (joint.costs(w) for w in (space.smallest_widths, space.full_widths))
+    bounds = [(name, max(low[name], high[name] * rng.uniform(0.05, 0.6))) for name in names]
+    return space, curves, Budget(tuple(bounds)), joint
+
+
+NAMES = [
+    ("macs",),
+    ("bops",),
+    ("bops", "size_bytes"),
+    ("size_bytes", "macs"),
+    ("peak_memory_bytes", "size_bytes"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES, ids="+".join)
+def test_prior_of_a_tiny_joint_space_is_almost_optimal(names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    found, best = [], []
+    for _ in range(15):
+        space, curves, budget, joint = _joint_case(rng, 2, 5, names)
+        widths = greedy_widths(curves, budget, space, joint)
+        assert budget.admits(joint.costs(widths))
+        every = np.array(list(itertools.product(*(group.widths for group in space.groups))))
+        costs = joint.batch(every)
+        within = np.all([costs[cost] <= bound for cost, bound in budget.bounds], axis=0)
+        found.append(additive_loss(curves, widths))
+        best.append(min(additive_loss(curves, w) for w in every[within]))
+    assert (np.array(found) >= np.array(best) - 1e-9).all()
+    assert np.isclose(found, best).mean() >= 0.7
+    assert sum(found) <= 1.05 * sum(best)
+
+
+def _hill_climbing(
+    curves: SensitivityCurves, budget: Budget, space: SearchSpace, joint: Joint
+) -> Widths:
+    """Cut to measured levels, least loss for the excess removed first, and give back what fits."""
+    widths = space.full_widths
+
+    def step(index: int, level: int) -> Widths:
+        return np.array([*widths[:index], level, *widths[index + 1 :]])
+
+    while not budget.admits(now := joint.costs(widths)):
+        cuts = []
+        for index, measured in enumerate(curves.widths):
+            for level in (level for level in measured if level < widths[index]):
+                after = joint.costs(step(index, level))
+                saved = sum(
+                    (now[c] - after[c]) / (now[c] - b) for c, b in budget.bounds if now[c] > b
+                )
+                lost = curves.drop_at(index, level) - curves.drop_at(index, widths[index])
+                if saved > 0:
+                    cuts.append((lost / saved, index, level))
+        _, index, level = min(cuts)
+        widths = step(index, level)
+    while True:
+        raises = []
+        for index, group in enumerate(space.groups):
+            higher = [level for level in group.widths if level > widths[index]][:1]
+            if higher and budget.admits(joint.costs(step(index, higher[0]))):
+                gain = curves.drop_at(index, widths[index]) - curves.drop_at(index, higher[0])
+                raises.append((-gain, index, higher[0]))
+        if not raises:
+            return widths
+        _, index, level = min(raises)
+        widths = step(index, level)
+
+
+@pytest.mark.parametrize("names", NAMES[:4], ids="+".join)
+def test_prior_loses_less_than_hill_climbing(names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(1)
+    ratios = []
+    for _ in range(8):
+        space, curves, budget, joint = _joint_case(rng, 4, 12, names)
+        widths = greedy_widths(curves, budget, space, joint)
+        climbed = _hill_climbing(curves, budget, space, joint)
+        ratios.append(additive_loss(curves, widths) / additive_loss(curves, climbed))
+    assert np.mean(ratios) <= 1.0
+    assert max(ratios) <= 1.02
+
+
+def test_costs_asked_for_one_by_one_give_the_same_prior() -> None:
+    space, curves, budget, joint = _joint_case(np.random.default_rng(2), 4, 12, ("bops",))
+    batched = greedy_widths(curves, budget, space, joint)
+    assert greedy_widths(curves, budget, space, Looped(joint)).tolist() == batched.tolist()
+
+
+def test_a_large_space_takes_less_than_a_second() -> None:
+    space, curves, budget, joint = _joint_case(np.random.default_rng(3), 30, 20, ("bops",))
+    begin = time.process_time()
+    greedy_widths(curves, budget, space, joint)
+    assert time.process_time() - begin < 1.0

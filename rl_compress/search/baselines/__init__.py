@@ -1,0 +1,1 @@
+"""Baselines: searches without a learned agent, under the same evaluator, budget and count."""
