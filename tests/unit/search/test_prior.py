@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
 from rl_compress.search.prior import greedy_widths
-from rl_compress.search.sensitivity import SensitivityCurves, levels
+from rl_compress.search.sensitivity import SensitivityCurves
 
 
 class Sum:
@@ -83,7 +83,12 @@ def test_prior_is_optimal_where_losses_add_up_and_increase(
 def chains(draw: st.DrawFn) -> tuple[SearchSpace, SensitivityCurves, Budget]:
     """Draw any curves, measured at some widths, and a budget of one or two costs."""
     space = _space(*draw(st.lists(st.integers(2, 10), min_size=1, max_size=4)))
-    widths = levels(space, draw(st.integers(1, 5)))
+    widths = [
+        (group.num_units, *sorted(draw(st.sets(st.sampled_from(group.widths[:-1]))), reverse=True))
+        for group in space.groups
+    ]
+    # Without its lowest level measured, a dimension would never be cut far enough.
+    widths = [(*w, 1) if w[-1] > 1 else w for w in widths]
     scores = tuple(tuple(draw(st.floats(-2, 0)) for _ in measured) for measured in widths)
     curves = SensitivityCurves(tuple(g.name for g in space.groups), tuple(widths), scores)
     low, high = (Chain().costs(w) for w in (space.smallest_widths, space.full_widths))
