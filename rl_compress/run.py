@@ -165,6 +165,7 @@ def make_task(
         address=address,
         on_sensitivity=monitor.step,
         on_progress=monitor.searched,
+        say=monitor.say,
     )
 
 

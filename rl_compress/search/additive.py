@@ -94,9 +94,5 @@ class AdditiveProblem:
         return self.usage(moved)
 
     def _costs(self, widths: Widths) -> npt.NDArray[np.float64]:
-        batch = getattr(self._cost_function, "batch", None)
-        if batch is not None:
-            found = batch(widths)
-            return np.stack([np.asarray(found[n], dtype=np.float64) for n in self._names], axis=1)
-        rows = [self._cost_function.costs(row) for row in widths]
-        return np.array([[row[name] for name in self._names] for row in rows], dtype=np.float64)
+        found = self._cost_function.batch(widths)
+        return np.stack([np.asarray(found[n], dtype=np.float64) for n in self._names], axis=1)

@@ -115,7 +115,12 @@ class SearchConfig(BaseModel):
         ),
     )
     sensitivity_levels: int = Field(
-        default=8, ge=1, description="Widths measured per group for the sensitivity curves."
+        default=4,
+        ge=1,
+        description=(
+            "Variants measured for the sensitivity curves, per group on average (one less per "
+            "decision of bits); they go where the curves are least known."
+        ),
     )
     episode: Episode = Field(
         default="whole",

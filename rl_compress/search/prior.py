@@ -45,7 +45,7 @@ def greedy_widths(
         curves: What each dimension's compression costs alone.
         budget: Upper bounds; must be feasible.
         space: Allowed levels.
-        cost_function: Exact costs; with a method ``batch`` they are asked for many at once.
+        cost_function: Exact costs.
 
     Returns:
         Levels within the budget, shape ``(D,)``; none can be raised by itself.

@@ -30,6 +30,7 @@ from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.score_log import ScoreLog
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
+from rl_compress.search.shared_curves import keep_shared, load_shared, shared_path
 from rl_compress.search.threshold_baselines import Contribution, Global
 from rl_compress.targets.factory import TargetConfig
 
@@ -52,6 +53,7 @@ class SearchTask:
     address: str | None = None
     on_sensitivity: Callable[[int, int], None] = lambda _done, _total: None
     on_progress: Callable[[Progress], None] = lambda _progress: None
+    say: Callable[[str], None] = lambda _line: None
 
     def make_evaluator(self) -> Evaluator:
         """Return an evaluator for the driver."""
@@ -87,19 +89,45 @@ class SearchTask:
         return found
 
     def curves(self, evaluator: Evaluator) -> SensitivityCurves:
-        """Return the sensitivity curves, from the run directory if they were measured before."""
+        """Return the sensitivity curves, measured only if no search on the same target has.
+
+        They are taken from the run directory, or from the cache that all searches share, and are
+        kept in both. Curves with failures, which may not fail again, are kept in the former alone.
+        """
         path = self.run.sensitivity
         if path.exists():
             return SensitivityCurves.load(path)
+        shared = shared_path(
+            self.subject,
+            self.target,
+            self.evaluation,
+            self.objective.score,
+            self.objective.robustness,
+            self.search.sensitivity_levels,
+        )
+        if (curves := load_shared(shared)) is not None:
+            self.say(f"sensitivities reused from {shared} (remove it to measure them again)")
+            curves.save(path)
+            return curves
+        failed = False
+
+        def measure(widths: Widths) -> float | None:
+            nonlocal failed
+            score = log(widths)
+            failed = failed or score is None
+            return score
+
         log = ScoreLog(path.with_suffix(".jsonl"), lambda widths: _score(evaluator, widths))
         curves = measure_sensitivity(
             self.subject.compressor.space,
-            log,
+            measure,
             self.search.sensitivity_levels,
             self.on_sensitivity,
         )
         curves.save(path)
         log.close()
+        if not failed:
+            keep_shared(shared, path)
         return curves
 
     def _baseline(

@@ -31,7 +31,7 @@ from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.rllib.cluster import connected
-from rl_compress.search.sensitivity import levels
+from rl_compress.search.sensitivity import allowance
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {
@@ -77,7 +77,7 @@ def main() -> None:
     base = load_job(options.job, options.set)
     subject = prepare(base.target, base.space, base.budget)
     space = subject.compressor.space
-    curve_evaluations = sum(len(w) - 1 for w in levels(space, base.search.sensitivity_levels))
+    curve_evaluations = allowance(space, base.search.sensitivity_levels)
     most = options.evaluations + curve_evaluations
     marks = [n for n in (25, 50, 100, 100 + curve_evaluations, 200, 300) if n <= most]
     table: dict[str, dict[str, list[float]]] = {}

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from looped_batch import LoopedBatch
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.budget import Budget, project
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
 from rl_compress.search.baselines.evolution import Evolution
 from rl_compress.search.baselines.registry import make_baseline
@@ -21,7 +23,7 @@ SPACE = SearchSpace(
 )
 
 
-class Costs:
+class Costs(LoopedBatch):
     """Size and bit operations of layers with weight bits; the MACs do not depend on bits."""
 
     def costs(self, widths: Widths) -> dict[str, int]:

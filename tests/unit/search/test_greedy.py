@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+from looped_batch import LoopedBatch
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget
@@ -43,7 +44,7 @@ def test_greedy_goes_on_with_other_good_vectors_and_tighter_budgets(
 
 
 def test_greedy_ends_when_it_knows_of_nothing_else() -> None:
-    class Costs:
+    class Costs(LoopedBatch):
         def costs(self, widths: Widths) -> dict[str, int]:
             return {"macs": int(widths.sum())}
 

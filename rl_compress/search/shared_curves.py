@@ -1,0 +1,122 @@
+"""Sensitivity curves that searches on the same target share: another budget measures nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rl_compress import __version__
+from rl_compress.errors import CorruptFileError
+from rl_compress.evaluation.adversarial import RobustnessConfig
+from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.search.preparation import Subject
+from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.targets.cache import cache_dir, write_whole
+from rl_compress.targets.factory import TargetConfig
+
+logger = logging.getLogger(__name__)
+
+
+def shared_path(
+    subject: Subject,
+    target: TargetConfig,
+    evaluation: EvaluationConfig,
+    score: str,
+    robustness: RobustnessConfig,
+    count: int,
+) -> Path:
+    """Return where the cache keeps the curves of a search, named by all that decides them.
+
+    That is the weights as they are ordered, modules, the space, how variants are repaired and
+    scored, the target's options, a batch of its calibration and search splits, and the source files
+    that define target and model (a user edits those without changing a job).
+
+    Args:
+        subject: The prepared target.
+        target: Its section of the job.
+        evaluation: How variants are repaired.
+        score: Name of the score.
+        robustness: How strong the attack is, where that is the score.
+        count: Measurements per dimension.
+    """
+    compressor = subject.compressor
+    digest = hashlib.sha256()
+    described = {
+        "version": __version__,
+        "target": target.model_dump(mode="json"),
+        "space": compressor.config.model_dump(mode="json"),
+        "dimensions": [
+            (group.name, group.decides, group.num_units, group.widths)
+            for group in compressor.space.groups
+        ],
+        "modules": [
+            (name, type(module).__qualname__) for name, module in subject.model.named_modules()
+        ],
+        "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
+        "evaluation": evaluation.model_dump(mode="json"),
+        "score": score,
+        "robustness": robustness.model_dump(mode="json"),
+        "count": count,
+    }
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(compressor.network.tensors.items()):
+        digest.update(name.encode())
+        _add(digest, tensor)
+    for split in ("calibration", "search"):
+        for tensor in itertools.chain(*itertools.islice(subject.target.batches(split), 1)):
+            _add(digest, tensor)
+    for path in sorted(set(_sources(subject, target))):
+        digest.update(path.read_bytes())
+    return cache_dir() / "sensitivity" / f"{digest.hexdigest()[:32]}.parquet"
+
+
+def load_shared(path: Path) -> SensitivityCurves | None:
+    """Return curves of the cache; None where there are none, or none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        return SensitivityCurves.load(path)
+    except CorruptFileError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def keep_shared(path: Path, measured: Path) -> None:
+    """Copy the file of curves into the cache, if that can be written to."""
+    try:
+        write_whole(path, measured.read_bytes())
+    except OSError as error:
+        logger.warning(
+            "cannot keep the sensitivities in %s (%s); set RL_COMPRESS_CACHE to a folder that can "
+            "be written to, or the next search measures them again",
+            path.parent,
+            error,
+        )
+
+
+def _add(digest: hashlib._Hash, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _sources(subject: Subject, target: TargetConfig) -> Iterator[Path]:
+    """Yield the source files of target and model, as far as there are any."""
+    names = [target.factory.partition(":")[0]]
+    names += [type(part).__module__ for part in (subject.target, subject.model)]
+    for module in filter(None, map(sys.modules.get, names)):
+        # What is typed in, or built in, has no file.
+        try:
+            path = inspect.getsourcefile(module)
+        except TypeError:
+            continue
+        if path is not None and Path(path).is_file():
+            yield Path(path)
