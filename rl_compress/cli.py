@@ -89,7 +89,6 @@ def search(
     with _reported() as monitor:
         from rl_compress import run
         from rl_compress.reporting.console import print_result
-        from rl_compress.search.comparison import parse_baselines
 
         loaded = _load(job, set_)
         monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in loaded.budget.items())
@@ -99,7 +98,7 @@ def search(
             resume=resume,
             address=address,
             verify=verify,
-            baselines=[] if baselines is None else parse_baselines(baselines),
+            baselines=[] if baselines is None else [n.strip() for n in baselines.split(",")],
             seeds=seeds,
             monitor=monitor,
         )

@@ -32,7 +32,7 @@ from rl_compress.results.pareto import pareto_front
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
-from rl_compress.search.comparison import plan, run_beside
+from rl_compress.search.comparison import check_baselines, plan, run_beside
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.reachable import check_reachable
 from rl_compress.search.searching import SearchTask
@@ -81,6 +81,7 @@ def search(
         RLCompressError: Bad input, or a run that failed; evaluations made are kept.
     """
     monitor = monitor or SilentMonitor()
+    check_baselines(baselines)
     run = _locate(job, output, resume=resume)
     if address is not None and job.search.learns:
         check_reachable(address)

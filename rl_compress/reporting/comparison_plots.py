@@ -130,6 +130,7 @@ def verification_plot(
                 color=INK if rank == 1 else MUTED,
                 fontsize=8,
             )
+        axes.margins(0.06, 0.12)
         axes.set_xlabel(f"{search_score} in the search")
         axes.set_ylabel(f"{score} after fine-tuning")
         drawn.legend(loc="outside upper left", ncols=2)

@@ -12,10 +12,10 @@ import yaml
 
 from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.export.manifest import Manifest
-from rl_compress.export.verification import Verified, load_verification
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
+from rl_compress.results.verified import Verified, load_verified
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def read_run(directory: Path) -> RunFiles:
         contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
         policy=_read_ratios(policy) if policy.is_file() else None,
-        verification=load_verification(run.verification),
+        verification=load_verified(run.verification),
         beside=_read_beside(run.baselines),
     )
 

@@ -14,8 +14,8 @@ from rl_compress.reporting.page import Markup, code, drawing, paragraph, section
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rl_compress.export.verification import Verified
     from rl_compress.reporting.run_files import RunFiles
+    from rl_compress.results.verified import Verified
 
 _FEWEST = 3
 """Of fewer variants a rank correlation says nothing."""

@@ -18,19 +18,17 @@ _SEEDED = ("random", "evolution", "ppo", "sac")
 """Algorithms that another seed makes another search of; the others are run once."""
 
 
-def parse_baselines(text: str) -> list[str]:
-    """Read names separated by commas.
+def check_baselines(names: Sequence[str]) -> None:
+    """Make sure that there are such baselines, before anything is run.
 
     Raises:
         ConfigError: A name is unknown.
     """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     if unknown := [name for name in names if name not in COMPARED]:
         raise ConfigError(
             f"--baselines: must be among {', '.join(COMPARED)}, separated by commas, "
             f"but got {', '.join(repr(name) for name in unknown)}"
         )
-    return names
 
 
 def plan(task: SearchTask, baselines: Sequence[str], seeds: int) -> list[tuple[str, int]]:
