@@ -97,6 +97,15 @@ class Job(BaseModel):
                 "evaluation.recalibration: reconstruction solves for all weights of a layer, and "
                 "would fill those that space.pruning.structure removes; choose bias or batchnorm"
             )
+        masks = self.space.action == "mask"
+        self.space.quantization = self.space.quantization.resolved(
+            self.budget, searchable=not (masks or sparse)
+        )
+        if masks and self.space.quantization.searches_bits:
+            raise ConfigError(
+                "space.quantization: with space.action: mask only units are decided, no bits; "
+                "give one bit width instead of a list, or choose action: ratio"
+            )
         if self.space.quantization.granularity == "group" and not sparse:
             raise ConfigError(
                 "space.quantization.granularity: groups of weights do not divide the inputs of "
@@ -109,7 +118,6 @@ class Job(BaseModel):
                 "search.algorithm: contribution keeps what contributes most, so units must be "
                 "ranked by that; set space.pruning.importance: contribution"
             )
-        masks = self.space.action == "mask"
         if self.finetuning.schedule == "contribution" and (sparse or masks):
             raise ConfigError(
                 "finetuning.schedule: contribution lets channels of groups fade out; choose "

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -69,11 +70,16 @@ class MaskedNetwork:
                 masks[name] = kept.expand(self.tensors[name].shape)
         return masks
 
-    def variant(self, widths: Widths) -> nn.Module:
+    def uncompressed(self) -> nn.Module:
+        """Return the whole network, with all weights."""
+        return self.variant(np.array([group.num_units for group in self.groups]))
+
+    def variant(self, widths: Widths, *, levels: bool = True) -> nn.Module:
         """Build the masked network, in evaluation mode; replace its tensors, never write in them.
 
         Args:
             widths: Units kept in each group, shape ``(num_groups,)``.
+            levels: Without meaning here: sparse weights are quantized when they are masked.
         """
         masks = self.masks(widths)
         memo: dict[int, object] = {}

@@ -17,9 +17,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rl_compress.layers.axes import Axis, is_depthwise, match_widths, named_tensors
+from rl_compress.layers.axes import (
+    Axis,
+    is_depthwise,
+    layer_of,
+    match_widths,
+    named_tensors,
+    quantizable_weights,
+)
 from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import UNQUANTIZED, QuantizationConfig
+from rl_compress.quantization.bits import Bits
+from rl_compress.quantization.quantized_tensor import quantize_tensor
 
 
 @dataclass(slots=True)
@@ -32,6 +42,8 @@ class SlimmableNetwork:
     """Parameters and buffers by name, units of every group ordered by importance."""
     groups: tuple[LayerGroup, ...]
     """The groups that widths refer to, in the order of the search space."""
+    bits: dict[str, Bits] = field(default_factory=dict)
+    """Weights that are kept at every bit width too, by name, and where their bits come from."""
     _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
     _widened: list[tuple[str, bool]] = field(init=False, repr=False)
 
@@ -69,11 +81,39 @@ class SlimmableNetwork:
                 )
         return cls(without_weights(model, named), tensors, tuple(groups))
 
-    def variant(self, widths: Widths) -> nn.Module:
+    def with_levels(self, bits: Mapping[str, Bits], config: QuantizationConfig) -> SlimmableNetwork:
+        """Quantize every weight to each bit width that it may have, once and for all variants.
+
+        A channel has its scale whatever is cut elsewhere, so a variant's weights are slices of
+        these as they are of the originals.
+
+        Args:
+            bits: Where the bits come from, by layer name.
+            config: How to quantize; its own bits do not count.
+        """
+        tensors = dict(self.tensors)
+        kept: dict[str, Bits] = {}
+        for name, axis in quantizable_weights(self.skeleton).items():
+            if (source := bits.get(layer_of(name))) is None:
+                continue
+            kept[name] = source
+            for number in source.choices:
+                if number < UNQUANTIZED:
+                    one = config.model_copy(update={"weight_bits": number})
+                    found = quantize_tensor(tensors[name], one, output_axis=axis, name=name)
+                    tensors[_level(name, number)] = found.dequantize().to(tensors[name].dtype)
+        return SlimmableNetwork(self.skeleton, tensors, self.groups, kept)
+
+    def uncompressed(self) -> nn.Module:
+        """Return the whole network, unquantized."""
+        return self.variant(np.array([group.num_units for group in self.groups]), levels=False)
+
+    def variant(self, widths: Widths, *, levels: bool = True) -> nn.Module:
         """Build the narrowed network.
 
         Args:
-            widths: Units kept in each group, shape ``(num_groups,)``.
+            widths: Units kept in each group, and bits, shape ``(num_groups,)``.
+            levels: Take quantized weights where they are kept.
 
         Returns:
             A module in evaluation mode whose tensors are views of the shared ones where possible.
@@ -81,7 +121,7 @@ class SlimmableNetwork:
         """
         memo: dict[int, object] = {}
         for name, placeholder in named_tensors(self.skeleton).items():
-            tensor = self._narrowed(name, widths)
+            tensor = self._narrowed(self._chosen(name, widths) if levels else name, name, widths)
             if isinstance(placeholder, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=False)
             memo[id(placeholder)] = tensor
@@ -98,15 +138,20 @@ class SlimmableNetwork:
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> SlimmableNetwork:
         """Return the same with other tensors, such as mapped ones."""
-        return SlimmableNetwork(self.skeleton, dict(tensors), self.groups)
+        return SlimmableNetwork(self.skeleton, dict(tensors), self.groups, self.bits)
 
     def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
         """Return a group's weight matrices and kernels as they are at some widths."""
         names = dict.fromkeys(axis.tensor for axis in self.groups[group].axes)
-        return [self._narrowed(name, widths) for name in names if self.tensors[name].ndim > 1]
+        return [self._narrowed(name, name, widths) for name in names if self.tensors[name].ndim > 1]
 
-    def _narrowed(self, name: str, widths: Widths) -> Tensor:
-        tensor = self.tensors[name]
+    def _chosen(self, name: str, widths: Widths) -> str:
+        """Return under which name a weight is kept with the bits of a variant."""
+        number = self.bits[name].at(widths) if name in self.bits else UNQUANTIZED
+        return _level(name, number) if number < UNQUANTIZED else name
+
+    def _narrowed(self, kept: str, name: str, widths: Widths) -> Tensor:
+        tensor = self.tensors[kept]
         by_dim: dict[int, list[tuple[int, Axis]]] = {}
         for group, axis in self._axes.get(name, []):
             by_dim.setdefault(axis.axis, []).append((group, axis))
@@ -121,6 +166,10 @@ class SlimmableNetwork:
                 indices = torch.from_numpy(np.flatnonzero(keep)).to(tensor.device)
                 tensor = tensor.index_select(dim, indices)
         return tensor
+
+
+def _level(name: str, bits: int) -> str:
+    return f"{name}@{bits}"
 
 
 def without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:

@@ -49,9 +49,16 @@ class ActivationMemory:
         rows = np.unique(rows, axis=0)
         self._fixed, self._per_unit = rows[:, 0], rows[:, 1:]
 
-    def peak_bytes(self, widths: Widths) -> int:
-        """Return the bytes alive at the worst moment of a forward pass of one sample."""
-        return int((self._fixed + self._per_unit @ np.asarray(widths, dtype=np.int64)).max())
+    def peak_bytes(self, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the bytes alive at the worst moment of a forward pass of one sample.
+
+        Args:
+            widths: Units kept in each group, shape ``(…, num_groups)``.
+
+        Returns:
+            Shape ``(…,)``.
+        """
+        return (self._fixed + np.asarray(widths, dtype=np.int64) @ self._per_unit.T).max(axis=-1)
 
 
 def live_bytes(model: nn.Module, example_inputs: Sequence[Tensor]) -> npt.NDArray[np.int64]:

@@ -7,7 +7,8 @@ size of its weight, so costs of a policy need no variant to be built.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rl_compress.costs.activation_memory import ActivationMemory, live_bytes
-from rl_compress.costs.precision import Precision, stored_bytes, unquantized
-from rl_compress.layers.axes import named_tensors
+from rl_compress.costs.precision import Precision
+from rl_compress.layers.axes import layer_of, named_tensors
 from rl_compress.layers.groups import LayerGroup
+from rl_compress.policy.budget import LATENCY
 from rl_compress.policy.search_space import Widths
+from rl_compress.quantization.bits import BitPlan
 
 FLOPS_PER_MAC = 2
 """Torch counts floating-point operations: a multiplication and an addition for each MAC."""
@@ -34,16 +37,18 @@ class AnalyticCosts:
         groups: Sequence[LayerGroup],
         example_inputs: Sequence[Tensor],
         memory: ActivationMemory | None = None,
-        precision: Mapping[str, Precision] | None = None,
+        precision: Precision | None = None,
+        plan: BitPlan | None = None,
     ) -> None:
         """Measure the uncompressed model once.
 
         Args:
             model: The uncompressed model on the CPU.
-            groups: The groups that widths refer to.
+            groups: The groups that are pruned, those of the first dimensions.
             example_inputs: Inputs of one forward pass, batch size 1.
             memory: Tells the peak activation memory of widths; by default it is constant.
             precision: Bits of each tensor in the variants; by default their own.
+            plan: Which dimensions the bits of which layers follow.
         """
         tensors = named_tensors(model)
         names = list(tensors)
@@ -68,59 +73,103 @@ class AnalyticCosts:
         self._macs_per_element = np.array(
             [macs.get(name, 0) // max(tensors[name].numel(), 1) for name in names], dtype=np.int64
         )
-        own = {name: unquantized(tensor) for name, tensor in tensors.items()}
-        self._precision = [(own if precision is None else precision)[name] for name in names]
-        self._own_bops = max((entry.bops_per_mac for entry in own.values()), default=0)
+        own = Precision(model)
+        self._precision = precision or own
+        self._own_bops = int(own.bops_per_mac(np.zeros((1, 0), dtype=np.int64)).max(initial=0))
         self._memory = memory
         self._full_memory = int(live_bytes(model, example_inputs).max())
+        # Which tensors a dimension decides on: by axes for widths, by layers for bits.
+        self._touched = [self._per_unit[:, :, index].any(axis=1) for index in range(len(groups))]
+        for dimension in range(len(groups), len(groups) + (plan.num_dimensions if plan else 0)):
+            layers = plan.layers_of(dimension) if plan else set()
+            self._touched.append(np.array([layer_of(name) in layers for name in names]))
+        self.latency: LatencyModel | None = None
+        """Predicts ``latency_ms``, where a budget needs it."""
         lengths = np.ones_like(self._fixed)
         for row, name in enumerate(names):
             lengths[row, : tensors[name].ndim] = tensors[name].shape
-        self.original = self._costs(lengths, [own[name] for name in names], self._full_memory)
+        memory_bytes = np.array([self._full_memory])
+        nothing = np.zeros((1, 0), dtype=np.int64)
+        found = self._costs(lengths[None], own, nothing, memory_bytes)
+        self.original: dict[str, float] = {cost: int(values[0]) for cost, values in found.items()}
         """Costs of the uncompressed, unquantized target."""
 
-    def costs(self, widths: Widths) -> dict[str, int]:
+    def costs(self, widths: Widths) -> dict[str, float]:
         """Return every cost of a variant.
 
         Args:
-            widths: Units kept in each group, shape ``(num_groups,)``.
+            widths: Units kept and bits, shape ``(num_groups,)``.
 
         Returns:
-            See :data:`~rl_compress.policy.budget.COSTS`.
+            See :data:`~rl_compress.policy.budget.COSTS`: whole numbers; and ``latency_ms`` where it
+            is predicted.
         """
-        memory = self._memory.peak_bytes(widths) if self._memory else self._full_memory
-        return self._costs(self._lengths(widths), self._precision, memory)
+        found = self.batch(np.asarray(widths, dtype=np.int64)[None])
+        return {cost: values[0].item() for cost, values in found.items()}
+
+    def batch(self, widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return every cost of many variants at once.
+
+        Args:
+            widths: Units kept and bits, shape ``(variants, num_groups)``.
+
+        Returns:
+            By cost an array of shape ``(variants,)``.
+        """
+        units = widths[:, : self._per_unit.shape[2]]
+        memory = (
+            self._memory.peak_bytes(units)
+            if self._memory
+            else np.full(len(widths), self._full_memory)
+        )
+        costs = self._costs(self._lengths(units), self._precision, widths, memory)
+        if self.latency is not None:
+            costs[LATENCY] = self.latency.predict_ms(units)
+        return costs
 
     def macs_of_group(self, group: int, widths: Widths) -> int:
-        """Return the MACs of all layers whose width or input width a group decides."""
-        touched = self._per_unit[:, :, group].any(axis=1)
-        return int((self._elements(widths) * touched) @ self._macs_per_element)
+        """Return the MACs of all layers whose width, input width or bits a dimension decides."""
+        return int((self._elements(widths) * self._touched[group]) @ self._macs_per_element)
 
     def params_of_group(self, group: int, widths: Widths) -> int:
-        """Return the parameters of all tensors that a group's width decides."""
-        touched = self._per_unit[:, :, group].any(axis=1)
-        return int((self._elements(widths) * touched) @ self._is_parameter)
+        """Return the parameters of all tensors whose size or bits a dimension decides."""
+        return int((self._elements(widths) * self._touched[group]) @ self._is_parameter)
 
     def _costs(
-        self, lengths: npt.NDArray[np.int64], precision: Sequence[Precision], memory: int
-    ) -> dict[str, int]:
-        elements = lengths.prod(axis=1)
+        self,
+        lengths: npt.NDArray[np.int64],
+        precision: Precision,
+        widths: npt.NDArray[np.int64],
+        memory: npt.NDArray[np.int64],
+    ) -> dict[str, npt.NDArray[Any]]:
+        elements = lengths.prod(axis=2)
         macs = elements * self._macs_per_element
-        bops_per_mac = np.array([entry.bops_per_mac for entry in precision], dtype=np.int64)
+        bops = (macs * precision.bops_per_mac(widths)).sum(axis=1)
         return {
-            "macs": int(macs.sum()) + self.fixed_macs,
-            "params": int(elements @ self._is_parameter),
-            "size_bytes": int(stored_bytes(precision, lengths) @ self._is_saved),
+            "macs": macs.sum(axis=1) + self.fixed_macs,
+            "params": elements @ self._is_parameter,
+            "size_bytes": precision.stored_bytes(widths, lengths) @ self._is_saved,
             # What belongs to no weight, such as attention, is not quantized.
-            "bops": int(macs @ bops_per_mac) + self.fixed_macs * self._own_bops,
+            "bops": bops + self.fixed_macs * self._own_bops,
             "peak_memory_bytes": memory,
         }
 
-    def _lengths(self, widths: Widths) -> npt.NDArray[np.int64]:
-        return self._fixed + self._per_unit @ np.asarray(widths, dtype=np.int64)
+    def _lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the shapes of all tensors, shape ``(variants, tensors, max_dims)``."""
+        tensors, dims, groups = self._per_unit.shape
+        grown = units @ self._per_unit.reshape(tensors * dims, groups).T
+        return self._fixed + grown.reshape(len(units), tensors, dims)
 
     def _elements(self, widths: Widths) -> npt.NDArray[np.int64]:
-        return self._lengths(widths).prod(axis=1)
+        units = np.asarray(widths, dtype=np.int64)[None, : self._per_unit.shape[2]]
+        return self._lengths(units)[0].prod(axis=1)
+
+
+class LatencyModel(Protocol):
+    """Anything that predicts latencies."""
+
+    def predict_ms(self, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return milliseconds, shape ``(variants,)``, of widths ``(variants, pruned groups)``."""
 
 
 def count_macs(model: nn.Module, example_inputs: Sequence[Tensor]) -> tuple[dict[str, int], int]:

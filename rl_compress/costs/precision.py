@@ -1,100 +1,121 @@
-"""How many bits each tensor of a model takes, when stored and when multiplied."""
+"""How many bits each tensor of a variant takes, when stored and when multiplied."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rl_compress.layers.axes import named_tensors, quantizable_weights
-from rl_compress.policy.space_config import UNQUANTIZED, SpaceConfig
+from rl_compress.layers.axes import layer_of, named_tensors, quantizable_weights
+from rl_compress.policy.space_config import UNQUANTIZED, QuantizationConfig
+from rl_compress.quantization.bits import BitPlan, Bits
 from rl_compress.quantization.blocks import Blocking
 from rl_compress.quantization.quantized_tensor import quantize_tensor
 
+_AS_IT_IS = Bits((UNQUANTIZED,))
 
-@dataclass(frozen=True, slots=True)
+Table = npt.NDArray[np.int64]
+
+
 class Precision:
-    """Bits of one tensor."""
+    """Bits of every tensor as functions of what a variant decides."""
 
-    stored_bits: int
-    """Bits of each element in the file."""
-    bops_per_mac: int
-    """Bit operations of a multiplication by one of its elements: weight bits times input bits."""
-    block_bytes: int = 0
-    """Bytes of the scales, or whatever else a block of the quantizer stores beside its codes."""
-    block_axis: int | None = None
-    """Axis whose every index is a block; None: the whole tensor is one, or blocks have a size."""
-    block_size: int | None = None
-    """Elements of a block; None: see ``block_axis``."""
+    def __init__(
+        self,
+        model: nn.Module,
+        config: QuantizationConfig | None = None,
+        plan: BitPlan | None = None,
+    ) -> None:
+        """Look at a model's tensors.
+
+        Args:
+            model: The uncompressed model.
+            config: How weights are quantized.
+            plan: To how many bits; by default nothing is quantized.
+
+        Raises:
+            ConfigError: Groups of weights do not divide a layer's inputs.
+        """
+        config, plan = config or QuantizationConfig(), plan or BitPlan()
+        tensors = named_tensors(model)
+        output_axes = quantizable_weights(model)
+        weights, inputs = [_AS_IT_IS] * len(tensors), [_AS_IT_IS] * len(tensors)
+        self._own = np.array([8 * t.element_size() for t in tensors.values()], dtype=np.int64)
+        self._block_axis = np.full(len(tensors), -1)
+        self._block_size = np.zeros(len(tensors), dtype=np.int64)
+        for row, (name, tensor) in enumerate(tensors.items()):
+            layer = layer_of(name)
+            if name not in output_axes:
+                continue
+            weights[row] = plan.weights.get(layer, _AS_IT_IS)
+            inputs[row] = plan.activations.get(layer, _AS_IT_IS)
+            if weights[row].choices[0] < UNQUANTIZED:
+                Blocking.of(config, tensor.shape, output_axes[name], name)
+                if config.granularity == "channel":
+                    self._block_axis[row] = output_axes[name]
+                elif config.granularity == "group":
+                    self._block_size[row] = config.group_size
+        self._weights, self._inputs = _Rows(weights), _Rows(inputs)
+        # Bytes of the scales, or whatever else a block stores beside its codes, by bits.
+        self._block_bytes = np.zeros(UNQUANTIZED + 1, dtype=np.int64)
+        for bits in {bits for row in weights for bits in row.choices} - {UNQUANTIZED}:
+            self._block_bytes[bits] = _block_bytes(config, bits)
+
+    def stored_bits(self, widths: Table) -> Table:
+        """Return the bits of each element in the file.
+
+        Args:
+            widths: Units kept and bits, shape ``(variants, num_groups)``.
+
+        Returns:
+            Shape ``(variants, tensors)``.
+        """
+        bits = self._weights.at(widths)
+        return np.where(bits == UNQUANTIZED, self._own, bits)
+
+    def bops_per_mac(self, widths: Table) -> Table:
+        """Return weight bits times input bits of each tensor, shape ``(variants, tensors)``."""
+        inputs = self._inputs.at(widths)
+        return self.stored_bits(widths) * np.where(inputs == UNQUANTIZED, self._own, inputs)
+
+    def stored_bytes(self, widths: Table, lengths: Table) -> Table:
+        """Return what tensors take in the file, shape ``(variants, tensors)``.
+
+        Args:
+            widths: Units kept and bits, shape ``(variants, num_groups)``.
+            lengths: The tensors' shapes, ones following, ``(variants, tensors, max_dims)``.
+        """
+        elements = lengths.prod(axis=2)
+        rows = np.arange(lengths.shape[1])
+        by_axis = lengths[:, rows, self._block_axis]
+        by_size = np.where(self._block_size > 0, elements // np.maximum(self._block_size, 1), 1)
+        blocks = np.where(self._block_axis >= 0, by_axis, by_size)
+        codes = -(-elements * self.stored_bits(widths) // 8)
+        return codes + self._block_bytes[self._weights.at(widths)] * blocks
 
 
-def stored_bytes(
-    precision: Sequence[Precision], lengths: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Return what tensors take in the file, shape ``(num_tensors,)``.
+class _Rows:
+    """Bits of a list of tensors, looked up for many variants at once."""
 
-    Args:
-        precision: Of each tensor.
-        lengths: Their shapes, ones following, shape ``(num_tensors, max_dims)``.
-    """
-    bits = np.array([entry.stored_bits for entry in precision], dtype=np.int64)
-    overhead = np.array([entry.block_bytes for entry in precision], dtype=np.int64)
-    axis = np.array([-1 if e.block_axis is None else e.block_axis for e in precision])
-    size = np.array([e.block_size or 0 for e in precision], dtype=np.int64)
-    elements = lengths.prod(axis=1)
-    by_axis = lengths[np.arange(len(lengths)), axis]
-    by_size = np.where(size > 0, elements // np.maximum(size, 1), 1)
-    return -(-elements * bits // 8) + overhead * np.where(axis >= 0, by_axis, by_size)
+    def __init__(self, bits: list[Bits]) -> None:
+        self._fixed = np.array([row.choices[0] for row in bits], dtype=np.int64)
+        self._dimension = np.array(
+            [-1 if row.dimension is None else row.dimension for row in bits], dtype=np.int64
+        )
+        self._free = np.flatnonzero(self._dimension >= 0)
 
-
-def precisions(model: nn.Module, config: SpaceConfig) -> dict[str, Precision]:
-    """Return the precision of every tensor of a model.
-
-    Args:
-        model: The uncompressed model.
-        config: Says what is quantized.
-
-    Raises:
-        ConfigError: Groups of weights do not divide a layer's inputs.
-    """
-    found = {name: unquantized(tensor) for name, tensor in named_tensors(model).items()}
-    for name, axis in quantizable_weights(model, config.skips).items():
-        Blocking.of(config.quantization, model.get_parameter(name).shape, axis, name)
-        found[name] = _quantized(found[name].stored_bits, axis, config)
-    return found
+    def at(self, widths: Table) -> Table:
+        bits = np.broadcast_to(self._fixed, (len(widths), len(self._fixed)))
+        if self._free.size:
+            bits = bits.copy()
+            bits[:, self._free] = widths[:, self._dimension[self._free]]
+        return bits
 
 
-def unquantized(tensor: Tensor) -> Precision:
-    """Return the precision of a tensor as it is."""
-    bits = 8 * tensor.element_size()
-    return Precision(bits, bits * bits)
-
-
-def _quantized(own_bits: int, axis: int, config: SpaceConfig) -> Precision:
-    quantization = config.quantization
-    weight_bits, input_bits = (
-        own_bits if bits == UNQUANTIZED else bits
-        for bits in (quantization.weight_bits, quantization.activation_bits)
-    )
-    if quantization.weight_bits == UNQUANTIZED:
-        return Precision(own_bits, own_bits * input_bits)
-    return Precision(
-        stored_bits=weight_bits,
-        bops_per_mac=weight_bits * input_bits,
-        block_bytes=_block_bytes(config),
-        block_axis=axis if quantization.granularity == "channel" else None,
-        block_size=quantization.group_size if quantization.granularity == "group" else None,
-    )
-
-
-def _block_bytes(config: SpaceConfig) -> int:
+def _block_bytes(config: QuantizationConfig, bits: int) -> int:
     """Quantize one block, and see what it takes beside its codes."""
     elements = 64
     block = torch.linspace(-1.0, 1.0, elements).reshape(1, elements)
-    alone = config.quantization.model_copy(update={"granularity": "tensor"})
-    codes = -(-elements * config.quantization.weight_bits // 8)
-    return quantize_tensor(block, alone).packed_bytes - codes
+    alone = config.model_copy(update={"granularity": "tensor", "weight_bits": bits})
+    return quantize_tensor(block, alone).packed_bytes - -(-elements * bits // 8)

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from rl_compress.costs.analytic import AnalyticCosts, count_macs
-from rl_compress.costs.precision import Precision, unquantized
-from rl_compress.layers.axes import named_tensors
+from rl_compress.costs.analytic import AnalyticCosts, LatencyModel, count_macs
+from rl_compress.costs.precision import Precision
+from rl_compress.layers.axes import layer_of, named_tensors
 from rl_compress.policy.search_space import Widths
 from rl_compress.pruning.sparse_packing import sparse_bytes
+from rl_compress.quantization.bits import BitPlan
 
 
 @dataclass(frozen=True, slots=True)
 class _Masked:
     """One weight that can be masked."""
 
+    layer: str
+    row: int
+    """Its place among the model's tensors."""
     elements: int
     rows: int
     per_unit: npt.NDArray[np.float64]
-    """Elements that a unit of each group adds, shape ``(num_groups,)``."""
+    """Elements that a unit of each group adds, shape ``(pruned groups,)``."""
     macs_per_element: int
-    precision: Precision
 
 
 class SparseCosts:
@@ -36,69 +40,89 @@ class SparseCosts:
         model: nn.Module,
         elements_per_unit: Mapping[str, npt.NDArray[np.float64]],
         example_inputs: Sequence[Tensor],
-        precision: Mapping[str, Precision] | None = None,
+        precision: Precision | None = None,
+        plan: BitPlan | None = None,
     ) -> None:
         """Measure the dense model once.
 
         Args:
             model: The uncompressed model on the CPU.
             elements_per_unit: For each weight that can be masked how many of its elements a unit of
-                each group adds, shape ``(num_groups,)``.
+                each group adds, shape ``(pruned groups,)``.
             example_inputs: Inputs of one forward pass, batch size 1.
             precision: Bits of each tensor in the variants; by default their own.
+            plan: Which dimensions the bits of which layers follow.
         """
-        dense = AnalyticCosts(model, (), example_inputs, precision=precision)
-        self._dense = dense.costs(np.zeros(0, dtype=np.int64))
-        self.original = dense.original
-        self.fixed_macs = dense.fixed_macs
+        self._precision, self._plan = precision or Precision(model), plan or BitPlan()
+        self._dense = AnalyticCosts(model, (), example_inputs, precision=self._precision)
+        self.original = self._dense.original
+        self.fixed_macs = self._dense.fixed_macs
+        self.latency: LatencyModel | None = None
+        """Zeros take as long as other values, so the latency is never predicted."""
         macs, _ = count_macs(model, example_inputs)
         tensors = named_tensors(model)
+        rows = {name: row for row, name in enumerate(tensors)}
         self._weights = [
             _Masked(
+                layer=layer_of(name),
+                row=rows[name],
                 elements=tensors[name].numel(),
                 rows=len(tensors[name]),
                 per_unit=per_unit,
                 macs_per_element=macs.get(name, 0) // max(tensors[name].numel(), 1),
-                precision=(unquantized(tensors[name]) if precision is None else precision[name]),
             )
             for name, per_unit in elements_per_unit.items()
         ]
 
-    def costs(self, widths: Widths) -> dict[str, int]:
+    def costs(self, widths: Widths) -> dict[str, float]:
         """Return every cost of a variant.
 
         Args:
-            widths: Units kept in each group, shape ``(num_groups,)``.
+            widths: Units kept and bits, shape ``(num_groups,)``.
         """
-        costs = dict(self._dense)
+        costs = self._dense.costs(widths)
+        variants = np.asarray(widths, dtype=np.int64)[None]
+        stored = self._precision.stored_bits(variants)[0]
+        bops = self._precision.bops_per_mac(variants)[0]
         for weight in self._weights:
-            kept = self._kept(weight, widths)
+            kept, bits = self._kept(weight, widths), int(stored[weight.row])
             gone = weight.elements - kept
             costs["macs"] -= gone * weight.macs_per_element
-            costs["bops"] -= gone * weight.macs_per_element * weight.precision.bops_per_mac
+            costs["bops"] -= gone * weight.macs_per_element * int(bops[weight.row])
             costs["params"] -= gone
-            dense = -(-weight.elements * weight.precision.stored_bits // 8)
-            packed = sparse_bytes(
-                weight.rows,
-                weight.elements // weight.rows,
-                kept,
-                weight.precision.stored_bits,
-            )
+            dense = -(-weight.elements * bits // 8)
+            packed = sparse_bytes(weight.rows, weight.elements // weight.rows, kept, bits)
             costs["size_bytes"] += min(packed, dense) - dense
         return costs
 
+    def batch(self, widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return every cost of many variants, by cost an array of shape ``(variants,)``.
+
+        Args:
+            widths: Units kept and bits, shape ``(variants, num_groups)``.
+        """
+        rows = [self.costs(row) for row in widths]
+        return {cost: np.array([row[cost] for row in rows]) for cost in self.original}
+
     def macs_of_group(self, group: int, widths: Widths) -> int:
-        """Return the MACs of the weights whose number a group decides."""
+        """Return the MACs of the weights whose number or bits a dimension decides."""
         return sum(
-            self._kept(weight, widths) * weight.macs_per_element
-            for weight in self._weights
-            if weight.per_unit[group]
+            self._kept(weight, widths) * weight.macs_per_element for weight in self._of(group)
         )
 
     def params_of_group(self, group: int, widths: Widths) -> int:
-        """Return the weights whose number a group decides."""
-        return sum(self._kept(weight, widths) for weight in self._weights if weight.per_unit[group])
+        """Return the weights whose number or bits a dimension decides."""
+        return sum(self._kept(weight, widths) for weight in self._of(group))
+
+    def _of(self, group: int) -> list[_Masked]:
+        layers = self._plan.layers_of(group)
+        return [
+            weight
+            for weight in self._weights
+            if weight.layer in layers
+            or (group < len(weight.per_unit) and weight.per_unit[group] > 0)
+        ]
 
     @staticmethod
     def _kept(weight: _Masked, widths: Widths) -> int:
-        return round(float(weight.per_unit @ np.asarray(widths)))
+        return round(float(weight.per_unit @ np.asarray(widths)[: len(weight.per_unit)]))

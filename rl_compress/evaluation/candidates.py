@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.ledger import Ledger
+from rl_compress.policy.budget import COSTS
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.results.record import EvaluationRecord
 
@@ -99,7 +100,7 @@ class CandidateEvaluator:
             policy=candidate or realised,
             policy_id=policy_id,
             realised=realised,
-            **found.costs,
+            **{cost: int(found.costs[cost]) for cost in COSTS},
             latency_ms=found.latency_ms,
             score=found.score,
             reward=self._reward(found.score, found.all_costs()),

@@ -23,6 +23,7 @@ from rl_compress.finetuning.reconstruction import reconstruct
 from rl_compress.policy.budget import LATENCY
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
@@ -54,9 +55,9 @@ class Measurement:
     """What an evaluation found."""
 
     score: float
-    costs: dict[str, int]
+    costs: dict[str, float]
     latency_ms: float | None
-    """None where it was not to be measured."""
+    """Measured, or else predicted; None where neither was asked for."""
     wall_s: float
 
     def all_costs(self) -> dict[str, float]:
@@ -92,11 +93,12 @@ class Evaluator:
         self._compressor = compressor
         self._config = config
         self._network = compressor.network
-        full = compressor.space.full_widths
-        self._threads = threads_for(compressor.costs.costs(full)["macs"] * target.batch_size)
+        macs = int(compressor.costs.original["macs"])
+        self._threads = threads_for(macs * target.batch_size)
         if torch.cuda.is_available():
             self._network = compressor.network.to(torch.device("cuda"))
-        self._reference = self._network.variant(full)
+        self._reference = self._network.uncompressed()
+        self._levels = compressor.has_levels and not repairs_weights(self._reference, config)
         self._inputs = None
         if latency:
             device = device_of(self._reference)
@@ -107,14 +109,14 @@ class Evaluator:
     @functools.cached_property
     def original_costs(self) -> dict[str, float]:
         """Return the uncompressed target's costs, with its latency where that is measured."""
-        costs: dict[str, float] = dict(self._compressor.costs.original)
+        costs = dict(self._compressor.costs.original)
         if self._inputs is not None:
             costs[LATENCY] = measure_latency_ms(self._reference, self._inputs)
         return costs
 
     def variant(self, widths: Widths) -> nn.Module:
         """Return a variant, repaired and quantized as it would be for scoring."""
-        variant = self._network.variant(widths)
+        variant = self._network.variant(widths, levels=self._levels)
         prepare_variant(
             variant,
             self._reference,
@@ -123,6 +125,8 @@ class Evaluator:
             self._config,
             kept=self._compressor.kept_outputs(widths, ordered=True),
             masks=self._compressor.masks(widths),
+            bits=self._compressor.bits.at(widths),
+            levels_made=self._levels,
         )
         return variant
 
@@ -143,6 +147,8 @@ class Evaluator:
         if score != score or score in (float("inf"), float("-inf")):
             raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
         costs = self._compressor.costs.costs(widths)
+        predicted = costs.pop(LATENCY, None)
+        latency = predicted if latency is None else latency
         return Measurement(score, costs, latency, time.perf_counter() - start)
 
 
@@ -155,6 +161,8 @@ def prepare_variant(
     *,
     kept: dict[str, Tensor],
     masks: dict[str, Tensor],
+    bits: LayerBits,
+    levels_made: bool = False,
 ) -> Quantization:
     """Repair and quantize a variant: what is done to it before it is scored.
 
@@ -166,6 +174,8 @@ def prepare_variant(
         config: Which repair.
         kept: Output channels of the reference that each narrowed layer keeps.
         masks: For each sparse weight which elements stay.
+        bits: Of every layer.
+        levels_made: The variant's weights are quantized by now.
 
     Returns:
         What was quantized; nothing where the job does not ask for it.
@@ -174,11 +184,11 @@ def prepare_variant(
     def repair(network: nn.Module) -> None:
         recalibrate(network, reference, target, config, kept, sparse=bool(masks))
 
-    if not space.quantization.quantizes:
+    if not bits:
         repair(variant)
         return Quantization()
     # Statistics can be estimated after the weights are final; weights cannot be solved for.
-    early = _method(variant, config, sparse=bool(masks)) != "batchnorm"
+    early = not levels_made and _method(variant, config, sparse=bool(masks)) != "batchnorm"
     if early:
         repair(variant)
     return quantize_variant(
@@ -186,8 +196,10 @@ def prepare_variant(
         target,
         space,
         masks,
+        bits,
         calibration_batches=config.calibration_batches,
         repair=(lambda _variant: None) if early else repair,
+        levels_made=levels_made,
     )
 
 
@@ -217,6 +229,11 @@ def recalibrate(
         reconstruct(variant, reference, target, kept, max_batches=config.calibration_batches)
     elif method == "bias":
         correct_bias(variant, reference, target, kept, max_batches=config.calibration_batches)
+
+
+def repairs_weights(network: nn.Module, config: EvaluationConfig) -> bool:
+    """Say whether the repair changes weights, so that they can be quantized only after it."""
+    return _method(network, config, sparse=False) == "reconstruction"
 
 
 def _method(variant: nn.Module, config: EvaluationConfig, *, sparse: bool) -> Recalibration:

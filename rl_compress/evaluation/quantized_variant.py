@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rl_compress.finetuning.activations import calibration_inputs
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.quantization.activations import quantize_activations
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization, quantize_weights, set_weight
 from rl_compress.targets.target import Target
 
@@ -18,9 +19,11 @@ def quantize_variant(
     target: Target,
     space: SpaceConfig,
     masks: Mapping[str, Tensor],
+    bits: LayerBits,
     *,
     calibration_batches: int,
     repair: Callable[[nn.Module], None] = lambda _variant: None,
+    levels_made: bool = False,
 ) -> Quantization:
     """Quantize weights, repair what that did to statistics, then quantize activations.
 
@@ -29,17 +32,22 @@ def quantize_variant(
         target: Supplies the calibration split.
         space: What is quantized, and how.
         masks: For each sparse weight which elements stay; the others are zero also afterwards.
+        bits: Of every layer.
         calibration_batches: Batches that the ranges of activations are fitted to.
         repair: Called between the two.
+        levels_made: The variant's weights were put together from levels made before; nothing is
+            returned of them.
 
     Raises:
         ConfigError: A weight cannot be quantized; the message names it.
     """
     config = space.quantization
-    weights = quantize_weights(variant, config, skips=space.skips)
+    weights = {} if levels_made else quantize_weights(variant, config, bits.weights)
     for name in weights.keys() & masks.keys():
         values = variant.get_parameter(name)
         set_weight(variant, name, values.detach() * masks[name].to(values.device))
     repair(variant)
+    if not bits.activations:
+        return Quantization(weights)
     inputs = calibration_inputs(target, variant, calibration_batches)
-    return Quantization(weights, quantize_activations(variant, inputs, config, skips=space.skips))
+    return Quantization(weights, quantize_activations(variant, inputs, config, bits.activations))

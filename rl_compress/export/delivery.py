@@ -95,7 +95,9 @@ def deliver(
         policy_id=policy.policy_id,
         budget=budget.as_dict(),
         costs={
-            cost: CostChange(original=original_costs[cost], delivered=delivered_costs[cost])
+            cost: CostChange(
+                original=int(original_costs[cost]), delivered=int(delivered_costs[cost])
+            )
             for cost in original_costs
         },
         group_macs={

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.evaluation.evaluator import EvaluationConfig, prepare_variant, recalibrate
+from rl_compress.evaluation.evaluator import (
+    EvaluationConfig,
+    prepare_variant,
+    recalibrate,
+    repairs_weights,
+)
 from rl_compress.finetuning.activations import calibration_inputs
 from rl_compress.finetuning.iterative import fade_channels
 from rl_compress.finetuning.quantization_aware import TRAINABLE, quantization_aware_finetune
@@ -19,6 +24,7 @@ from rl_compress.finetuning.recovery import FinetuningConfig, finetune
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization
 from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads, threads_for
@@ -49,12 +55,13 @@ def _quantize(
     space: SpaceConfig,
     finetuning: FinetuningConfig,
     masks: dict[str, Tensor],
+    bits: LayerBits,
     prepare: Callable[[nn.Module], Quantization],
     device: torch.device,
     advance: Callable[[int, int], None],
 ) -> Quantization:
     """Quantize a fine-tuned model, training through the quantizer where that is possible."""
-    if not space.quantization.quantizes:
+    if not bits:
         return Quantization()
     trained = finetuning.quantization_aware and finetuning.epochs > 0
     if not trained or space.quantization.quantizer not in TRAINABLE:
@@ -68,7 +75,7 @@ def _quantize(
         finetuning,
         inputs,
         device=device,
-        skips=space.skips,
+        bits=bits,
         masks=masks,
         progress=advance,
     )
@@ -122,20 +129,42 @@ def fine_tune_variant(
     smaller, teacher = smaller.to(device).eval(), model.to(device).eval()
     kept, masks = compressor.kept_outputs(widths, ordered=False), compressor.masks(widths)
 
-    def prepare(network: nn.Module) -> Quantization:
-        space = compressor.config
-        return prepare_variant(network, teacher, target, space, evaluation, kept=kept, masks=masks)
+    bits = compressor.bits.at(widths)
 
-    searched = copy.deepcopy(smaller)
-    prepare(searched)
+    def prepare(network: nn.Module, *, levels_made: bool = False) -> Quantization:
+        return prepare_variant(
+            network,
+            teacher,
+            target,
+            compressor.config,
+            evaluation,
+            kept=kept,
+            masks=masks,
+            bits=bits,
+            levels_made=levels_made,
+        )
+
+    levels = compressor.has_levels and not repairs_weights(model, evaluation)
+    source = compressor.quantized(dense, widths) if levels else dense
+    searched = compressor.cut(source, example_inputs, widths)[0].to(device).eval()
+    prepare(searched, levels_made=levels)
     before = target.score(searched, "search")
     recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))
-    macs = compressor.costs.costs(compressor.space.full_widths)["macs"]
+    macs = int(compressor.costs.original["macs"])
     with threads(threads_for(macs * finetuning.batch_size)):
         result = finetune(
             smaller, teacher, target, finetuning, device=device, masks=masks, progress=advance
         )
         quantization = _quantize(
-            smaller, teacher, target, compressor.config, finetuning, masks, prepare, device, advance
+            smaller,
+            teacher,
+            target,
+            compressor.config,
+            finetuning,
+            masks,
+            bits,
+            prepare,
+            device,
+            advance,
         )
     return FineTuned(smaller, history, masks, quantization, before, result.best_epoch)

@@ -12,13 +12,14 @@ from torch.nn.utils import parametrize
 
 from rl_compress.finetuning.activations import repairable_layers
 from rl_compress.finetuning.recovery import FinetuningConfig, FinetuningResult, finetune
-from rl_compress.layers.axes import quantizable_weights
+from rl_compress.layers.axes import layer_of, quantizable_weights
 from rl_compress.policy.space_config import QuantizationConfig
 from rl_compress.quantization.activations import (
     ActivationQuantizer,
     attach_activations,
     quantize_activations,
 )
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.blocks import Blocking
 from rl_compress.quantization.model import Quantization, quantize_weights, set_weight
 from rl_compress.quantization.quantized_tensor import QuantizedTensor
@@ -131,7 +132,7 @@ def quantization_aware_finetune(
     inputs: Tensor,
     *,
     device: torch.device,
-    skips: Callable[[str], bool] = lambda _layer: False,
+    bits: LayerBits,
     masks: Mapping[str, Tensor] | None = None,
     progress: Callable[[int, int], None] = lambda _epoch, _epochs: None,
 ) -> tuple[Quantization, FinetuningResult]:
@@ -142,12 +143,12 @@ def quantization_aware_finetune(
             hooks that round activations.
         teacher: The uncompressed network.
         target: Supplies data, losses and score.
-        quantization: Bits, granularity and the range to start from. Weights get symmetric grids
+        quantization: Granularity and the range to start from. Weights get symmetric grids
             and activations affine ones, whatever its quantizers are called.
         finetuning: As for recovery, at a smaller learning rate.
         inputs: Calibration data, batch first, on the device.
         device: Where both networks are.
-        skips: Says of a layer's name whether it is left as it is.
+        bits: Of every layer.
         masks: For each sparse weight, by its full name, which elements stay.
         progress: Called after each epoch with the epochs done and their number.
 
@@ -156,11 +157,9 @@ def quantization_aware_finetune(
         without training.
     """
     masks = masks or {}
-    steps: dict[str, LearnedStep] = {}
-    if quantization.weight_bits <= 8:
-        steps = _learn_steps(model, quantization, skips)
+    steps = _learn_steps(model, quantization, bits.weights)
     uniform = quantization.model_copy(update={"activation_quantizer": "uniform"})
-    ranges = _learn_ranges(model, inputs, uniform, skips)
+    ranges = _learn_ranges(model, inputs, uniform, bits.activations)
     share = {"learning_rate": finetuning.learning_rate * _LEARNING_RATE_SHARE}
     renamed = {_original(name) if name in steps else name: mask for name, mask in masks.items()}
     result = finetune(
@@ -179,8 +178,9 @@ def quantization_aware_finetune(
         parametrize.remove_parametrizations(layer, "weight")
         values = weights[name].dequantize()
         set_weight(model, name, values * masks[name].to(values) if name in masks else values)
-    learned = {name.rpartition(".")[0] for name in steps}
-    rest = quantize_weights(model, quantization, skips=lambda n: n in learned or skips(n))
+    learned = {layer_of(name) for name in steps}
+    others = {layer: number for layer, number in bits.weights.items() if layer not in learned}
+    rest = quantize_weights(model, quantization, others)
     activations = {}
     for name, (range_, handle) in ranges.items():
         handle.remove()
@@ -196,17 +196,16 @@ _RANGE = "learned_range"
 
 
 def _learn_steps(
-    model: nn.Module, config: QuantizationConfig, skips: Callable[[str], bool]
+    model: nn.Module, config: QuantizationConfig, bits: Mapping[str, int]
 ) -> dict[str, LearnedStep]:
-    quantizer = Symmetric(
-        config.weight_bits, make_clip(config.range, config.weight_bits, config.percentile)
-    )
     own = repairable_layers(model)
     steps = {}
-    for name, axis in quantizable_weights(model, skips).items():
-        layer_name = name.rpartition(".")[0]
-        if layer_name not in own:
+    for name, axis in quantizable_weights(model).items():
+        layer_name = layer_of(name)
+        if layer_name not in own or layer_name not in bits:
             continue
+        clip = make_clip(config.range, bits[layer_name], config.percentile)
+        quantizer = Symmetric(bits[layer_name], clip)
         layer = own[layer_name]
         weight = model.get_parameter(name)
         blocking = Blocking.of(config, weight.shape, axis, name)
@@ -216,10 +215,10 @@ def _learn_steps(
 
 
 def _learn_ranges(
-    model: nn.Module, inputs: Tensor, config: QuantizationConfig, skips: Callable[[str], bool]
+    model: nn.Module, inputs: Tensor, config: QuantizationConfig, bits: Mapping[str, int]
 ) -> dict[str, tuple[LearnedRange, Any]]:
     hooks_before = {name: set(layer._forward_pre_hooks) for name, layer in model.named_modules()}
-    fitted = quantize_activations(model, inputs, config, skips=skips)
+    fitted = quantize_activations(model, inputs, config, bits)
     ranges = {}
     for name, quantizer in fitted.items():
         layer = model.get_submodule(name)

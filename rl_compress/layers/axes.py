@@ -51,6 +51,11 @@ def quantizable_weights(
     }
 
 
+def layer_of(weight: str) -> str:
+    """Return the name of the layer that a tensor, given by its full name, belongs to."""
+    return weight.rpartition(".")[0]
+
+
 def is_depthwise(layer: nn.Module) -> bool:
     """Say whether every channel of a convolution has a filter of its own."""
     return isinstance(layer, _ConvNd) and layer.groups == layer.out_channels > 1

@@ -11,8 +11,17 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from rl_compress.layers.axes import SUPPORTED, Axis, channel_groups, is_depthwise, tensor_axes
+from rl_compress.layers.axes import (
+    SUPPORTED,
+    Axis,
+    channel_groups,
+    is_depthwise,
+    layer_of,
+    quantizable_weights,
+    tensor_axes,
+)
 from rl_compress.layers.graph import trace
 from rl_compress.policy.space_config import SpaceConfig
 
@@ -25,6 +34,8 @@ class LayerGroup:
     """Name of the layer whose output channels define the units."""
     layers: tuple[str, ...]
     """All layers whose tensors become narrower, in the dependency graph's order."""
+    producers: tuple[str, ...] = ()
+    """Those of them that make the channels: whose bits the group decides."""
     kind: str
     """`conv`, `depthwise`, `grouped` or `linear`."""
     num_units: int
@@ -63,14 +74,29 @@ def find_groups(
         UnsupportedLayerError: The model cannot be traced.
     """
     graph = trace(model, example_inputs)
-    order = _forward_order(model, example_inputs)
+    order = forward_order(model, example_inputs)
     tied = _tied_tensors(model)
-    groups = [_describe(graph, members, order, tied, config) for members in graph.get_all_groups()]
+    protected = config.protected(quantizable_layers(model, order))
+    groups = [
+        _describe(graph, members, order, tied, config, protected)
+        for members in graph.get_all_groups()
+    ]
     groups.sort(key=lambda group: min(order.get(name, len(order)) for name in group.layers))
     return groups, _notes(model, order, tied)
 
 
-def _forward_order(model: nn.Module, example_inputs: Sequence[Tensor]) -> dict[str, int]:
+def quantizable_layers(model: nn.Module, order: dict[str, int]) -> list[str]:
+    """Return the convolutions and linear layers that are called, in forward order.
+
+    Args:
+        model: The network.
+        order: See :func:`forward_order`.
+    """
+    layers = [layer_of(name) for name in quantizable_weights(model)]
+    return sorted((name for name in layers if name in order), key=order.__getitem__)
+
+
+def forward_order(model: nn.Module, example_inputs: Sequence[Tensor]) -> dict[str, int]:
     """Number the modules by their first call in a forward pass."""
     names = {module: name for name, module in model.named_modules()}
     order: dict[str, int] = {}
@@ -112,6 +138,7 @@ def _describe(
     order: dict[str, int],
     tied: dict[str, list[str]],
     config: SpaceConfig,
+    protected: Sequence[str],
 ) -> LayerGroup:
     """Turn torch-pruning's group into ours."""
     items = [_Item.of(graph, entry) for entry in members.items]
@@ -122,7 +149,10 @@ def _describe(
     parts = math.lcm(*(channel_groups(item.module) for item in layers))
     num_units = channels // parts
     axes: list[Axis] = []
+    producers = tuple(dict.fromkeys(item.name for item in layers if item.produces))
     reason = _reason_against(items, channels, num_units, order, tied, config)
+    if reason is None and (kept := [name for name in producers if name in protected]):
+        reason = f"{kept[0]} is protected (space.protect)"
     if reason is None:
         try:
             axes = [axis for item in layers for axis in item.axes(num_units)]
@@ -131,6 +161,7 @@ def _describe(
     return LayerGroup(
         name=root.name,
         layers=tuple(dict.fromkeys(item.name for item in layers)),
+        producers=producers,
         kind=_kind(layers, parts),
         num_units=num_units,
         channels=channels,
@@ -169,6 +200,12 @@ class _Item:
             roots=list(entry.root_idxs),
             parameter_axis=axis,
         )
+
+    @property
+    def produces(self) -> bool:
+        """Say whether these are the output channels of a convolution or linear layer."""
+        weighty = isinstance(self.module, nn.Linear | _ConvNd)
+        return weighty and (self.output or is_depthwise(self.module))
 
     def tensors(self) -> list[tuple[str, int]]:
         """List full tensor names with the axis that this entry narrows."""

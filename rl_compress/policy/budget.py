@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +41,11 @@ _UNITS = {"macs": "", "params": "", "size_bytes": "b", "bops": "", "peak_memory_
 class CostFunction(Protocol):
     """Anything that tells the exact costs of widths."""
 
-    def costs(self, widths: Widths) -> dict[str, int]:
+    def costs(self, widths: Widths) -> dict[str, float]:
         """Return every cost of :data:`COSTS` for widths of shape ``(num_groups,)``."""
+
+    def batch(self, widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return the same of many, ``(variants, num_groups)``, by cost of shape ``(variants,)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Budget:
     bounds: tuple[tuple[str, float], ...]
 
     @classmethod
-    def parse(cls, spec: Mapping[str, float | str], original: Mapping[str, int]) -> Budget:
+    def parse(cls, spec: Mapping[str, float | str], original: Mapping[str, float]) -> Budget:
         """Read the `budget` section of a job.
 
         Args:
@@ -90,7 +93,7 @@ class Budget:
         return max((costs[cost] / bound for cost, bound in self.bounds), default=0.0)
 
     def check_feasible(
-        self, space: SearchSpace, cost_function: CostFunction, original: Mapping[str, int]
+        self, space: SearchSpace, cost_function: CostFunction, original: Mapping[str, float]
     ) -> None:
         """Make sure that the smallest variant of the space meets the budget.
 
@@ -111,8 +114,9 @@ class Budget:
                     fraction += 1e-4
                 raise InfeasibleBudgetError(
                     f"budget.{cost}: {bound:,.0f} cannot be met; the smallest feasible value is "
-                    f"{smallest[cost]:,d} ({fraction:.4f} of the target's {original[cost]:,d}); "
-                    f"raise the budget, or raise space.pruning.max_ratio or shorten space.skip"
+                    f"{smallest[cost]:,.0f} ({fraction:.4f} of the target's "
+                    f"{original[cost]:,.0f}); raise the budget, or raise space.pruning.max_ratio "
+                    f"or shorten space.skip"
                 )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_compress.errors import ConfigError, CorruptFileError
+from rl_compress.policy.space_config import UNQUANTIZED, is_bit_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +19,18 @@ class Decision:
 
     pruning_ratio: float = 0.0
     """Fraction of the group's units that is REMOVED, in [0, 1]; 1 only for a single masked unit."""
+    weight_bits: int | None = None
+    """Bits of the weights of the group's layers; None where the search does not decide them."""
+    activation_bits: int | None = None
+    """Bits of the inputs of the group's layers; None where the search does not decide them."""
 
     def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            bits = getattr(self, name)
+            if bits is not None and (bits != int(bits) or not is_bit_width(bits)):
+                raise ConfigError(
+                    f"{name} must be 1 to 8, or {UNQUANTIZED} for no quantization, but got {bits!r}"
+                )
         if not 0.0 <= self.pruning_ratio <= 1.0:
             raise ConfigError(
                 f"pruning_ratio is the fraction removed and must be in [0, 1], "
@@ -59,8 +70,14 @@ class CompressionPolicy:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Return the policy as JSON: ``{"decisions": {group: {"pruning_ratio": …}}}``."""
-        decisions = {name: asdict(decision) for name, decision in self.decisions}
+        """Return the policy as JSON: ``{"decisions": {group: {"pruning_ratio": …}}}``.
+
+        Bits that are not decided are left out.
+        """
+        decisions = {
+            name: {key: value for key, value in asdict(decision).items() if value is not None}
+            for name, decision in self.decisions
+        }
         return json.dumps({"decisions": decisions}, indent=indent)
 
     @classmethod

@@ -1,13 +1,19 @@
-"""The search space: which widths every group may take.
+"""The search space: which widths and bits every group may take.
 
 A *unit* is the smallest part of a group that can be removed (one channel, or one channel of each
 convolution group in a grouped convolution). A *width* is a number of units kept.
+
+A candidate is one vector of whole numbers: first the widths of the groups that are pruned, then the
+bits of the weights and then those of the activations, where these are searched. Each is a choice of
+its own (a *dimension*), and every cost grows with all of them; so budgets, priors and searches need
+not know what a dimension decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +23,29 @@ from rl_compress.policy.compression_policy import CompressionPolicy, Decision
 from rl_compress.policy.space_config import PruningConfig
 
 Widths = npt.NDArray[np.int64]
-"""Units kept in each group of the space, shape ``(num_groups,)``."""
+"""Units kept, or bits, in each dimension of the space, shape ``(num_groups,)``."""
+
+Aspect = Literal["pruning_ratio", "weight_bits", "activation_bits"]
+"""What a dimension decides, named as in a group's decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupChoices:
-    """The widths that one group may take."""
+    """The widths, or the bits, that one group may take."""
 
     name: str
     num_units: int
+    """The largest of the choices: all units, or the most bits."""
     widths: tuple[int, ...]
-    """Allowed widths in units, increasing; the last is ``num_units``."""
+    """Allowed widths in units, or bits, increasing; the last is ``num_units``."""
+    decides: Aspect = "pruning_ratio"
+
+    @property
+    def label(self) -> str:
+        """Name the dimension for readers."""
+        if self.decides == "pruning_ratio":
+            return self.name
+        return f"{self.name} ({self.decides.replace('_', ' ')})"
 
     @classmethod
     def from_config(
@@ -45,9 +63,10 @@ class GroupChoices:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """The groups that the search decides, in forward order."""
+    """What the search decides: for each dimension, in forward order, its choices."""
 
     groups: tuple[GroupChoices, ...]
+    """Widths before weight bits before activation bits."""
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -85,33 +104,66 @@ class SearchSpace:
             dtype=np.int64,
         )
 
+    @property
+    def prunes(self) -> npt.NDArray[np.bool_]:
+        """Say of each dimension whether it is a width."""
+        return np.array([group.decides == "pruning_ratio" for group in self.groups], dtype=bool)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the groups of which anything is decided, in forward order of their widths."""
+        return list(dict.fromkeys(group.name for group in self.groups))
+
     def widths_of(self, policy: CompressionPolicy) -> Widths:
-        """Return the allowed widths nearest to a policy's ratios.
+        """Return the allowed vector nearest to a policy's decisions.
 
         Raises:
-            ConfigError: The policy's groups are not those of the space.
+            ConfigError: The policy's groups are not those of the space, or it decides less or
+                more of a group than the space.
         """
-        ratios = {name: decision.pruning_ratio for name, decision in policy}
-        names = [group.name for group in self.groups]
-        if set(ratios) != set(names):
-            unknown = sorted(set(ratios) - set(names))
-            missing = sorted(set(names) - set(ratios))
+        decisions = dict(policy)
+        if set(decisions) != set(self.names):
+            unknown = sorted(set(decisions) - set(self.names))
+            missing = sorted(set(self.names) - set(decisions))
             raise ConfigError(
-                f"policy: it must decide exactly the target's prunable groups; "
+                f"policy: it must decide exactly the target's groups; "
                 f"unknown groups {unknown}, missing groups {missing}"
             )
-        keep = np.array([1.0 - ratios[name] for name in names])
-        return self.nearest(keep * self.num_units)
+        decided = {(group.name, group.decides) for group in self.groups}
+        for name, decision in policy:
+            if decision.pruning_ratio and (name, "pruning_ratio") not in decided:
+                raise ConfigError(f"policy: {name}: this group cannot be pruned")
+            for aspect in ("weight_bits", "activation_bits"):
+                given, searched = getattr(decision, aspect), (name, aspect) in decided
+                if (given is not None) != searched:
+                    remedy = "leave it out" if given is not None else "add it"
+                    raise ConfigError(
+                        f"policy: {name}: {aspect} is {'not ' if not searched else ''}decided in "
+                        f"this job's space; {remedy}, or change space.quantization.{aspect}"
+                    )
+        wanted = []
+        for group in self.groups:
+            value = getattr(decisions[group.name], group.decides)
+            is_width = group.decides == "pruning_ratio"
+            wanted.append((1.0 - value) * group.num_units if is_width else value)
+        return self.nearest(np.array(wanted, dtype=np.float64))
 
-    def policy_of(self, widths: Sequence[int] | Widths) -> CompressionPolicy:
-        """Return the policy whose ratios are exactly those of the widths."""
-        return CompressionPolicy(
-            tuple(
-                (group.name, Decision(pruning_ratio=1.0 - int(width) / group.num_units))
-                for group, width in zip(self.groups, widths, strict=True)
+    def policy_of(self, widths: Sequence[float] | npt.NDArray[Any]) -> CompressionPolicy:
+        """Return the policy whose decisions are exactly those of the vector.
+
+        Args:
+            widths: Units kept and bits, shape ``(num_groups,)``; widths need not be whole.
+        """
+        decisions: dict[str, dict[str, Any]] = {name: {} for name in self.names}
+        for group, width in zip(self.groups, widths, strict=True):
+            is_width = group.decides == "pruning_ratio"
+            decisions[group.name][group.decides] = (
+                1.0 - float(width) / group.num_units if is_width else round(float(width))
             )
+        return CompressionPolicy.from_mapping(
+            {name: Decision(**values) for name, values in decisions.items()}
         )
 
     def realise(self, policy: CompressionPolicy) -> CompressionPolicy:
-        """Return the policy that is really carried out: ratios rounded to allowed widths."""
+        """Return the policy that is really carried out: rounded to what is allowed."""
         return self.policy_of(self.widths_of(policy))

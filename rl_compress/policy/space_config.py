@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -27,6 +28,18 @@ RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
 
 UNQUANTIZED = 16
 """Bit width that stands for "not quantized"."""
+
+Bits = int | list[int] | Literal["auto"]
+"""One bit width for all layers, those that the search chooses from, or what suits the budget."""
+
+_SEARCHED_WEIGHT_BITS = [2, 3, 4, 5, 6, 8]
+_SEARCHED_ACTIVATION_BITS = [4, 5, 6, 8]
+"""What is searched where the job says nothing and a budget depends on bits."""
+
+
+def is_bit_width(bits: float) -> bool:
+    """Say whether a number of bits can be asked for."""
+    return bits == UNQUANTIZED or 1 <= bits <= 8
 
 
 class PruningConfig(BaseModel):
@@ -92,12 +105,16 @@ class QuantizationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weight_bits: int = Field(
-        default=UNQUANTIZED, description="Bits of each weight, 1 to 8; 16: not quantized."
+    weight_bits: Bits = Field(
+        default="auto",
+        description="Bits of each weight, 1 to 8; 16: not quantized. A list such as `[2, 4, 8]`: "
+        "the search chooses for each group. `auto`: it does where the budget bounds size_bytes or "
+        "bops, else 16.",
     )
-    activation_bits: int = Field(
-        default=UNQUANTIZED,
-        description="Bits of each input of a layer, 1 to 8; 16: not quantized.",
+    activation_bits: Bits = Field(
+        default="auto",
+        description="Bits of each input of a layer, likewise; `auto` searches them where the "
+        "budget bounds bops.",
     )
     quantizer: QuantizerName = Field(
         default="symmetric", description="How weights are mapped to codes."
@@ -131,15 +148,57 @@ class QuantizationConfig(BaseModel):
 
     @field_validator("weight_bits", "activation_bits")
     @classmethod
-    def _known_bits(cls, bits: int) -> int:
-        if bits != UNQUANTIZED and not 1 <= bits <= 8:
+    def _known_bits(cls, bits: Bits) -> Bits:
+        if bits == "auto":
+            return bits
+        levels = sorted(set(bits)) if isinstance(bits, list) else [bits]
+        if not levels or not all(map(is_bit_width, levels)):
             raise ValueError("must be 1 to 8, or 16 for no quantization")
-        return bits
+        return levels if len(levels) > 1 else levels[0]
+
+    @property
+    def weight_levels(self) -> tuple[int, ...]:
+        """Bits that weights may have, increasing."""
+        return _levels(self.weight_bits)
+
+    @property
+    def activation_levels(self) -> tuple[int, ...]:
+        """Bits that activations may have, increasing."""
+        return _levels(self.activation_bits)
+
+    @property
+    def searches_bits(self) -> bool:
+        """Say whether the search decides bits."""
+        return max(len(self.weight_levels), len(self.activation_levels)) > 1
 
     @property
     def quantizes(self) -> bool:
         """Say whether anything is quantized."""
-        return min(self.weight_bits, self.activation_bits) < UNQUANTIZED
+        return min(self.weight_levels[0], self.activation_levels[0]) < UNQUANTIZED
+
+    def resolved(self, budgeted: Collection[str], *, searchable: bool) -> QuantizationConfig:
+        """Return the same with ``auto`` replaced by what suits the budget.
+
+        Args:
+            budgeted: The costs that the budget bounds.
+            searchable: Whether the rest of the space lets bits be searched.
+        """
+        weights = searchable and not {"size_bytes", "bops"}.isdisjoint(budgeted)
+        activations = searchable and "bops" in budgeted
+        chosen: dict[str, Bits] = {}
+        if self.weight_bits == "auto":
+            chosen["weight_bits"] = list(_SEARCHED_WEIGHT_BITS) if weights else UNQUANTIZED
+        if self.activation_bits == "auto":
+            chosen["activation_bits"] = (
+                list(_SEARCHED_ACTIVATION_BITS) if activations else UNQUANTIZED
+            )
+        return self.model_copy(update=chosen)
+
+
+def _levels(bits: Bits) -> tuple[int, ...]:
+    if bits == "auto":
+        return (UNQUANTIZED,)
+    return tuple(bits) if isinstance(bits, list) else (bits,)
 
 
 class SpaceConfig(BaseModel):
@@ -165,6 +224,32 @@ class SpaceConfig(BaseModel):
         default_factory=list,
         description="Layer names or patterns (`layer1.*`) whose groups are left as they are.",
     )
+    protect: list[str] | None = Field(
+        default=None,
+        description="Layer names or patterns that are not pruned, and have `protected_bits`; by "
+        "default the first and the last layer where bits are searched, and none elsewhere.",
+    )
+    protected_bits: int = Field(
+        default=8, description="Bits of what is protected, where bits are searched."
+    )
+
+    @field_validator("protected_bits")
+    @classmethod
+    def _known_bits(cls, bits: int) -> int:
+        if not is_bit_width(bits):
+            raise ValueError("must be 1 to 8, or 16 for no quantization")
+        return bits
+
+    def protected(self, layers: Sequence[str]) -> list[str]:
+        """Return the protected ones of a model's layers.
+
+        Args:
+            layers: Its convolutions and linear layers, in forward order.
+        """
+        if self.protect is None:
+            return [layers[0], layers[-1]] if layers and self.quantization.searches_bits else []
+        patterns = self.protect
+        return [name for name in layers if any(fnmatchcase(name, p) for p in patterns)]
 
     def skips(self, layer: str) -> bool:
         """Say whether one of the patterns matches a layer's name."""

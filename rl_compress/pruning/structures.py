@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -17,18 +19,22 @@ _LEVELS = 100
 """Widths of a layer with many weights: pruning ratios about one per cent apart."""
 
 
-def sparse_groups(model: nn.Module, config: SpaceConfig) -> list[LayerGroup]:
+def sparse_groups(
+    model: nn.Module, config: SpaceConfig, protected: Sequence[str] = ()
+) -> list[LayerGroup]:
     """Return a group for every weight of a convolution or linear layer, in the model's order.
 
     Args:
         model: The network.
         config: Structure, and layers to skip.
+        protected: Layers that are not pruned.
 
     Raises:
         ConfigError: Blocks do not divide a weight, or N:M no weight at all.
     """
     groups = [
-        _describe(model, name, config) for name in quantizable_weights(model, lambda _layer: False)
+        _describe(model, name, config, protected)
+        for name in quantizable_weights(model, lambda _layer: False)
     ]
     pattern = parse_n_of_m(config.pruning.structure)
     if pattern and not any(group.prunable for group in groups):
@@ -39,7 +45,9 @@ def sparse_groups(model: nn.Module, config: SpaceConfig) -> list[LayerGroup]:
     return groups
 
 
-def _describe(model: nn.Module, name: str, config: SpaceConfig) -> LayerGroup:
+def _describe(
+    model: nn.Module, name: str, config: SpaceConfig, protected: Sequence[str]
+) -> LayerGroup:
     layer_name = name.removesuffix("weight").removesuffix(".")
     layer, weight = model.get_submodule(layer_name), model.get_parameter(name)
     inputs = weight.numel() // max(len(weight), 1)
@@ -47,6 +55,8 @@ def _describe(model: nn.Module, name: str, config: SpaceConfig) -> LayerGroup:
     reason, num_units = None, weight.numel()
     if config.skips(layer_name):
         reason = f"{layer_name} is listed in space.skip"
+    elif layer_name in protected:
+        reason = f"{layer_name} is protected (space.protect)"
     elif pattern is not None:
         num_units = pattern[1]
         if inputs % pattern[1]:
@@ -59,6 +69,7 @@ def _describe(model: nn.Module, name: str, config: SpaceConfig) -> LayerGroup:
     return LayerGroup(
         name=layer_name,
         layers=(layer_name,),
+        producers=(layer_name,),
         kind=kind,
         num_units=num_units,
         channels=weight.shape[0],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-from rl_compress.policy.space_config import UNQUANTIZED, QuantizationConfig
+from rl_compress.policy.space_config import QuantizationConfig
 from rl_compress.quantization.factory import make_quantizer
 from rl_compress.quantization.quantizer import Parameters, Quantizer
 
@@ -61,13 +60,9 @@ class ActivationQuantizer:
 
 
 def quantize_activations(
-    model: nn.Module,
-    inputs: Tensor,
-    config: QuantizationConfig,
-    *,
-    skips: Callable[[str], bool] = lambda _layer: False,
+    model: nn.Module, inputs: Tensor, config: QuantizationConfig, bits: Mapping[str, int]
 ) -> dict[str, ActivationQuantizer]:
-    """Round the inputs of every convolution and linear layer from now on.
+    """Round the inputs of convolutions and linear layers from now on.
 
     Each layer's range is fitted to what the layers before it, themselves quantized, make of the
     calibration data.
@@ -75,25 +70,23 @@ def quantize_activations(
     Args:
         model: In evaluation mode; gets forward pre-hooks, which copies of it keep.
         inputs: Calibration data, batch first, on the model's device.
-        config: How; nothing happens with 16 bits.
-        skips: Says of a layer's name whether it is left as it is.
+        config: How; its own bits do not count.
+        bits: By layer name; other layers are left as they are.
 
     Returns:
         The quantizers by layer name; layers that are not called have none.
     """
-    if config.activation_bits == UNQUANTIZED:
+    if not bits:
         return {}
     names: dict[nn.Module, str] = {
-        layer: name
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | _ConvNd) and not skips(name)
+        layer: name for name, layer in model.named_modules() if name in bits
     }
     found: dict[str, ActivationQuantizer] = {}
 
     def fit(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         name = names[layer]
         if name not in found:
-            quantizer = make_quantizer(config.activation_quantizer, config.activation_bits, config)
+            quantizer = make_quantizer(config.activation_quantizer, bits[name], config)
             found[name] = ActivationQuantizer(quantizer, quantizer.fit(_sample(arguments[0])))
         return found[name](layer, arguments)
 

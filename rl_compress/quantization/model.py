@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from rl_compress.layers.axes import quantizable_weights
-from rl_compress.policy.space_config import UNQUANTIZED, QuantizationConfig
+from rl_compress.layers.axes import layer_of, quantizable_weights
+from rl_compress.policy.space_config import QuantizationConfig
 from rl_compress.quantization.activations import ActivationQuantizer
 from rl_compress.quantization.quantized_tensor import QuantizedTensor, quantize_tensor
 
@@ -24,18 +24,15 @@ class Quantization:
 
 
 def quantize_weights(
-    model: nn.Module,
-    config: QuantizationConfig,
-    *,
-    skips: Callable[[str], bool] = lambda _layer: False,
+    model: nn.Module, config: QuantizationConfig, bits: Mapping[str, int]
 ) -> dict[str, QuantizedTensor]:
     """Replace the weights of convolutions and linear layers by what quantization leaves of them.
 
     Args:
         model: Changed in place, by assigning new parameters; weights that were zero by a mask are
             no longer, unless zero is a level.
-        config: How; nothing happens with 16 bits.
-        skips: Says of a layer's name whether it is left as it is.
+        config: How; its own bits do not count.
+        bits: By layer name; other layers are left as they are.
 
     Returns:
         What to store of each weight, by its full name.
@@ -43,12 +40,13 @@ def quantize_weights(
     Raises:
         ConfigError: A weight cannot be quantized; the message names it.
     """
-    if config.weight_bits == UNQUANTIZED:
-        return {}
     quantized = {}
-    for name, axis in quantizable_weights(model, skips).items():
+    for name, axis in quantizable_weights(model).items():
+        if (layer := layer_of(name)) not in bits:
+            continue
         weight = model.get_parameter(name)
-        quantized[name] = quantize_tensor(weight, config, output_axis=axis, name=name)
+        one = config.model_copy(update={"weight_bits": bits[layer]})
+        quantized[name] = quantize_tensor(weight, one, output_axis=axis, name=name)
         set_weight(model, name, quantized[name].dequantize().to(weight.dtype))
     return quantized
 

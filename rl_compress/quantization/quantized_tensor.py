@@ -92,7 +92,7 @@ def quantize_tensor(
 
     Args:
         tensor: Finite values with at least two axes.
-        config: Its ``weight_bits`` must be below 16.
+        config: Its (first) ``weight_bits`` must be below 16.
         output_axis: Axis of the output channels.
         name: Of the tensor, for messages.
 
@@ -101,7 +101,7 @@ def quantize_tensor(
     """
     if not tensor.isfinite().all():
         raise ConfigError(f"{name}: cannot be quantized, for it holds NaN or infinite values")
-    quantizer = make_quantizer(config.quantizer, config.weight_bits, config)
+    quantizer = make_quantizer(config.quantizer, config.weight_levels[0], config)
     blocking = Blocking.of(config, tensor.shape, output_axis, name)
     blocks = blocking.split(tensor.detach().float())
     parameters = quantizer.fit(blocks)

@@ -30,7 +30,6 @@ import numpy.typing as npt
 from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import EvaluationError
 from rl_compress.policy.budget import Budget, project
-from rl_compress.policy.compression_policy import CompressionPolicy, Decision
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.observation import Observer
@@ -170,12 +169,9 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     def _finish(self) -> tuple[float, dict[str, Any]]:
         """Evaluate the candidate that the decisions make up."""
         widths = self._new_widths()
-        candidate = CompressionPolicy(
-            tuple(
-                (group.name, Decision(pruning_ratio=round(1.0 - keep, 6)))
-                for group, keep in zip(self._space.groups, self._keep, strict=True)
-            )
-        )
+        prunes, units = self._space.prunes, self._space.num_units
+        wanted = np.where(prunes, np.round(self._keep, 6) * units, widths)
+        candidate = self._space.policy_of(wanted)
         self._widths = widths
         try:
             record = self._evaluate(widths, candidate.to_json())

@@ -1,18 +1,19 @@
-"""What the agent sees before it decides a group.
+"""What the agent sees before it decides a dimension: the width or the bits of a group.
 
 | field | size | meaning |
 |---|---|---|
 | position | 1 | index of the group, 0 (first) to 1 (last) |
 | kind | 4 | one-hot: conv, depthwise, grouped, linear |
-| shape | 2 | log10 of the group's units and of its parameters, divided by 8 |
+| aspect | 3 | one-hot: pruning ratio, weight bits, activation bits |
+| shape | 2 | log10 of the most units or bits, and of the group's parameters, divided by 8 |
 | cost share | 2 | share of the target's MACs and parameters in the layers that the group decides |
-| sensitivity | 8 | loss of score at eight widths, from full to smallest (1); zeros without prior |
-| prior | 1 | fraction of units that the prior keeps; 1 without a prior |
+| sensitivity | 8 | loss of score at eight levels, from full to smallest (1); zeros without prior |
+| prior | 1 | fraction of units, or bits, that the prior keeps; 1 without a prior |
 | weights | 5 | distribution of the group's weights as narrowed by the decisions so far (2) |
 | budget | 2 | share of the tightest bound used if the undecided groups take their prior's, and
   their smallest widths |
-| decisions | G | pruning ratio of every group decided so far, 0 for the others |
-| decided | G | 1 for every group decided so far |
+| decisions | D | fraction given up in every dimension decided so far, 0 for the others |
+| decided | D | 1 for every dimension decided so far |
 
 (1) In units of what the prior loses against the uncompressed target, squashed by ``x / (1 + x)``.
 (2) In units of the uncompressed weights' standard deviation: mean, standard deviation, mean
@@ -22,7 +23,7 @@ This is the article's state: the distribution of the parameters as compressed so
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ import torch
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.policy.budget import Budget
-from rl_compress.policy.search_space import Widths
+from rl_compress.policy.search_space import Aspect, Widths
 from rl_compress.search.sensitivity import SensitivityCurves
 
 _KINDS = ("conv", "depthwise", "grouped", "linear")
@@ -128,7 +129,6 @@ class Observer:
         self, group: int, curves: SensitivityCurves | None, drop_scale: float
     ) -> npt.NDArray[np.float64]:
         costs, space = self._compressor.costs, self._compressor.space
-        described = self._compressor.network.groups[group]
         original = costs.costs(self._full)
         macs = costs.macs_of_group(group, self._full)
         params = costs.params_of_group(group, self._full)
@@ -141,8 +141,9 @@ class Observer:
         return np.concatenate(
             [
                 [position],
-                [float(described.kind == kind) for kind in _KINDS],
-                [np.log10(described.num_units) / 8, np.log10(max(params, 1)) / 8],
+                [float(self._compressor.kind_of(group) == kind) for kind in _KINDS],
+                [float(space.groups[group].decides == aspect) for aspect in get_args(Aspect)],
+                [np.log10(space.groups[group].num_units) / 8, np.log10(max(params, 1)) / 8],
                 [macs / max(original["macs"], 1), params / max(original["params"], 1)],
                 curve,
                 [self._prior[group] / self._full[group]],
@@ -150,7 +151,7 @@ class Observer:
         )
 
     def _weights(self, group: int, widths: Widths) -> torch.Tensor:
-        parts = self._compressor.network.narrowed_weights(group, widths)
+        parts = self._compressor.weights_of(group, widths)
         return torch.cat([part.reshape(-1) for part in parts])
 
     def _weight_statistics(self, group: int, widths: Widths) -> list[float]:

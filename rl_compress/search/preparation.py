@@ -33,7 +33,7 @@ class Subject:
     budget: Budget
 
     @property
-    def original_costs(self) -> dict[str, int]:
+    def original_costs(self) -> dict[str, float]:
         """Costs of the uncompressed, unquantized target."""
         return self.compressor.costs.original
 

@@ -67,7 +67,7 @@ def greedy_widths(
         position[-max(gains)[1]] += 1
 
 
-def _excess_saved(budget: Budget, before: dict[str, int], after: dict[str, int]) -> float:
+def _excess_saved(budget: Budget, before: dict[str, float], after: dict[str, float]) -> float:
     """Return how much of the excess over the bounds a step removes, each bound counting alike."""
     saved = 0.0
     for cost, bound in budget.bounds:

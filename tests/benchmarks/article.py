@@ -40,6 +40,7 @@ from rl_compress.layers.groups import find_groups
 from rl_compress.policy.space_config import QuantizationConfig, SpaceConfig
 from rl_compress.pruning.contribution import Contributions
 from rl_compress.pruning.units import Units
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.factory import QUANTIZERS
 from rl_compress.quantization.model import quantize_weights
 from rl_compress.quantization.quantized_tensor import quantize_tensor
@@ -134,7 +135,7 @@ def quantizers() -> dict[str, Any]:
                 noise += float((weight - found.dequantize()).square().sum())
                 stored, count = stored + found.packed_bytes, count + weight.numel()
             variant = copy.deepcopy(model)
-            quantize_weights(variant, config)
+            quantize_weights(variant, config, LayerBits.same(variant, config).weights)
             recalibrate_batchnorm(variant, target, max_batches=4)
             row = {
                 "quantizer": name,
@@ -218,7 +219,8 @@ def awareness() -> dict[str, Any]:
                 }
             )
             after = copy.deepcopy(model)
-            quantize_variant(after, target, space, {}, calibration_batches=4)
+            bits = LayerBits.same(model, space.quantization)
+            quantize_variant(after, target, space, {}, bits, calibration_batches=4)
             trained = copy.deepcopy(model)
             quantization_aware_finetune(
                 trained,
@@ -228,6 +230,7 @@ def awareness() -> dict[str, Any]:
                 FinetuningConfig(epochs=10, seed=seed),
                 calibration_inputs(target, model, 4),
                 device=CPU,
+                bits=bits,
             )
             scores = [target.score(each, "test") for each in (model, after, trained)]
             rows.append(

@@ -120,7 +120,7 @@ def test_costs_are_those_of_what_is_stored(structure: str, bits: int) -> None:
         cut, _ = compressor.cut(model, zoo.EXAMPLE, widths)
         removed = sum(int((~mask).sum()) for mask in compressor.masks(widths).values())
         assert costs["params"] == sum(p.numel() for p in model.parameters()) - removed
-        quantized = quantize_weights(cut, config.quantization, skips=config.skips)
+        quantized = quantize_weights(cut, config.quantization, compressor.bits.at(widths).weights)
         packing = Packing(Quantization(quantized), compressor.masks(widths))
         stored, descriptions = pack_state(cut.state_dict(), packing)
         assert costs["size_bytes"] == stored_bytes(stored)

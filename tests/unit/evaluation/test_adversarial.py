@@ -15,6 +15,7 @@ from rl_compress.evaluation.adversarial import Ball, InputAttack, RobustnessConf
 from rl_compress.evaluation.straight_through import straight_through
 from rl_compress.policy.space_config import QuantizationConfig
 from rl_compress.quantization.activations import quantize_activations
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.targets.target import SPLITS, ClassificationTarget, Target
 
 MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]
@@ -163,7 +164,8 @@ def test_wrong_strengths_are_refused(wrong: dict[str, float]) -> None:
 
 def test_rounded_activations_let_gradients_pass_during_an_attack() -> None:
     model, inputs, labels = _batch()
-    quantize_activations(model, inputs, QuantizationConfig(activation_bits=4))
+    config = QuantizationConfig(activation_bits=4)
+    quantize_activations(model, inputs, config, LayerBits.same(model, config).activations)
     with torch.no_grad():
         outputs = model(inputs)
     hooks = [len(layer._forward_pre_hooks) for layer in model.modules()]

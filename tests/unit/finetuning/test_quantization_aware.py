@@ -18,6 +18,7 @@ from rl_compress.finetuning.quantization_aware import (
 from rl_compress.finetuning.recovery import FinetuningConfig, finetune
 from rl_compress.policy.space_config import QuantizationConfig
 from rl_compress.quantization.activations import ActivationQuantizer
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.blocks import Blocking
 from rl_compress.quantization.model import Quantization
 from rl_compress.quantization.ranges import make_clip
@@ -78,15 +79,16 @@ def _train(
 ) -> Quantization:
     target = _target()
     inputs = torch.cat([x for x, _ in target.batches("calibration")])
+    config = QuantizationConfig(**quantization)
     found, _ = quantization_aware_finetune(
         model,
         zoo.make("plain"),
         target,
-        QuantizationConfig(**quantization),
+        config,
         FinetuningConfig(epochs=2, batch_size=16),
         inputs,
         device=CPU,
-        skips=lambda layer: layer == "fc2",
+        bits=LayerBits.same(model, config, lambda layer: layer == "fc2"),
         masks=masks,
     )
     return found

@@ -16,7 +16,19 @@ from rl_compress.quantization.activations import (
     attach_activations,
     quantize_activations,
 )
+from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import quantize_weights
+from rl_compress.quantization.quantized_tensor import QuantizedTensor
+
+
+def _quantize_weights(model: nn.Module, config: QuantizationConfig) -> dict[str, QuantizedTensor]:
+    return quantize_weights(model, config, LayerBits.same(model, config).weights)
+
+
+def _quantize_activations(
+    model: nn.Module, inputs: torch.Tensor, config: QuantizationConfig
+) -> dict[str, ActivationQuantizer]:
+    return quantize_activations(model, inputs, config, LayerBits.same(model, config).activations)
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
@@ -25,7 +37,7 @@ def test_every_convolution_and_linear_layer_is_quantized_and_nothing_is_written_
 ) -> None:
     model = zoo.make(name)
     shared = {key: (tensor, tensor.clone()) for key, tensor in model.state_dict().items()}
-    found = quantize_weights(model, QuantizationConfig(weight_bits=3))
+    found = _quantize_weights(model, QuantizationConfig(weight_bits=3))
     layers = [
         key for key, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
@@ -39,25 +51,32 @@ def test_every_convolution_and_linear_layer_is_quantized_and_nothing_is_written_
 def test_16_bits_mean_no_quantization() -> None:
     model = zoo.make("plain")
     before = copy.deepcopy(model.state_dict())
-    assert quantize_weights(model, QuantizationConfig()) == {}
-    assert quantize_activations(model, torch.randn(4, 1, 8, 8), QuantizationConfig()) == {}
+    assert _quantize_weights(model, QuantizationConfig()) == {}
+    assert _quantize_activations(model, torch.randn(4, 1, 8, 8), QuantizationConfig()) == {}
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
 
 
 def test_skipped_layers_stay_as_they_are() -> None:
     model = zoo.make("plain")
     config = QuantizationConfig(weight_bits=2, activation_bits=2)
-    found = quantize_weights(model, config, skips=lambda layer: layer == "conv1")
+    found = quantize_weights(
+        model, config, LayerBits.same(model, config, lambda layer: layer == "conv1").weights
+    )
     assert "conv1.weight" not in found
     inputs = torch.randn(4, 1, 8, 8)
-    ranges = quantize_activations(model, inputs, config, skips=lambda layer: layer != "fc2")
+    ranges = quantize_activations(
+        model,
+        inputs,
+        config,
+        LayerBits.same(model, config, lambda layer: layer != "fc2").activations,
+    )
     assert list(ranges) == ["fc2"]
 
 
 def test_tied_weights_stay_tied() -> None:
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
     model[2].weight = model[0].weight
-    quantize_weights(model, QuantizationConfig(weight_bits=2))
+    _quantize_weights(model, QuantizationConfig(weight_bits=2))
     assert model[2].weight is model[0].weight
     assert len(model[0].weight.unique()) <= 4 * 4
 
@@ -68,7 +87,7 @@ def test_inputs_of_layers_take_few_values_and_survive_copies_and_descriptions(na
     inputs = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     exact = model(inputs)
     config = QuantizationConfig(activation_bits=2, activation_quantizer=name)  # type: ignore[arg-type]
-    found = quantize_activations(model, inputs, config)
+    found = _quantize_activations(model, inputs, config)
     assert set(found) == {"conv1", "conv2", "fc1", "fc2"}
     seen: dict[str, int] = {}
 
