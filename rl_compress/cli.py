@@ -70,6 +70,19 @@ def search(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a local one.")
     ] = None,
+    verify: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="K", help="Fine-tune the K best candidates, to verify the search."
+        ),
+    ] = 0,
+    baselines: Annotated[
+        str | None,
+        typer.Option(help="Compare with uniform, global, random, greedy, evolution (with commas)."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds to repeat the search and its baselines with.")
+    ] = 1,
     set_: Overrides = None,
 ) -> None:
     """Search for the best policy, carry it out, fine-tune, deliver and report."""
@@ -80,7 +93,16 @@ def search(
         loaded = _load(job, set_)
         bounds = loaded.effective_budget()
         monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in bounds.items())
-        result = run.search(loaded, output, resume=resume, address=address, monitor=monitor)
+        result = run.search(
+            loaded,
+            output,
+            resume=resume,
+            address=address,
+            verify=verify,
+            baselines=[] if baselines is None else [n.strip() for n in baselines.split(",")],
+            seeds=seeds,
+            monitor=monitor,
+        )
         monitor.close()
         print_result(result.manifest.model_dump(mode="json"), result.directory)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,18 +14,25 @@ from torch import nn
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.export.delivery import deliver
+from rl_compress.export.fine_tuned import FineTuned, fine_tune_variant
 from rl_compress.export.manifest import Manifest
+from rl_compress.export.verification import best_distinct
+from rl_compress.export.verification import verify as verify_candidates
 from rl_compress.finetuning.pretraining import PretrainingConfig, pretrain
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.pruning.contribution_history import save_history
 from rl_compress.reporting.report import build_report
+from rl_compress.reporting.run_files import read_run
+from rl_compress.reporting.run_summary import summarize
+from rl_compress.reporting.verification import better_than_delivered
 from rl_compress.results.environment import describe_environment
 from rl_compress.results.pareto import pareto_front
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
+from rl_compress.search.comparison import check_baselines, plan, run_beside
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.reachable import check_reachable
 from rl_compress.search.searching import SearchTask
@@ -51,6 +59,9 @@ def search(
     *,
     resume: bool = False,
     address: str | None = None,
+    verify: int = 0,
+    baselines: Sequence[str] = (),
+    seeds: int = 1,
     monitor: Monitor | None = None,
 ) -> RunResult:
     """Compress a target: search for the best policy, carry it out, fine-tune, deliver, report.
@@ -60,12 +71,17 @@ def search(
         output: The run directory; by default ``runs/<name>/<time>``.
         resume: Continue the job's earlier run in that directory; without ``output``, the latest.
         address: A Ray cluster; by default a local one is started.
+        verify: Fine-tune that many of the best candidates too, to see whether the search ordered
+            them right. The search's best is delivered all the same.
+        baselines: Searches to compare with, at the same number of evaluations.
+        seeds: Seeds that those searches, and this one, are repeated with.
         monitor: Hears of progress.
 
     Raises:
         RLCompressError: Bad input, or a run that failed; evaluations made are kept.
     """
     monitor = monitor or SilentMonitor()
+    check_baselines(baselines)
     run = _locate(job, output, resume=resume)
     if address is not None and job.search.learns:
         check_reachable(address)
@@ -80,13 +96,20 @@ def search(
     run.write_json("environment.json", describe_environment())
     task = make_task(job, subject, run, address=address, monitor=monitor)
     monitor.phase("search")
-    _, stopped_early = task.search_for_policy()
+    progress, stopped_early = task.search_for_policy()
     if stopped_early:
         monitor.say(f"search ended early: {stopped_early}")
     best = choose(run, job, stopped_early)
     monitor.phase("fine-tuning")
+    start = time.perf_counter()
     manifest = _deliver(job, subject, best.realised_policy(), run.best, monitor)
+    if verify:
+        _verify(job, subject, run, verify, manifest, time.perf_counter() - start, monitor)
+    if chosen := plan(task, baselines, seeds):
+        monitor.phase("baselines")
+        run_beside(task, chosen, progress.done, monitor.step)
     monitor.phase("report")
+    run.write_json("summary.json", summarize(read_run(run.path), progress))
     build_report(run.path)
     return RunResult(run.path, best, manifest)
 
@@ -213,6 +236,46 @@ def compress(
     subject = prepare_job(job, pretraining or _beside(directory), monitor)
     monitor.phase("fine-tuning")
     return _deliver(job, subject, policy, directory, monitor)
+
+
+def _verify(
+    job: Job,
+    subject: Subject,
+    run: RunDirectory,
+    count: int,
+    manifest: Manifest,
+    seconds: float,
+    monitor: Monitor,
+) -> None:
+    """Fine-tune the best candidates; the one delivered, which took ``seconds``, is done already."""
+    target, space = subject.target, subject.compressor.space
+    monitor.phase("verification")
+
+    def fine_tune(policy: CompressionPolicy) -> FineTuned:
+        return fine_tune_variant(
+            subject.model,
+            space.widths_of(policy),
+            target=target,
+            example_inputs=subject.example_inputs,
+            compressor=subject.compressor,
+            evaluation=job.evaluation,
+            finetuning=job.finetuning,
+            contribution=job.contribution,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+
+    assert manifest.scores is not None, "what was delivered just now has scores"
+    scores = manifest.scores.search
+    rows = verify_candidates(
+        run.verification,
+        best_distinct(EvaluationStore(run.evaluations).read(), count),
+        delivered={manifest.policy_id: (scores.before_finetuning, scores.delivered, seconds)},
+        fine_tune=fine_tune,
+        score=lambda variant: target.score(variant.model, "search"),
+        advance=monitor.step,
+    )
+    if better := better_than_delivered(rows):
+        run.write_text("better_policy.json", f"{better.policy}\n")
 
 
 def _deliver(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rl_compress.reporting import sections
+from rl_compress.reporting.comparison import comparison_with_baselines
 from rl_compress.reporting.page import page
 from rl_compress.reporting.run_files import read_run
+from rl_compress.reporting.verification import verification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +34,8 @@ def build_report(directory: Path) -> Path:
         sections.comparison(files),
         sections.pareto(files),
         sections.search(files),
+        comparison_with_baselines(files),
+        verification(files),
         sections.policy(files),
         sections.sensitivity(files),
         sections.contribution(files),

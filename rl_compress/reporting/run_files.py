@@ -15,6 +15,7 @@ from rl_compress.export.manifest import Manifest
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
+from rl_compress.results.verified import Verified, load_verified
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from rl_compress.results.record import EvaluationRecord
 
 _JOB_FILE = "job.yaml"
+_SENSITIVITY = ("group", "pruning_ratio", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFiles:
+    """What one search measured."""
+
+    evaluations: list[EvaluationRecord]
+    """In the order of their ids."""
+    sensitivity: list[dict[str, Any]]
+    """Rows of ``group``, ``pruning_ratio`` and ``score``; empty where it needed none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +56,10 @@ class RunFiles:
     manifest: dict[str, Any] | None
     policy: dict[str, float] | None
     """Pruning ratio of each group of the delivered policy."""
+    verification: list[Verified]
+    """Variants that were fine-tuned to verify the search, best first."""
+    beside: list[SearchFiles]
+    """The searches that this one is compared with; those without an evaluation are left out."""
 
 
 def read_run(directory: Path) -> RunFiles:
@@ -66,13 +82,25 @@ def read_run(directory: Path) -> RunFiles:
         job_yaml=job_yaml,
         environment=_read_json(directory / "environment.json"),
         space=_read_json(directory / "space.json", "groups"),
-        sensitivity=_read_rows(run.sensitivity, ("group", "pruning_ratio", "score")),
+        sensitivity=_read_rows(run.sensitivity, _SENSITIVITY),
         evaluations=evaluations,
         pareto=_read_rows(directory / "pareto.parquet", ("score",)),
         contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
         policy=_read_ratios(policy) if policy.is_file() else None,
+        verification=load_verified(run.verification),
+        beside=_read_beside(run.baselines),
     )
+
+
+def _read_beside(folder: Path) -> list[SearchFiles]:
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        run = RunDirectory(path)
+        evaluations = EvaluationStore(run.evaluations).read() if run.evaluations.is_dir() else []
+        if evaluations:
+            found.append(SearchFiles(evaluations, _read_rows(run.sensitivity, _SENSITIVITY)))
+    return found
 
 
 def _read_job(path: Path) -> tuple[str, dict[str, Any]]:

@@ -51,6 +51,16 @@ class RunDirectory:
         """Folder of the delivered model."""
         return self.path / "best"
 
+    @property
+    def verification(self) -> Path:
+        """File of the variants that were fine-tuned to verify the search."""
+        return self.path / "verification.parquet"
+
+    @property
+    def baselines(self) -> Path:
+        """Folder of the searches that this one is compared with."""
+        return self.path / "baselines"
+
     def check(self, job_yaml: str, *, resume: bool) -> None:
         """Make sure that the directory can take a job's run; nothing is written.
 

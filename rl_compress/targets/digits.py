@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.targets.networks import PlainCNN, ResNet
+from rl_compress.targets.networks import MobileNet, PlainCNN, ResNet
 from rl_compress.targets.options import choose, require_whole_numbers
 from rl_compress.targets.pretrained import PretrainedTarget, PretrainingConfig
 from rl_compress.targets.splits import disjoint_splits
@@ -26,7 +26,8 @@ def digits(
     """Make the digits target.
 
     Args:
-        model: ``cnn`` (six convolutions with BatchNorm) or ``resnet`` (six residual blocks).
+        model: ``cnn`` (six convolutions with BatchNorm), ``resnet`` (six residual blocks) or
+            ``mobilenet`` (six inverted residual blocks with depthwise convolutions).
         width: Channels of the first layers; later ones have two and four times as many.
         epochs: Passes over the 988 training images in pre-training.
         seed: Of the splits, the initial weights and the pre-training.
@@ -34,7 +35,7 @@ def digits(
     Raises:
         TargetError: An option has a wrong value.
     """
-    network = choose("model", model, {"cnn": _cnn, "resnet": _resnet})
+    network = choose("model", model, {"cnn": _cnn, "resnet": _resnet, "mobilenet": _mobilenet})
     require_whole_numbers(at_least=1, width=width, epochs=epochs)
     require_whole_numbers(at_least=0, seed=seed)
     return PretrainedTarget(
@@ -60,3 +61,7 @@ def _cnn(width: int) -> nn.Module:
 
 def _resnet(width: int) -> nn.Module:
     return ResNet(1, [width, 2 * width, 4 * width], blocks=2, classes=10)
+
+
+def _mobilenet(width: int) -> nn.Module:
+    return MobileNet(1, [width, 2 * width, 4 * width], blocks=2, classes=10)

@@ -45,7 +45,8 @@ def fashion_mnist(
     file. Training images that are in the test file too are left out.
 
     The default network has 69 thousand parameters. Its pre-training took nine minutes of one CPU
-    core and reached a test accuracy of 93.1 %.
+    core and reached a test accuracy of 93.1 %. With ``width=16``, stages of 16, 32 and 64 channels,
+    it is the ResNet-20 of the literature (He et al., CVPR 2016), four times as large.
 
     Args:
         model: ``resnet20`` (three stages of three residual blocks) or ``cnn`` (six convolutions

@@ -84,3 +84,63 @@ class ResNet(nn.Module):
         """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, H, W)``."""
         features = self.stages(torch.relu(self.bn(self.stem(images))))
         return self.classifier(features.mean(dim=(2, 3)))
+
+
+class _InvertedResidual(nn.Module):
+    """Expand by 1 x 1, filter each channel by 3 x 3, project by 1 x 1 without activation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = nn.Conv2d(inputs, hidden, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.project = nn.Conv2d(hidden, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.activation = nn.ReLU6()
+        self.adds_input = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.bn1(self.expand(x)))
+        y = self.activation(self.bn2(self.depthwise(y)))
+        y = self.bn3(self.project(y))
+        return x + y if self.adds_input else y
+
+
+class MobileNet(nn.Module):
+    """Inverted residual blocks with depthwise convolutions (MobileNetV2, Sandler, CVPR 2018)."""
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], blocks: int, classes: int, expansion: int = 4
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            inputs: Channels of the images.
+            widths: Channels of each stage; every stage but the first halves the resolution.
+            blocks: Inverted residual blocks per stage.
+            classes: Number of logits.
+            expansion: Channels within a block per channel at its input.
+        """
+        super().__init__()
+        self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(widths[0])
+        self.activation = nn.ReLU6()
+        stages: list[nn.Module] = []
+        channels = widths[0]
+        for number, width in enumerate(widths):
+            for block in range(blocks):
+                stride = 2 if number > 0 and block == 0 else 1
+                stages.append(_InvertedResidual(channels, width, stride, expansion))
+                channels = width
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.head_bn = nn.BatchNorm2d(4 * channels)
+        self.classifier = nn.Linear(4 * channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, H, W)``."""
+        features = self.stages(self.activation(self.bn(self.stem(images))))
+        features = self.activation(self.head_bn(self.head(features)))
+        return self.classifier(features.mean(dim=(2, 3)))

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import TargetError
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.targets.digits import digits
 from rl_compress.targets.splits import check_splits
 
@@ -45,7 +47,7 @@ def test_the_cnn_learns(cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["cnn", "resnet"])
+@pytest.mark.parametrize("model", ["cnn", "resnet", "mobilenet"])
 def test_the_default_reaches_its_accuracy(cache: Path, model: str) -> None:
     target = digits(model)
     assert target.score(target.build(), "test") >= 97.5
@@ -57,7 +59,7 @@ def test_architecture_does_not_train(cache: Path) -> None:
     assert sum(isinstance(layer, nn.Conv2d) for layer in model.modules()) == 6
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
+@pytest.mark.parametrize("name", ["cnn", "resnet", "mobilenet"])
 def test_networks_map_images_to_ten_logits(name: str) -> None:
     model = digits(name, width=4).architecture()
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -129,3 +131,13 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(
 def test_wrong_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         digits(**options)
+
+
+def test_depthwise_layers_of_the_mobilenet_are_cut_with_the_layer_before_them() -> None:
+    target = digits("mobilenet", width=4)
+    compressor = Compressor.prepare(target.architecture(), target.example_inputs(), SpaceConfig())
+
+    (first,) = [g for g in compressor.groups if "stages.0.depthwise" in g.layers]
+    assert first.prunable
+    assert "stages.0.expand" in first.layers
+    assert [group.name for group in compressor.groups if not group.prunable] == ["classifier"]

@@ -1,0 +1,170 @@
+"""One variant as it would be delivered: cut, repaired, fine-tuned, and quantized."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rl_compress.compression.compressor import Compressor
+from rl_compress.evaluation.evaluator import (
+    EvaluationConfig,
+    prepare_variant,
+    recalibrate,
+    repairs_weights,
+)
+from rl_compress.finetuning.activations import calibration_inputs
+from rl_compress.finetuning.iterative import fade_channels
+from rl_compress.finetuning.quantization_aware import TRAINABLE, quantization_aware_finetune
+from rl_compress.finetuning.recovery import FinetuningConfig, finetune
+from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.quantization.bits import LayerBits
+from rl_compress.quantization.model import Quantization
+from rl_compress.targets.target import Target
+from rl_compress.targets.threads import threads, threads_for
+
+_RANGE_BATCHES = 4
+"""Calibration batches that ranges of activations start from."""
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuned:
+    """A fine-tuned variant, on the device that it was trained on."""
+
+    model: nn.Module
+    history: list[tuple[str, bool, list[int]]]
+    """How the architecture became smaller."""
+    masks: dict[str, Tensor]
+    quantization: Quantization
+    before: float
+    """The target's score on the search split before fine-tuning, repaired as in the search."""
+    epochs: int
+    """Epochs of fine-tuning until its best weights."""
+
+
+def _quantize(
+    model: nn.Module,
+    teacher: nn.Module,
+    target: Target,
+    space: SpaceConfig,
+    finetuning: FinetuningConfig,
+    masks: dict[str, Tensor],
+    bits: LayerBits,
+    prepare: Callable[[nn.Module], Quantization],
+    device: torch.device,
+    advance: Callable[[int, int], None],
+) -> Quantization:
+    """Quantize a fine-tuned model, training through the quantizer where that is possible."""
+    if not bits:
+        return Quantization()
+    trained = finetuning.quantization_aware and finetuning.epochs > 0
+    if not trained or space.quantization.quantizer not in TRAINABLE:
+        return prepare(model)
+    inputs = calibration_inputs(target, model, _RANGE_BATCHES)
+    quantization, _ = quantization_aware_finetune(
+        model,
+        teacher,
+        target,
+        space.quantization,
+        finetuning,
+        inputs,
+        device=device,
+        bits=bits,
+        masks=masks,
+        progress=advance,
+    )
+    return quantization
+
+
+def fine_tune_variant(
+    model: nn.Module,
+    widths: Widths,
+    *,
+    target: Target,
+    example_inputs: Sequence[Tensor],
+    compressor: Compressor,
+    evaluation: EvaluationConfig,
+    finetuning: FinetuningConfig,
+    contribution: ContributionConfig,
+    device: torch.device,
+    advance: Callable[[int, int], None] = lambda _epoch, _epochs: None,
+) -> FineTuned:
+    """Cut, repair, fine-tune and quantize a variant; the test split is not read.
+
+    Args:
+        model: The uncompressed model, teacher of the fine-tuning; it is moved to ``device``.
+        widths: The variant, shape ``(num_groups,)``.
+        target: Supplies data and score.
+        example_inputs: Inputs of one forward pass, batch size 1.
+        compressor: Groups, costs and unit orders of ``model``.
+        evaluation: The repair that the search used.
+        finetuning: How to fine-tune.
+        contribution: How channels fade out, with that schedule.
+        device: Where to train.
+        advance: Hears of each epoch done, with their number.
+    """
+    model.cpu()
+    dense = model
+    if finetuning.schedule == "contribution":
+        dense = copy.deepcopy(model).to(device)
+        orders = fade_channels(
+            dense,
+            model.to(device),
+            target,
+            compressor.parents,
+            widths,
+            contribution,
+            progress=advance,
+        )
+        # What was faded out is cut, whatever the importances said before.
+        compressor = dataclasses.replace(compressor, orders=orders)
+        dense, model = dense.cpu(), model.cpu()
+    smaller, history = compressor.cut(dense, example_inputs, widths)
+    smaller, teacher = smaller.to(device).eval(), model.to(device).eval()
+    kept, masks = compressor.kept_outputs(widths, ordered=False), compressor.masks(widths)
+
+    bits = compressor.bits.at(widths)
+
+    def prepare(network: nn.Module, *, levels_made: bool = False) -> Quantization:
+        return prepare_variant(
+            network,
+            teacher,
+            target,
+            compressor.config,
+            evaluation,
+            kept=kept,
+            masks=masks,
+            bits=bits,
+            levels_made=levels_made,
+        )
+
+    levels = compressor.has_levels and not repairs_weights(model, evaluation)
+    source = compressor.quantized(dense, widths) if levels else dense
+    searched = compressor.cut(source, example_inputs, widths)[0].to(device).eval()
+    prepare(searched, levels_made=levels)
+    before = target.score(searched, "search")
+    recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))
+    macs = int(compressor.costs.original["macs"])
+    with threads(threads_for(macs * finetuning.batch_size)):
+        result = finetune(
+            smaller, teacher, target, finetuning, device=device, masks=masks, progress=advance
+        )
+        quantization = _quantize(
+            smaller,
+            teacher,
+            target,
+            compressor.config,
+            finetuning,
+            masks,
+            bits,
+            prepare,
+            device,
+            advance,
+        )
+    return FineTuned(smaller, history, masks, quantization, before, result.best_epoch)
