@@ -98,8 +98,9 @@ class Budget:
             amount = parse_amount(cost, value)
             if cost == LATENCY and cost not in original:
                 raise ConfigError(
-                    f"budget.{cost}: needs a latency table; measure one on the device, or give "
-                    f"{cost} a weight in objective.weights, or bound {', '.join(COSTS)}"
+                    f"budget.{cost}: needs a latency table; measure one with `rl-compress "
+                    f"latency-table JOB`, or give {cost} a weight in objective.weights, or bound "
+                    f"{', '.join(COSTS)}"
                 )
             factor = original[cost] if amount.is_fraction else 1.0
             bounds.append((cost, amount.number * factor))
