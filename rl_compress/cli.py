@@ -78,7 +78,7 @@ def search(
     ] = 0,
     baselines: Annotated[
         str | None,
-        typer.Option(help="Compare with uniform, global, random, greedy, evolution (with commas)."),
+        typer.Option(help="Searches to compare with: names of baselines, separated by commas."),
     ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Seeds to repeat the search and its baselines with.")
