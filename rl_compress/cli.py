@@ -275,6 +275,12 @@ def _load(path: Path, overrides: list[str] | None, budget: list[str] | None = No
 
     changes = [*(overrides or ())]
     if budget:
+        # What is decided stays what it is, or policies of the run would not fit.
+        own = load_job(path, changes).space.quantization
+        changes += [
+            f"space.quantization.{key}={getattr(own, key)}"
+            for key in ("weight_bits", "activation_bits")
+        ]
         changes += ["device=null", "budget={}", *(f"budget.{bound}" for bound in budget)]
     return load_job(path, changes)
 

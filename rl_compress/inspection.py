@@ -27,7 +27,7 @@ from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task, prepare_job
 from rl_compress.search.prior import greedy_widths
-from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.search.sensitivity import PRUNING, SensitivityCurves
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.target import SPLITS
 from rl_compress.targets.threads import threads
@@ -63,7 +63,8 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
 
     Args:
         job: The target, its space, and how variants are measured.
-        output: Folder for ``sensitivity.parquet`` and ``sensitivity.svg``.
+        output: Folder for ``sensitivity.parquet`` and ``sensitivity.svg``, with a plot beside it
+            for each kind of bits that is searched.
         monitor: Hears of progress.
     """
     monitor = monitor or SilentMonitor()
@@ -75,7 +76,10 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
     for earlier in (run.sensitivity, run.sensitivity.with_suffix(".jsonl")):
         earlier.unlink(missing_ok=True)
     curves = task.curves(task.make_evaluator())
-    run.write_text("sensitivity.svg", sensitivity_map(curves.points(), score=job.objective.score))
+    for decides in dict.fromkeys(curves.decides):
+        suffix = "" if decides == PRUNING else f"-{decides.replace('_', '-')}"
+        plot = sensitivity_map(curves.points(decides), score=job.objective.score, decides=decides)
+        run.write_text(f"sensitivity{suffix}.svg", plot)
     return curves
 
 

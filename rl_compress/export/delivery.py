@@ -106,6 +106,7 @@ def deliver(
                 delivered=compressor.costs.macs_of_group(index, widths),
             )
             for index, group in enumerate(compressor.space.groups)
+            if group.decides == "pruning_ratio"
         },
         scores=Scores(
             name=target.score_name,

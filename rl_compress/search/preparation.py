@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from rl_compress.compression.compressor import Compressor
 from rl_compress.evaluation.scores import FIDELITY, check_score
 from rl_compress.finetuning.iterative import train_scaled
 from rl_compress.policy.budget import Budget
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.policy.space_config import UNQUANTIZED, SpaceConfig
 from rl_compress.pruning.contribution import Train
 from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.quantization.bits import Bits
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
@@ -41,7 +42,11 @@ class Subject:
         """Return groups, costs and notes as plain data, for ``space.json``."""
         compressor = self.compressor
         full = compressor.space.full_widths
-        positions = {group.name: i for i, group in enumerate(compressor.space.groups)}
+        positions = {
+            group.name: i
+            for i, group in enumerate(compressor.space.groups)
+            if group.decides == "pruning_ratio"
+        }
         groups = []
         for group in compressor.groups:
             described: dict[str, Any] = {
@@ -52,6 +57,8 @@ class Subject:
                 "prunable": group.prunable,
                 "reason": group.reason,
                 "widths": [],
+                "weight_bits": _choices(compressor.bits.weights, group.producers),
+                "activation_bits": _choices(compressor.bits.activations, group.producers),
                 "macs": None,
                 "params": None,
             }
@@ -69,6 +76,12 @@ class Subject:
             "smallest_costs": compressor.costs.costs(compressor.space.smallest_widths),
             "budget": self.budget.as_dict(),
         }
+
+
+def _choices(plan: Mapping[str, Bits], layers: Sequence[str]) -> list[int]:
+    """Return the bits that layers may take; none where they are not quantized."""
+    choices = {bits for layer in layers if layer in plan for bits in plan[layer].choices}
+    return [] if choices == {UNQUANTIZED} else sorted(choices)
 
 
 def prepare(
