@@ -232,7 +232,11 @@ def compress(
         if policy is not None:
             chosen = CompressionPolicy.load(policy)
         else:
-            chosen = best_policy(run or Path(), loaded.effective_budget())
+            folder, bounds = run or Path(), loaded.effective_budget()
+            subject = None
+            if "latency_ms" in bounds:
+                subject = running.prepare_job(loaded, folder / "pretraining", monitor)
+            chosen = best_policy(folder, bounds, subject)
         directory = output or Path("compressed") / loaded.name
         manifest = running.compress(
             loaded,

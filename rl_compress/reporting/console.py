@@ -28,7 +28,7 @@ def print_check(name: str, space: Mapping[str, Any]) -> None:
         if any(group[aspect] for group in space["groups"])
     ]
     bits = (aspect.replace("_", " ") for aspect in aspects)
-    for column in ("group", "kind", "units", "widths", *bits, "MACs", "params", "prunable"):
+    for column in ("group", "kind", "units", "widths", *bits, "MACs", "params", "pruned"):
         table.add_column(column, overflow="fold")
     for group in space["groups"]:
         widths = group["widths"]
@@ -78,13 +78,15 @@ def _choices(bits: Sequence[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    listed = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-    return listed if len(bits) > 1 else f"{listed} (fixed)"
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def print_result(manifest: Mapping[str, Any], directory: Path) -> None:
     """Print the comparison of the uncompressed and the delivered model."""
     _console.print(comparison_table(manifest))
+    if predicted := (manifest["latency_ms"] or {}).get("predicted"):
+        error = predicted["median_error_percent"]
+        _say(f"latency table of {predicted['device']}: median error {error:.1f} %")
     report = directory / "report.html"
     _console.print(f"written to {directory}", highlight=False, soft_wrap=True)
     if report.exists():

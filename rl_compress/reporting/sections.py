@@ -91,6 +91,11 @@ def comparison(files: RunFiles) -> Markup:
     facts.append(f"Fine-tuned for {epochs} epoch{'' if epochs == 1 else 's'}.")
     if latency := manifest["latency_ms"]:
         facts.append(f"Latency is the median on {latency['device']}.")
+        if predicted := latency["predicted"]:
+            facts.append(
+                f"It was predicted from a table of {predicted['device']}, whose own median error "
+                f"is {predicted['median_error_percent']:.1f} %."
+            )
     if manifest["budget"]:
         bounds = (
             f"{COST_ROWS.get(cost, cost)} ≤ {format_cost(cost, bound)}"
