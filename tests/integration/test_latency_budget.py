@@ -43,7 +43,7 @@ def _table(**changes: Any) -> LatencyTable:
     model = tiny().architecture()
     layers = []
     for name, axis in quantizable_weights(model).items():
-        first, second = (np.array([1, size]) for size in model.get_parameter(name).shape[:2])
+        first, second = (np.unique([1, size]) for size in model.get_parameter(name).shape[:2])
         layers.append(LayerTimes(name, first, second, 1e-4 * np.outer(first, second), axis, 1))
     table = LatencyTable(
         device=table_device(DEVICE),
