@@ -146,7 +146,7 @@ class SearchTask:
                 baseline = Global(space, compressor.importances, layers, budget, costs)
             case "contribution":
                 assert compressor.contribution is not None, "the job ranks by contribution"
-                baseline = Contribution(compressor.contribution, self.contribution_threshold)
+                baseline = Contribution(space, compressor.contribution, self.contribution_threshold)
             case algorithm:
                 baseline = make_baseline(algorithm, space, budget, costs, curves, self.search.seed)
         convergence = Convergence(
