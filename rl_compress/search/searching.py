@@ -228,6 +228,7 @@ class SearchTask:
             original_reward=reward(original, evaluator.original_costs),
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
+            budget_handling=self.search.handling,
         )
 
 

@@ -50,7 +50,7 @@ def run_rllib(
     address: str | None = None,
     advance: Advance = lambda _progress: None,
 ) -> tuple[Progress, str | None]:
-    """Search with PPO or SAC on Ray.
+    """Search with one of RLlib's algorithms on Ray.
 
     A resumed run repeats the learning from its seed, and what it evaluated before is answered by
     the ledger at once; so it continues where it was, with the same agent.
@@ -98,7 +98,7 @@ def _episode(problem: Problem, config: SearchConfig) -> tuple[int, Sequence[floa
         config.check_action("mask")
         steps = config.mask.steps
         return steps, first_odds(problem.prior, problem.budget, space, costs, steps).tolist()
-    return 1 if problem.episode == "whole" else len(space), None
+    return 1 if problem.episode == "whole" else space.num_decisions, None
 
 
 def _log(writer: SummaryWriter, result: dict[str, Any], progress: Progress) -> None:
