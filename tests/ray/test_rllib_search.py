@@ -98,6 +98,7 @@ def test_same_seed_gives_the_same_records(tmp_path: Path, algorithm: str) -> Non
     ],
     ids=["amc", "amc-joint", "haq"],
 )
+@pytest.mark.slow
 def test_published_methods_run_layer_by_layer_within_the_budget(
     tmp_path: Path, handling: str, changes: dict[str, Any]
 ) -> None:

@@ -25,6 +25,7 @@ from rl_compress.search.rllib.algorithms import make_config
 from rl_compress.search.rllib.cluster import connected
 from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
 from rl_compress.search.rllib.quiet import without_native_warnings
+from rl_compress.search.rllib.replay import seed_replay
 from rl_compress.targets.threads import threads
 
 _MAX_EMPTY_ITERATIONS = 5
@@ -79,6 +80,7 @@ def run_rllib(
         with without_native_warnings():
             coordinator = start_coordinator(name, store, config.evaluations, kit)
             algorithm = make_config(config, name, steps, odds).build_algo()
+        seed_replay(algorithm, config.seed)
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
             # The agent's networks are small, and the runners need the cores.
