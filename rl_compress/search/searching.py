@@ -229,6 +229,7 @@ class SearchTask:
             screens=self.search.screens and not decides_masks(space),
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
+            budget_handling=self.search.handling,
         )
 
 
