@@ -40,7 +40,8 @@ class MeasuredOnce:
                 found = json.loads(line)
             except ValueError:
                 continue  # a process was killed while it wrote
-            self._known[tuple(found.pop("widths"))] = Measurement(latency_ms=None, **found)
+            widths = tuple(found.pop("widths"))
+            self._known[widths] = Measurement(latency_ms=None, **found)
 
     def __len__(self) -> int:
         return len(self._known)

@@ -30,7 +30,8 @@ SPLITS = (4.0, 5.0, 6.0)
 pruning's is the rest of the way to the size."""
 
 Stages = Callable[[Prepared, str, float, int, int], tuple[float, float, int]]
-"""``(prepared, algorithm, bits, seed, evaluations) -> (score, fraction of the size, evaluations)``"""
+"""``(prepared, algorithm, bits, seed, evaluations) -> (score, size, evaluations)``, the size as a
+fraction of the uncompressed one."""
 
 
 def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:

@@ -131,7 +131,7 @@ def write_table(folder: Path) -> Path:
     ]
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
-        if "variants" in data and data["variants"]:
+        if data.get("variants"):
             lines += ["", *_section(data)]
     table = folder / TABLE
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -172,8 +172,12 @@ def verdict(data: dict[str, Any]) -> str:
     ours_at, ours = ends["ppo"]
     best = max(baselines, key=lambda name: baselines[name][1].mean)
     theirs_at, theirs = baselines[best]
-    curves = next(iter(data["variants"]["ppo"]["seeds"].values()))["curve_evaluations"]
     return (
-        f"{data['target']}: ppo at {ours_at} (and {curves} for the curves): {ours}; "
-        f"the best baseline, {best} at {theirs_at}: {theirs}; {compare(ours, theirs)}"
+        f"{data['target']}: ppo at {ours_at}{_curves(data, 'ppo')}: {ours}; the best baseline, "
+        f"{best} at {theirs_at}{_curves(data, best)}: {theirs}; {compare(ours, theirs)}"
     )
+
+
+def _curves(data: dict[str, Any], name: str) -> str:
+    count = next(iter(data["variants"][name]["seeds"].values()))["curve_evaluations"]
+    return f" (and {count} for the curves)" if count else ""
