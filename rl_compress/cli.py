@@ -78,7 +78,7 @@ def search(
     ] = 0,
     baselines: Annotated[
         str | None,
-        typer.Option(help="Compare with uniform, global, random, greedy, evolution (with commas)."),
+        typer.Option(help="Searches to compare with: names of baselines, separated by commas."),
     ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Seeds to repeat the search and its baselines with.")
@@ -232,7 +232,11 @@ def compress(
         if policy is not None:
             chosen = CompressionPolicy.load(policy)
         else:
-            chosen = best_policy(run or Path(), loaded.effective_budget())
+            folder, bounds = run or Path(), loaded.effective_budget()
+            subject = None
+            if "latency_ms" in bounds:
+                subject = running.prepare_job(loaded, folder / "pretraining", monitor)
+            chosen = best_policy(folder, bounds, subject)
         directory = output or Path("compressed") / loaded.name
         manifest = running.compress(
             loaded,
@@ -275,6 +279,12 @@ def _load(path: Path, overrides: list[str] | None, budget: list[str] | None = No
 
     changes = [*(overrides or ())]
     if budget:
+        # What is decided stays what it is, or policies of the run would not fit.
+        own = load_job(path, changes).space.quantization
+        changes += [
+            f"space.quantization.{key}={getattr(own, key)}"
+            for key in ("weight_bits", "activation_bits")
+        ]
         changes += ["device=null", "budget={}", *(f"budget.{bound}" for bound in budget)]
     return load_job(path, changes)
 

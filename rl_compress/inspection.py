@@ -23,22 +23,28 @@ from rl_compress.policy.budget import Budget
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.reporting.group_plots import sensitivity_map
 from rl_compress.reporting.vulnerability_plots import vulnerability_plot
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task, prepare_job
+from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
-from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.search.sensitivity import PRUNING, SensitivityCurves
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.target import SPLITS
 from rl_compress.targets.threads import threads
 
 
-def best_policy(directory: Path, budget: Mapping[str, float | str]) -> CompressionPolicy:
+def best_policy(
+    directory: Path, budget: Mapping[str, float | str], subject: Subject | None = None
+) -> CompressionPolicy:
     """Return the best policy that a run has evaluated within a budget.
 
     Args:
         directory: A run directory; the run may still be going on.
         budget: As in a job file.
+        subject: The target as prepared for the budget. A bound on latency needs it: runs may have
+            measured latencies, predicted them from an older table, or done neither.
 
     Raises:
         ConfigError: The run has no evaluation within the budget.
@@ -47,9 +53,16 @@ def best_policy(directory: Path, budget: Mapping[str, float | str]) -> Compressi
         original = json.loads((directory / "space.json").read_text(encoding="utf-8"))["costs"]
     except (OSError, ValueError, KeyError):
         raise ConfigError(f"--run {directory}: there is no run (no readable space.json)") from None
-    bounds = Budget.parse(budget, original)
+    bounds = Budget.parse(budget, original) if subject is None else subject.budget
     records = EvaluationStore(directory / "evaluations").read()
-    within = [record for record in records if bounds.admits(record.costs())]
+
+    def costs(record: EvaluationRecord) -> dict[str, float]:
+        if subject is None:
+            return record.costs()
+        compressor = subject.compressor
+        return compressor.costs.costs(compressor.space.widths_of(record.realised_policy()))
+
+    within = [record for record in records if bounds.admits(costs(record))]
     if not within:
         raise ConfigError(
             f"--run {directory}: none of its {len(records)} evaluations meets the budget "
@@ -63,7 +76,8 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
 
     Args:
         job: The target, its space, and how variants are measured.
-        output: Folder for ``sensitivity.parquet`` and ``sensitivity.svg``.
+        output: Folder for ``sensitivity.parquet`` and ``sensitivity.svg``, with a plot beside it
+            for each kind of bits that is searched.
         monitor: Hears of progress.
     """
     monitor = monitor or SilentMonitor()
@@ -75,7 +89,10 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
     for earlier in (run.sensitivity, run.sensitivity.with_suffix(".jsonl")):
         earlier.unlink(missing_ok=True)
     curves = task.curves(task.make_evaluator())
-    run.write_text("sensitivity.svg", sensitivity_map(curves.points(), score=job.objective.score))
+    for decides in dict.fromkeys(curves.decides):
+        suffix = "" if decides == PRUNING else f"-{decides.replace('_', '-')}"
+        plot = sensitivity_map(curves.points(decides), score=job.objective.score, decides=decides)
+        run.write_text(f"sensitivity{suffix}.svg", plot)
     return curves
 
 

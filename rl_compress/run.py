@@ -144,11 +144,15 @@ def prepare_job(
     if job.search.algorithm != "contribution":
         # To rank units for another search they are measured once, at full keep-ratios.
         contribution = contribution.model_copy(update={"iterations": 1})
+    profile = job.device_profile()
+    table = profile.latency_table if profile else None
     return prepare(
         job.target,
         job.space,
         job.effective_budget(),
         contribution=contribution,
+        latency_table=None if table is None else Path(table),
+        latency_batch_size=job.export.latency_batch_size,
         score=job.objective.score,
         train=train,
     )
@@ -293,6 +297,7 @@ def _deliver(
         example_inputs=subject.example_inputs,
         compressor=compressor,
         budget=subject.budget,
+        latency_table=subject.latency_table,
         widths=widths,
         evaluation=job.evaluation,
         finetuning=job.finetuning,

@@ -136,6 +136,10 @@ class EvaluationLedger:
             del self._in_flight[policy_id]
         self._failed[policy_id] = error
 
+    def find(self, policy_id: str) -> EvaluationRecord | None:
+        """Return the record of a variant, if it was measured."""
+        return self._records.get(policy_id)
+
     def progress(self) -> Progress:
         """Return the run's figures."""
         return Progress(

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency import compare_latency, device_name
+from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig, save_artifact
 from rl_compress.export.fine_tuned import fine_tune_variant
 from rl_compress.export.manifest import (
     CostChange,
     LatencyChange,
+    LatencyPrediction,
     Manifest,
     ScoreChange,
     Scores,
@@ -23,11 +25,12 @@ from rl_compress.export.manifest import (
 )
 from rl_compress.export.packed_state import Packing
 from rl_compress.finetuning.recovery import FinetuningConfig
-from rl_compress.policy.budget import Budget
+from rl_compress.policy.budget import LATENCY, Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.target import Target
+from rl_compress.targets.threads import threads
 
 
 def deliver(
@@ -39,6 +42,7 @@ def deliver(
     example_inputs: Sequence[Tensor],
     compressor: Compressor,
     budget: Budget,
+    latency_table: LatencyTable | None,
     widths: Widths,
     evaluation: EvaluationConfig,
     finetuning: FinetuningConfig,
@@ -56,6 +60,8 @@ def deliver(
         example_inputs: Inputs of one forward pass, batch size 1.
         compressor: Groups, costs and unit orders of ``model``.
         budget: Upper bounds, for the manifest.
+        latency_table: What latencies were predicted from, if they were; then they are measured
+            with as many threads.
         widths: The chosen variant, shape ``(num_groups,)``.
         evaluation: The repair that the search used.
         finetuning: How to fine-tune.
@@ -84,10 +90,22 @@ def deliver(
         tensor.repeat(export.latency_batch_size, *[1] * (tensor.ndim - 1)).to(device)
         for tensor in example_inputs
     ]
-    original_ms, delivered_ms = compare_latency(teacher, smaller, inputs)
+    with threads(latency_table.threads if latency_table else None):
+        original_ms, delivered_ms = compare_latency(teacher, smaller, inputs)
+        hardware = device_name(device)
     full = compressor.space.full_widths
     original_costs = compressor.costs.original
     delivered_costs = compressor.costs.costs(widths)
+    predicted = None
+    if latency_table is not None:
+        error = 100.0 * abs(delivered_costs[LATENCY] / delivered_ms - 1.0)
+        predicted = LatencyPrediction(
+            original=original_costs[LATENCY],
+            delivered=delivered_costs[LATENCY],
+            error_percent=error if latency_table.device == hardware else None,
+            device=latency_table.device,
+            median_error_percent=latency_table.error.median_percent,
+        )
     policy = compressor.space.policy_of(widths)
     manifest = Manifest(
         target=target_config.model_dump(mode="json"),
@@ -99,6 +117,8 @@ def deliver(
                 original=int(original_costs[cost]), delivered=int(delivered_costs[cost])
             )
             for cost in original_costs
+            # It is no whole number, and what is measured comes first.
+            if cost != LATENCY
         },
         group_macs={
             group.name: CostChange(
@@ -106,6 +126,7 @@ def deliver(
                 delivered=compressor.costs.macs_of_group(index, widths),
             )
             for index, group in enumerate(compressor.space.groups)
+            if group.decides == "pruning_ratio"
         },
         scores=Scores(
             name=target.score_name,
@@ -121,8 +142,9 @@ def deliver(
         latency_ms=LatencyChange(
             original=original_ms,
             delivered=delivered_ms,
-            device=device_name(device),
+            device=hardware,
             batch_size=export.latency_batch_size,
+            predicted=predicted,
         ),
         finetuning_epochs=variant.epochs,
     )

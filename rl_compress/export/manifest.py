@@ -57,6 +57,21 @@ class Scores(_Part):
     )
 
 
+class LatencyPrediction(_Part):
+    """Latencies that the search held against its budget, in milliseconds per batch."""
+
+    original: float = Field(description="Predicted for the uncompressed model, in ms.")
+    delivered: float = Field(description="Predicted for the delivered model, in ms.")
+    error_percent: float | None = Field(
+        description="How far the prediction for the delivered model is from its measured latency, "
+        "in percent of that; None: they are of different hardware."
+    )
+    device: str = Field(description="Name of the hardware that the latency table is of.")
+    median_error_percent: float = Field(
+        description="The table's own median error, of variants it was validated with, in percent."
+    )
+
+
 class LatencyChange(_Part):
     """Measured latency of the two models, in milliseconds per batch."""
 
@@ -64,6 +79,9 @@ class LatencyChange(_Part):
     delivered: float = Field(description="Median of the delivered model, in ms.")
     device: str = Field(description="Name of the hardware they were measured on.")
     batch_size: int = Field(description="Samples per batch.")
+    predicted: LatencyPrediction | None = Field(
+        default=None, description="What was predicted; None: the budget did not bound latency."
+    )
 
 
 class InputSpec(_Part):

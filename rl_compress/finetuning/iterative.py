@@ -47,7 +47,7 @@ def fade_channels(
         teacher: The uncompressed network.
         target: Supplies calibration and training data.
         groups: Channel groups.
-        widths: Units to keep in each, shape ``(num_groups,)``.
+        widths: Units to keep in each; what follows, such as bits, does not matter here.
         config: Factor, number of iterations and of training steps.
         progress: Hears of iterations done, and of their number.
 
@@ -56,6 +56,7 @@ def fade_channels(
         to keep.
     """
     units = Units.channels(model, groups)
+    kept_units = widths[: len(groups)]
     device = device_of(model)
     model.eval().requires_grad_(False)
     ratios = torch.ones(units.num_units, device=device)
@@ -67,7 +68,10 @@ def fade_channels(
         total += measured.measure(ratios, config.exact_units)
         orders = [ranked(part) for part in np.split(total, bounds)]
         kept = np.concatenate(
-            [np.isin(np.arange(len(o)), o[:width]) for o, width in zip(orders, widths, strict=True)]
+            [
+                np.isin(np.arange(len(order)), order[:width])
+                for order, width in zip(orders, kept_units, strict=True)
+            ]
         )
         faded = ratios * config.alpha_at(iteration)
         ratios = torch.where(torch.from_numpy(kept).to(device), 1.0, faded)

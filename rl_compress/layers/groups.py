@@ -152,7 +152,7 @@ def _describe(
     producers = tuple(dict.fromkeys(item.name for item in layers if item.produces))
     reason = _reason_against(items, channels, num_units, order, tied, config)
     if reason is None and (kept := [name for name in producers if name in protected]):
-        reason = f"{kept[0]} is protected (space.protect)"
+        reason = config.protection_of(kept[0], protected)
     if reason is None:
         try:
             axes = [axis for item in layers for axis in item.axes(num_units)]

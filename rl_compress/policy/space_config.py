@@ -267,6 +267,21 @@ class SpaceConfig(BaseModel):
         patterns = self.protect
         return [name for name in layers if any(fnmatchcase(name, p) for p in patterns)]
 
+    def protection_of(self, layer: str, protected: Sequence[str]) -> str:
+        """Say why a layer is protected.
+
+        Args:
+            layer: One of ``protected``.
+            protected: See :meth:`protected`.
+        """
+        if self.protect is not None:
+            return f"{layer} is listed in space.protect"
+        place = "first" if layer == protected[0] else "last"
+        return (
+            f"{layer} is the {place} layer, which is protected where bits are searched "
+            f"(space.protect: [] decides on it too)"
+        )
+
     def skips(self, layer: str) -> bool:
         """Say whether one of the patterns matches a layer's name."""
         return any(fnmatchcase(layer, pattern) for pattern in self.skip)

@@ -56,7 +56,7 @@ def _describe(
     if config.skips(layer_name):
         reason = f"{layer_name} is listed in space.skip"
     elif layer_name in protected:
-        reason = f"{layer_name} is protected (space.protect)"
+        reason = config.protection_of(layer_name, protected)
     elif pattern is not None:
         num_units = pattern[1]
         if inputs % pattern[1]:

@@ -64,9 +64,9 @@ def contenders(files: RunFiles) -> list[Contender]:
 
 
 def count_sensitivity_evaluations(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many variants sensitivity curves took; all groups share the unpruned one."""
-    pruned = sum(row["pruning_ratio"] > 0 for row in rows)
-    return pruned + 1 if rows else 0
+    """Return how many variants sensitivity curves took; all curves share the uncompressed one."""
+    curves = {(row["group"], row.get("decides")) for row in rows}
+    return len(rows) - len(curves) + 1 if rows else 0
 
 
 def figure_name(files: RunFiles) -> str:

@@ -22,7 +22,13 @@ _SWEEP_COLUMNS = ("best_score", "test_after", "params_share")
 def print_check(name: str, space: Mapping[str, Any]) -> None:
     """Print a target's groups, costs and budget, as ``space.json`` holds them."""
     table = Table(title=f"{name}: groups in forward order", title_justify="left")
-    for column in ("group", "kind", "units", "widths", "MACs", "params", "prunable"):
+    aspects = [
+        aspect
+        for aspect in ("weight_bits", "activation_bits")
+        if any(group[aspect] for group in space["groups"])
+    ]
+    bits = (aspect.replace("_", " ") for aspect in aspects)
+    for column in ("group", "kind", "units", "widths", *bits, "MACs", "params", "pruned"):
         table.add_column(column, overflow="fold")
     for group in space["groups"]:
         widths = group["widths"]
@@ -31,13 +37,17 @@ def print_check(name: str, space: Mapping[str, Any]) -> None:
             group["kind"],
             str(group["units"]),
             f"{widths[0]} to {widths[-1]}" if widths else "–",
+            *(_choices(group[aspect]) for aspect in aspects),
             "–" if group["macs"] is None else format_cost("macs", group["macs"]),
             "–" if group["params"] is None else format_cost("params", group["params"]),
-            "yes" if group["prunable"] else f"no: {group['reason']}",
+            "yes" if group["prunable"] else "no",
         )
     _console.print(table)
+    for group in space["groups"]:
+        if not group["prunable"]:
+            _say(f"{group['name']} is not pruned: {group['reason']}")
     for note in space["notes"]:
-        _console.print(f"note: {note}", highlight=False)
+        _say(f"note: {note}")
     costs = Table(title="costs", title_justify="left")
     for column in ("cost", "target", "smallest feasible", "budget"):
         costs.add_column(column, justify="left" if column == "cost" else "right")
@@ -53,9 +63,30 @@ def print_check(name: str, space: Mapping[str, Any]) -> None:
     _console.print("the budget is feasible")
 
 
+def _say(line: str) -> None:
+    """Print a line that holds names, in which nothing is markup."""
+    _console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _choices(bits: Sequence[int]) -> str:
+    """Write bits to choose from, ``2-6, 8``, or the one that is given."""
+    if not bits:
+        return "–"
+    runs: list[list[int]] = []
+    for number in bits:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def print_result(manifest: Mapping[str, Any], directory: Path) -> None:
     """Print the comparison of the uncompressed and the delivered model."""
     _console.print(comparison_table(manifest))
+    if predicted := (manifest["latency_ms"] or {}).get("predicted"):
+        error = predicted["median_error_percent"]
+        _say(f"latency table of {predicted['device']}: median error {error:.1f} %")
     report = directory / "report.html"
     _console.print(f"written to {directory}", highlight=False, soft_wrap=True)
     if report.exists():
@@ -63,19 +94,23 @@ def print_result(manifest: Mapping[str, Any], directory: Path) -> None:
 
 
 def print_sensitivity(curves: Any, directory: Path) -> None:
-    """Print the score after pruning each group alone."""
+    """Print the score after compressing each group alone, in one way."""
     table = Table(
-        title=f"score with one group pruned (uncompressed {curves.original_score:.4f})",
+        title=f"score with one group compressed (uncompressed {curves.original_score:.4f})",
         title_justify="left",
     )
     table.add_column("group", overflow="fold")
-    table.add_column("score by pruning ratio", overflow="fold")
-    for name, widths, scores in zip(curves.groups, curves.widths, curves.scores, strict=True):
+    table.add_column("by", overflow="fold")
+    table.add_column("score", overflow="fold")
+    for name, decides, levels, scores in zip(
+        curves.groups, curves.decides, curves.widths, curves.scores, strict=True
+    ):
+        prunes = decides == "pruning_ratio"
         points = (
-            f"{1 - width / widths[0]:.2f}: {score:.4f}"
-            for width, score in zip(widths[1:], scores[1:], strict=True)
+            f"{f'{1 - level / levels[0]:.2f}' if prunes else level}: {score:.4f}"
+            for level, score in zip(levels[1:], scores[1:], strict=True)
         )
-        table.add_row(name, "   ".join(points))
+        table.add_row(name, decides.replace("_", " "), "   ".join(points))
     _console.print(table)
     _console.print(f"written to {directory}", highlight=False, soft_wrap=True)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+PRUNING = "pruning_ratio"
 _LINE = 0.21
 """Height of one row, in inches."""
 _MAX_BAR = 2.5
@@ -48,10 +49,14 @@ class GroupBar:
     """MACs of all layers that the group narrows, as a fraction of the uncompressed model's."""
     macs_after: float | None = None
     """The same in the chosen variant, as a fraction of the uncompressed model's."""
+    weight_bits: int | None = None
+    """None: its weights are not quantized."""
+    activation_bits: int | None = None
+    """None: its inputs are not quantized."""
 
 
 def policy_bars(groups: Sequence[GroupBar]) -> str:
-    """Draw a compression policy group by group, with the share of MACs where it is known.
+    """Draw a compression policy group by group, with shares of MACs and bits where there are any.
 
     Args:
         groups: In forward order, at least one.
@@ -63,14 +68,17 @@ def policy_bars(groups: Sequence[GroupBar]) -> str:
     rows = range(len(groups))
     with style():
         figure = new_figure(_height(len(groups)))
-        if with_macs:
-            left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.06})
-            _draw_macs(right, groups, rows)
-        else:
-            left = figure.subplots()
+        with_bits = any(group.weight_bits or group.activation_bits for group in groups)
+        draw = [_draw_macs] * with_macs + [_draw_bits] * with_bits
+        left, *others = figure.subplots(
+            1, 1 + len(draw), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.06}
+        )[0]
+        for drawn, axes in zip(draw, others, strict=True):
+            drawn(axes, groups, rows)
         _name_rows(left, [group.name for group in groups])
         _draw_ratios(left, groups, rows)
-        return to_svg(figure, "groups", f"pruning ratio of each of {len(groups)} groups")
+        what = "pruning ratio and bits" if with_bits else "pruning ratio"
+        return to_svg(figure, "groups", f"{what} of each of {len(groups)} groups")
 
 
 def sensitivity_map(
@@ -78,14 +86,16 @@ def sensitivity_map(
     *,
     score: str,
     chosen: Mapping[str, float] | None = None,
+    decides: str = PRUNING,
 ) -> str:
-    """Draw the score against the pruning ratio of each group alone, as a map of colours.
+    """Draw the score against the pruning ratio, or bits, of each group alone, as a map of colours.
 
     Args:
-        curves: For each group, in forward order, its ``(pruning ratio, score)`` pairs; there is
-            at least one finite score.
+        curves: For each group, in forward order, its ``(pruning ratio or bits, score)`` pairs;
+            there is at least one finite score.
         score: Name of the score.
-        chosen: Pruning ratios of the chosen policy, to be marked.
+        chosen: Pruning ratios, or bits, of the chosen policy, to be marked.
+        decides: What varies: ``pruning_ratio``, ``weight_bits`` or ``activation_bits``.
 
     Returns:
         An ``<svg>`` element.
@@ -98,7 +108,7 @@ def sensitivity_map(
         _name_rows(axes, list(curves))
         corners, colors = [], []
         for row, curve in enumerate(curves.values()):
-            for left, right, value in _cells(curve):
+            for left, right, value in _cells(curve, 1.0 if decides == PRUNING else math.inf):
                 low, high = row - 0.45, row + 0.45
                 corners.append([(left, low), (right, low), (right, high), (left, high)])
                 colors.append(value if math.isfinite(value) else math.nan)
@@ -120,11 +130,14 @@ def sensitivity_map(
                 zorder=3,
             )
             figure.legend(loc="outside upper left")
-        right_end = max(corner[2][0] for corner in corners)
-        axes.set_xlim(0.0, right_end)
+        axes.set_xlim(
+            0.0 if decides == PRUNING else min(corner[0][0] for corner in corners),
+            max(corner[2][0] for corner in corners),
+        )
         axes.grid(visible=False)
-        percent_axis(axes, axis="x")
-        axes.set_xlabel("pruning ratio of this group alone")
+        if decides == PRUNING:
+            percent_axis(axes, axis="x")
+        axes.set_xlabel(f"{decides.replace('_', ' ')} of this group alone")
         bar = figure.colorbar(
             cells,
             ax=axes,
@@ -135,7 +148,9 @@ def sensitivity_map(
             anchor=(0.0, 1.0),
         )
         bar.outline.set_visible(False)
-        return to_svg(figure, "sensitivity", f"{score} after pruning one of {len(curves)} groups")
+        what = "pruning" if decides == PRUNING else f"lowering the {decides.replace('_', ' ')} of"
+        name = "sensitivity" if decides == PRUNING else f"sensitivity-{decides}"
+        return to_svg(figure, name, f"{score} after {what} one of {len(curves)} groups")
 
 
 def _height(rows: int) -> float:
@@ -189,6 +204,25 @@ def _draw_macs(axes: Axes, groups: Sequence[GroupBar], rows: Sequence[int]) -> N
     _legend_above(axes, handles)
 
 
+def _draw_bits(axes: Axes, groups: Sequence[GroupBar], rows: Sequence[int]) -> None:
+    kinds = (
+        ("weights", BLUE, "s", [group.weight_bits for group in groups]),
+        ("activations", ORANGE, "D", [group.activation_bits for group in groups]),
+    )
+    handles: list[Patch] = []
+    for label, color, marker, bits in kinds:
+        found = [(value, row) for value, row in zip(bits, rows, strict=True) if value is not None]
+        if found:
+            values, at = zip(*found, strict=True)
+            axes.scatter(values, at, s=22, marker=marker, color=color, alpha=0.8)
+            handles.append(Patch(color=color, label=label))
+    axes.tick_params(axis="y", labelleft=False, length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel("bits")
+    _legend_above(axes, handles)
+
+
 def _legend_above(axes: Axes, handles: Sequence[Patch]) -> None:
     axes.legend(
         handles=handles,
@@ -201,14 +235,17 @@ def _legend_above(axes: Axes, handles: Sequence[Patch]) -> None:
     )
 
 
-def _cells(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float, float]]:
+def _cells(
+    curve: Sequence[tuple[float, float]], largest: float
+) -> list[tuple[float, float, float]]:
     """Return ``(left, right, score)`` of the cells of one row, which meet half-way."""
     ordered = sorted(curve)
     ratios = [ratio for ratio, _ in ordered]
     middles = [(a + b) / 2 for a, b in pairwise(ratios)]
     last_half = (ratios[-1] - middles[-1]) if middles else 0.05
-    first_left = 0.0 if ratios[0] == 0.0 else max(0.0, ratios[0] - last_half)
-    edges = [first_left, *middles, min(1.0, ratios[-1] + last_half)]
+    first_half = (middles[0] - ratios[0]) if middles else last_half
+    first_left = 0.0 if ratios[0] == 0.0 else max(0.0, ratios[0] - first_half)
+    edges = [first_left, *middles, min(largest, ratios[-1] + last_half)]
     return [
         (left, right, score)
         for (left, right), (_, score) in zip(pairwise(edges), ordered, strict=True)

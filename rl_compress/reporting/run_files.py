@@ -47,15 +47,16 @@ class RunFiles:
     space: dict[str, Any] | None
     """Groups, notes, and where given ``costs`` of the uncompressed target and the ``budget``."""
     sensitivity: list[dict[str, Any]]
-    """Rows of ``group``, ``pruning_ratio`` and ``score``."""
+    """Rows of ``group``, ``pruning_ratio`` and ``score``; where bits are searched also ``decides``,
+    and ``width``, which are the bits."""
     evaluations: list[EvaluationRecord]
     """In the order of their ids."""
     pareto: list[dict[str, Any]]
     contribution: list[dict[str, Any]]
     """Rows of ``iteration``, ``unit``, ``contribution``, ``ratio`` and ``kept``."""
     manifest: dict[str, Any] | None
-    policy: dict[str, float] | None
-    """Pruning ratio of each group of the delivered policy."""
+    policy: CompressionPolicy | None
+    """The delivered policy."""
     verification: list[Verified]
     """Variants that were fine-tuned to verify the search, best first."""
     beside: list[SearchFiles]
@@ -87,7 +88,7 @@ def read_run(directory: Path) -> RunFiles:
         pareto=_read_rows(directory / "pareto.parquet", ("score",)),
         contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
-        policy=_read_ratios(policy) if policy.is_file() else None,
+        policy=CompressionPolicy.load(policy) if policy.is_file() else None,
         verification=load_verified(run.verification),
         beside=_read_beside(run.baselines),
     )
@@ -150,7 +151,3 @@ def _read_rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
             f"{path}: lacks the column(s) {', '.join(missing)}; remove it and resume the run"
         )
     return table.to_pylist()
-
-
-def _read_ratios(path: Path) -> dict[str, float]:
-    return {group: decision.pruning_ratio for group, decision in CompressionPolicy.load(path)}

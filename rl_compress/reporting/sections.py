@@ -20,7 +20,12 @@ from rl_compress.reporting.formatting import (
     format_speedup,
     format_time,
 )
-from rl_compress.reporting.group_plots import GroupBar, policy_bars, sensitivity_map
+from rl_compress.reporting.group_plots import (
+    PRUNING,
+    GroupBar,
+    policy_bars,
+    sensitivity_map,
+)
 from rl_compress.reporting.page import (
     Markup,
     bullets,
@@ -39,6 +44,7 @@ from rl_compress.results.pareto import SCORE, front_hypervolume
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rl_compress.policy.compression_policy import CompressionPolicy, Decision
     from rl_compress.reporting.run_files import RunFiles
     from rl_compress.results.record import EvaluationRecord
 
@@ -85,6 +91,11 @@ def comparison(files: RunFiles) -> Markup:
     facts.append(f"Fine-tuned for {epochs} epoch{'' if epochs == 1 else 's'}.")
     if latency := manifest["latency_ms"]:
         facts.append(f"Latency is the median on {latency['device']}.")
+        if predicted := latency["predicted"]:
+            facts.append(
+                f"It was predicted from a table of {predicted['device']}, whose own median error "
+                f"is {predicted['median_error_percent']:.1f} %."
+            )
     if manifest["budget"]:
         bounds = (
             f"{COST_ROWS.get(cost, cost)} ≤ {format_cost(cost, bound)}"
@@ -155,9 +166,8 @@ def search(files: RunFiles) -> Markup:
 def policy(files: RunFiles) -> Markup:
     """Show what was done to each group."""
     title = "What was pruned"
-    best = chosen_record(files)
-    ratios = files.policy or (best.ratios() if best else None)
-    if ratios is None:
+    chosen = chosen_policy(files)
+    if chosen is None:
         return section(title, paragraph("No compression policy has been found yet.", "absent"))
     note = "The delivered policy, in forward order." if files.policy else "The best policy so far."
     if files.space is None:
@@ -167,26 +177,55 @@ def policy(files: RunFiles) -> Markup:
             " MACs are in percent of the uncompressed model's; a layer counts for the group of its"
             " outputs and for that of its inputs."
         )
-    bars = _group_bars(files, ratios)
-    return section(title, paragraph(note, "note"), drawing(policy_bars(bars)))
+    bars = _group_bars(files, chosen)
+    parts = [paragraph(note, "note"), drawing(policy_bars(bars))]
+    if any(bar.weight_bits or bar.activation_bits for bar in bars):
+        title = "What was pruned and quantized"
+        rows = (
+            (
+                code(bar.name),
+                "–" if bar.pruning_ratio is None else format_fraction(bar.pruning_ratio),
+                _bits(bar.weight_bits),
+                _bits(bar.activation_bits),
+            )
+            for bar in bars
+        )
+        header = ("group", "removed", "weight bits", "activation bits")
+        parts.append(table(header, rows, figures=True))
+    return section(title, *parts)
 
 
 def sensitivity(files: RunFiles) -> Markup:
-    """Show what pruning each group alone does to the score."""
+    """Show what pruning each group alone, or giving it fewer bits, does to the score."""
     title = "Sensitivity"
     if not any(math.isfinite(row["score"]) for row in files.sensitivity):
         return section(title, paragraph("Sensitivities have not been measured.", "absent"))
-    curves: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in files.sensitivity:
-        curves.setdefault(row["group"], []).append((row["pruning_ratio"], row["score"]))
-    best = chosen_record(files)
-    svg = sensitivity_map(
-        curves,
-        score=objective_of(files),
-        chosen=files.policy or (best.ratios() if best else None),
-    )
+        decides = row.get("decides") or PRUNING
+        level = row[PRUNING] if decides == PRUNING else float(row["width"])
+        kind = curves.setdefault(decides, {})
+        kind.setdefault(row["group"], []).append((level, row["score"]))
+    chosen = chosen_policy(files)
+    maps = [
+        drawing(
+            sensitivity_map(
+                points,
+                score=objective_of(files),
+                chosen=_decided(chosen, decides),
+                decides=decides,
+            )
+        )
+        for decides, points in curves.items()
+        if any(math.isfinite(score) for curve in points.values() for _, score in curve)
+    ]
     note = "Score when one group alone is pruned: the darker, the more it hurts."
-    return section(title, paragraph(note, "note"), drawing(svg))
+    if len(curves) > 1:
+        note = (
+            "Score when one group alone is pruned, or has fewer bits: the darker, the more it "
+            "hurts."
+        )
+    return section(title, paragraph(note, "note"), *maps)
 
 
 def contribution(files: RunFiles) -> Markup:
@@ -243,6 +282,23 @@ def chosen_record(files: RunFiles) -> EvaluationRecord | None:
         delivered = files.manifest["policy_id"]
         scored = [record for record in scored if record.policy_id == delivered] or scored
     return max(scored, key=lambda record: record.reward, default=None)
+
+
+def chosen_policy(files: RunFiles) -> CompressionPolicy | None:
+    """Return the delivered policy, or else the best so far."""
+    best = chosen_record(files)
+    return files.policy or (best.realised_policy() if best else None)
+
+
+def _decided(policy: CompressionPolicy | None, decides: str) -> dict[str, float]:
+    """Return what a policy decides of one kind, by group."""
+    decisions = policy.decisions if policy else ()
+    found = ((name, getattr(decision, decides)) for name, decision in decisions)
+    return {name: float(value) for name, value in found if value is not None}
+
+
+def _bits(bits: int | None) -> str:
+    return "–" if bits is None else str(bits)
 
 
 def objective_of(files: RunFiles) -> str:
@@ -320,9 +376,26 @@ def _ratio_of(ratios: Mapping[str, float], group: Mapping[str, Any]) -> float | 
     return sum(single) / max(group["units"], 1) if single else None
 
 
-def _group_bars(files: RunFiles, ratios: Mapping[str, float]) -> list[GroupBar]:
+def _bits_of(decision: Decision | None, group: Mapping[str, Any], aspect: str) -> int | None:
+    """Return a group's bits: those decided, or else those that it has anyway."""
+    decided: int | None = getattr(decision, aspect, None)
+    given: Sequence[int] = group.get(aspect) or []
+    return given[0] if decided is None and len(given) == 1 else decided
+
+
+def _group_bars(files: RunFiles, policy: CompressionPolicy) -> list[GroupBar]:
+    ratios = _decided(policy, PRUNING)
+    decisions = dict(policy)
     if files.space is None:
-        return [GroupBar(name=name, pruning_ratio=ratio) for name, ratio in ratios.items()]
+        return [
+            GroupBar(
+                name=name,
+                pruning_ratio=decision.pruning_ratio,
+                weight_bits=decision.weight_bits,
+                activation_bits=decision.activation_bits,
+            )
+            for name, decision in policy
+        ]
     total = _original_costs(files).get("macs")
     delivered = files.manifest["group_macs"] if files.manifest and files.policy else {}
 
@@ -332,7 +405,9 @@ def _group_bars(files: RunFiles, ratios: Mapping[str, float]) -> list[GroupBar]:
     return [
         GroupBar(
             name=group["name"],
-            pruning_ratio=_ratio_of(ratios, group),
+            pruning_ratio=_ratio_of(ratios, group) if group.get("prunable", True) else None,
+            weight_bits=_bits_of(decisions.get(group["name"]), group, "weight_bits"),
+            activation_bits=_bits_of(decisions.get(group["name"]), group, "activation_bits"),
             macs_before=share(group.get("macs")),
             macs_after=share(delivered.get(group["name"], {}).get("delivered")),
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from rl_compress.policy.budget import LATENCY
 from rl_compress.reporting.formatting import (
     COST_LABELS,
     COST_ROWS,
@@ -64,7 +65,9 @@ def headline(manifest: Mapping[str, Any]) -> str | None:
     The first budgeted cost is set against the score on the test split, or on the search split
     where the test split has not been scored.
     """
-    costs = manifest.get("costs") or {}
+    costs = dict(manifest.get("costs") or {})
+    if latency := manifest.get("latency_ms"):
+        costs[LATENCY] = latency
     cost = next((name for name in manifest.get("budget") or () if name in costs), None)
     cost = cost or next(iter(costs), None)
     scores = manifest.get("scores")
@@ -112,7 +115,7 @@ def _latency_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]
     if not latency:
         return []
     before, after = latency["original"], latency["delivered"]
-    return [
+    rows = [
         (
             f"Latency, batch of {latency['batch_size']}",
             format_latency(before),
@@ -120,3 +123,14 @@ def _latency_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]
             format_speedup(before, after),
         )
     ]
+    if predicted := latency.get("predicted"):
+        error = predicted["error_percent"]
+        rows.append(
+            (
+                "Latency, as predicted",
+                format_latency(predicted["original"]),
+                format_latency(predicted["delivered"]),
+                "other hardware" if error is None else f"{error:.1f} % off",
+            )
+        )
+    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -58,8 +57,3 @@ class EvaluationRecord:
     def realised_policy(self) -> CompressionPolicy:
         """Return the policy that was carried out."""
         return CompressionPolicy.from_json(self.realised, source=f"record {self.evaluation_id}")
-
-    def ratios(self) -> dict[str, float]:
-        """Return the realised pruning ratio of every group."""
-        decisions = json.loads(self.realised)["decisions"]
-        return {name: decision["pruning_ratio"] for name, decision in decisions.items()}

@@ -132,6 +132,12 @@ class SearchConfig(BaseModel):
         le=1,
         description="Largest change of a group's kept fraction against the prior's.",
     )
+    screening: bool | None = Field(
+        default=None,
+        description="Whether a reward predictor, learned from the run's records, improves each "
+        "proposal of the agent before it is evaluated, and actions are relative to the best "
+        "variant so far; by default with `prior: sensitivity` and `episode: whole`.",
+    )
     network: Network | None = Field(
         default=None,
         description="Networks of `ppo`. `prior`: RLlib's, starting at the prior; `article`: a "
@@ -180,6 +186,13 @@ class SearchConfig(BaseModel):
     def learns(self) -> bool:
         """Say whether the algorithm is one of RLlib's."""
         return self.algorithm not in BASELINES
+
+    @property
+    def screens(self) -> bool:
+        """Say whether proposals are screened."""
+        if self.screening is not None:
+            return self.screening
+        return self.learns and self.prior == "sensitivity" and self.episode == "whole"
 
     @property
     def needs_curves(self) -> bool:

@@ -1,9 +1,11 @@
 """The compression environment: the agent decides group by group, the episode's end is evaluated.
 
 Action space
-    ``Box(-1, 1)``, one number for each group decided in the step. With a prior it moves the group's
-    kept fraction by up to ``residual_scale`` from the prior's; without one, it is mapped to the
-    kept fraction itself, clipped so that the budget stays in reach (AMC: He et al., ECCV 2018).
+    ``Box(-1, 1)``, one number for each dimension decided in the step. With a prior it moves the
+    fraction kept by up to ``residual_scale`` from the prior's, or from that of the best variant so
+    far where proposals are screened (:mod:`rl_compress.search.screening`); without one, it is
+    mapped to the kept fraction itself, clipped so that the budget stays in reach (AMC: He et al.,
+    ECCV 2018).
 Observation space
     ``Box``, as :mod:`rl_compress.search.observation` tabulates. With ``episode: whole`` it is the
     one before the first decision.
@@ -34,6 +36,7 @@ from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.observation import Observer
+from rl_compress.search.screening import Known, Records, Screening
 from rl_compress.search.sensitivity import SensitivityCurves
 
 Episode = Literal["layerwise", "whole"]
@@ -57,6 +60,8 @@ class Problem:
     """Sensitivity curves; None where no prior is used."""
     prior: Widths | None
     """The prior's widths, shape ``(num_groups,)``; None for plain AMC."""
+    screens: bool = False
+    """Whether a reward predictor improves proposals, and the agent starts from the best so far."""
     reference_reward: float
     """Reward of the prior's variant, or of the uniform one without a prior."""
     original_reward: float
@@ -75,13 +80,25 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
-    def __init__(self, problem: Problem, evaluate: Evaluate) -> None:
+    def __init__(
+        self, problem: Problem, evaluate: Evaluate, records: Records = Known.nothing
+    ) -> None:
         """Make the spaces.
 
         Args:
             problem: What is to be compressed.
             evaluate: ``(widths, candidate JSON) -> record``, None when evaluations are used up.
+            records: Returns what was measured so far, to learn from.
         """
+        self._records = records
+        self._screening: Screening | None = None
+        if problem.screens and problem.curves is not None:
+            self._screening = Screening(
+                problem.compressor.space,
+                problem.compressor.costs,
+                problem.curves,
+                problem.original_reward,
+            )
         self._problem = problem
         self._evaluate = evaluate
         self._space = problem.compressor.space
@@ -99,6 +116,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._keep = np.ones(len(self._space))
         self._widths = self._space.full_widths
         self._proposed: set[tuple[int, ...]] = set()
+        self._centre, self._known = self._space.full_widths, Known.nothing()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -126,7 +144,9 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         index, units = self._group, self._space.num_units
         prior = self._problem.prior
         if prior is not None:
-            keep = prior[index] / units[index] + self._problem.residual_scale * value
+            if index == 0:
+                self._centre = self._best_known(prior)
+            keep = self._centre[index] / units[index] + self._problem.residual_scale * value
         else:
             keep = (value + 1.0) / 2.0
         smallest = self._space.smallest_widths[index] / units[index]
@@ -150,12 +170,24 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
                     return width
         return self._space.groups[index].widths[0]
 
+    def _best_known(self, prior: Widths) -> Widths:
+        """Return the levels that the actions are relative to."""
+        if self._screening is None:
+            return prior
+        self._known = self._records()
+        return self._known.best(prior)
+
     def _new_widths(self) -> Widths:
         """Return the decisions' widths on the budget, or near them if this env had them before.
 
         A converged agent proposes the same variants again and again; a variant nearby tells it
         more than the one it knows, and the run its number of evaluations.
         """
+        if self._screening is not None:
+            proposal = project(self._keep, self._problem.budget, self._space, self._costs)
+            return self._screening.improve(
+                proposal, self._problem.budget, self._known, self.np_random
+            )
         keep, noise = self._keep, _FIRST_NOISE
         fill = self._problem.prior is not None
         for _ in range(_NEARBY_TRIES):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
+from rl_compress.costs.latency_table import LatencyTable, find_latency_table
+from rl_compress.errors import ConfigError
 from rl_compress.evaluation.scores import FIDELITY, check_score
 from rl_compress.finetuning.iterative import train_scaled
-from rl_compress.policy.budget import Budget
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.policy.budget import LATENCY, Budget
+from rl_compress.policy.space_config import UNQUANTIZED, SpaceConfig
 from rl_compress.pruning.contribution import Train
 from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.quantization.bits import Bits
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
@@ -31,6 +36,8 @@ class Subject:
     example_inputs: tuple[Tensor, ...]
     compressor: Compressor
     budget: Budget
+    latency_table: LatencyTable | None = None
+    """What latencies are predicted from, where the budget bounds them."""
 
     @property
     def original_costs(self) -> dict[str, float]:
@@ -41,7 +48,11 @@ class Subject:
         """Return groups, costs and notes as plain data, for ``space.json``."""
         compressor = self.compressor
         full = compressor.space.full_widths
-        positions = {group.name: i for i, group in enumerate(compressor.space.groups)}
+        positions = {
+            group.name: i
+            for i, group in enumerate(compressor.space.groups)
+            if group.decides == "pruning_ratio"
+        }
         groups = []
         for group in compressor.groups:
             described: dict[str, Any] = {
@@ -52,6 +63,8 @@ class Subject:
                 "prunable": group.prunable,
                 "reason": group.reason,
                 "widths": [],
+                "weight_bits": _choices(compressor.bits.weights, group.producers),
+                "activation_bits": _choices(compressor.bits.activations, group.producers),
                 "macs": None,
                 "params": None,
             }
@@ -71,12 +84,20 @@ class Subject:
         }
 
 
+def _choices(plan: Mapping[str, Bits], layers: Sequence[str]) -> list[int]:
+    """Return the bits that layers may take; none where they are not quantized."""
+    choices = {bits for layer in layers if layer in plan for bits in plan[layer].choices}
+    return [] if choices == {UNQUANTIZED} else sorted(choices)
+
+
 def prepare(
     target_config: TargetConfig,
     space: SpaceConfig,
     budget: Mapping[str, float | str],
     *,
     contribution: ContributionConfig | None = None,
+    latency_table: Path | None = None,
+    latency_batch_size: int = 1,
     score: str = FIDELITY,
     train: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
 ) -> Subject:
@@ -87,6 +108,9 @@ def prepare(
         space: What may be decided.
         budget: Upper bounds, as in a job file.
         contribution: How contributions are measured, where they rank units.
+        latency_table: File to predict latencies from, where the budget bounds them; by default
+            the table of this machine in the cache.
+        latency_batch_size: Samples in a forward pass that the budget bounds the latency of.
         score: Name of the objective's score.
         train: Trains the target's model, in place, before anything else is done with it.
 
@@ -98,14 +122,46 @@ def prepare(
     check_splits(target)
     check_score(score, target)
     model = build_model(target, target_config)
-    train(model, target)
     example_inputs = target.example_inputs()
+    table = None
+    if LATENCY in budget:
+        # Before anything is trained: it is of the architecture, whatever the weights.
+        table = _latency_table(model, example_inputs, space, latency_table, latency_batch_size)
+    train(model, target)
     between: Train | None = None
     if contribution is not None and contribution.finetune_steps:
         between = functools.partial(train_scaled, teacher=model, target=target, config=contribution)
     compressor = Compressor.prepare(
         model, example_inputs, space, target=target, contribution=contribution, train=between
     )
-    parsed = Budget.parse(budget, compressor.costs.original)
-    parsed.check_feasible(compressor.space, compressor.costs, compressor.costs.original)
-    return Subject(target, model, example_inputs, compressor, parsed)
+    costs = compressor.costs
+    if table is not None:
+        costs.latency = table.predictor(model, compressor.network.groups)
+        costs.original[LATENCY] = costs.costs(compressor.space.full_widths)[LATENCY]
+    parsed = Budget.parse(budget, costs.original)
+    parsed.check_feasible(compressor.space, costs, costs.original)
+    return Subject(target, model, example_inputs, compressor, parsed, table)
+
+
+def _latency_table(
+    model: nn.Module,
+    example_inputs: Sequence[Tensor],
+    space: SpaceConfig,
+    path: Path | None,
+    batch_size: int,
+) -> LatencyTable:
+    if (structure := space.pruning.structure) != "channels":
+        raise ConfigError(
+            f"budget.{LATENCY}: space.pruning.structure: {structure} leaves layers as wide as they "
+            f"are, and latency as it is; choose channels, or bound another cost"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = find_latency_table(
+        model, example_inputs, device=device, batch_size=batch_size, path=path
+    )
+    if table.batch_size != batch_size:
+        raise ConfigError(
+            f"{path}: it was measured with batches of {table.batch_size}, but "
+            f"export.latency_batch_size is {batch_size}; make them the same"
+        )
+    return table

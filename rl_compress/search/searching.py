@@ -146,7 +146,7 @@ class SearchTask:
                 baseline = Global(space, compressor.importances, layers, budget, costs)
             case "contribution":
                 assert compressor.contribution is not None, "the job ranks by contribution"
-                baseline = Contribution(compressor.contribution, self.contribution_threshold)
+                baseline = Contribution(space, compressor.contribution, self.contribution_threshold)
             case algorithm:
                 baseline = make_baseline(algorithm, space, budget, costs, curves, self.search.seed)
         convergence = Convergence(
@@ -226,6 +226,7 @@ class SearchTask:
             prior=prior,
             reference_reward=record.reward,
             original_reward=reward(original, evaluator.original_costs),
+            screens=self.search.screens and not decides_masks(space),
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
         )

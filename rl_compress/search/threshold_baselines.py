@@ -1,4 +1,7 @@
-"""Baselines that put one threshold on the importance of all units."""
+"""Baselines that put one threshold on the importance of all units.
+
+They know of no bits. Where these are searched too, both begin with the most bits everywhere.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ class Global:
     """Global ranking: all units compete, where uniform pruning ranks within each group.
 
     Importances are divided by their mean over the group, or over the layer that single units are
-    in, so that no layer wins by its scale. First at the budget, then ever tighter.
+    in, so that no layer wins by its scale. First at the budget, then ever tighter; and then again
+    with fewer bits everywhere, if bits are searched.
     """
 
     fill = False
@@ -39,8 +43,8 @@ class Global:
 
         Args:
             space: Allowed widths.
-            importances: For each group of the space the importance of its units.
-            layers: For each group of the space the layer group it is in.
+            importances: For each width of the space the importance of its units.
+            layers: For each width of the space the layer group it is in.
             budget: Upper bounds.
             cost_function: Exact costs of widths.
         """
@@ -48,17 +52,23 @@ class Global:
         self._relative = _by_layer_mean(importances, layers)
         self._sorted = np.sort(np.concatenate(self._relative))[::-1]
         self._count = float(len(self._sorted))
+        self._bits = _levels_of_bits(space)
 
     def ask(self) -> Keep | None:
         """Return the next candidate within the budget."""
-        while self._count >= 1:
-            threshold = self._sorted[int(self._count) - 1]
-            keep = np.array([(scores >= threshold).mean() for scores in self._relative])
-            # Steps of at least one unit, or the last ones would take forever.
-            self._count = min(self._count * _STEP, self._count - 1)
-            wanted = self._space.floor(keep * self._space.num_units)
-            if self._budget.admits(self._costs.costs(wanted)):
-                return wanted / self._space.num_units
+        while self._bits:
+            while self._count >= 1:
+                threshold = self._sorted[int(self._count) - 1]
+                # Steps of at least one unit, or the last ones would take forever.
+                self._count = min(self._count * _STEP, self._count - 1)
+                wanted = self._space.num_units + 0.0
+                wanted[self._space.prunes] *= [(x >= threshold).mean() for x in self._relative]
+                wanted[~self._space.prunes] = self._bits[0]
+                widths = self._space.floor(wanted)
+                if self._budget.admits(self._costs.costs(widths)):
+                    return widths / self._space.num_units
+            self._bits = self._bits[1:]
+            self._count = float(len(self._sorted))
         return None
 
     def tell(self, keep: Keep, reward: float) -> None:
@@ -74,14 +84,16 @@ class Contribution:
 
     fill = False
 
-    def __init__(self, result: ContributionResult, threshold: float) -> None:
+    def __init__(self, space: SearchSpace, result: ContributionResult, threshold: float) -> None:
         """Collect the thresholds.
 
         Args:
-            result: What the iteration found; its groups are those of the space.
+            space: Its widths are those of the groups in ``result``.
+            result: What the iteration found.
             threshold: The job's.
         """
-        self._first: Keep | None = result.kept_fractions()
+        self._prunes = space.prunes
+        self._first: Keep | None = self._with_bits(result.kept_fractions())
         self._contributions = result.by_group()
         found = np.unique(np.concatenate(self._contributions))
         tighter, looser = found[found > threshold], found[found <= threshold][::-1]
@@ -97,10 +109,22 @@ class Contribution:
         threshold = next(self._thresholds, None)
         if threshold is None:
             return None
-        return np.array([(scores > threshold).mean() for scores in self._contributions])
+        return self._with_bits([(scores > threshold).mean() for scores in self._contributions])
 
     def tell(self, keep: Keep, reward: float) -> None:
         """Nothing is learned."""
+
+    def _with_bits(self, kept: npt.ArrayLike) -> Keep:
+        """Extend fractions of units by the most bits; the projection lowers both together."""
+        keep = np.ones(len(self._prunes))
+        keep[self._prunes] = kept
+        return keep
+
+
+def _levels_of_bits(space: SearchSpace) -> list[int]:
+    """Return every number of bits that a dimension may take, the most first; at least one."""
+    bits = {bits for g in space.groups if g.decides != "pruning_ratio" for bits in g.widths}
+    return sorted(bits, reverse=True) or [0]
 
 
 def _by_layer_mean(

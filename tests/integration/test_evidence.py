@@ -36,7 +36,7 @@ def test_search_is_verified_and_compared_and_resumes(
     ranked = sorted(read_records(run), key=lambda record: -record.reward)
     assert [row.policy_id for row in rows] == [record.policy_id for record in ranked[:4]]
     names = sorted(path.name for path in (run / "baselines").iterdir())
-    assert names == ["greedy-seed0", "random-seed1", "uniform-seed0"]
+    assert names == ["greedy-seed0", "greedy-seed1", "random-seed1", "uniform-seed0"]
     for name in names:
         records = read_records(run / "baselines" / name)
         assert len(records) == 12
@@ -64,11 +64,11 @@ def test_search_is_verified_and_compared_and_resumes(
 
 def test_an_unknown_baseline_is_bad_input_and_nothing_is_written(tmp_path: Path) -> None:
     outcome = run_here(
-        "search", write_job(tmp_path), "-o", tmp_path / "run", "--baselines", "random,tpe"
+        "search", write_job(tmp_path), "-o", tmp_path / "run", "--baselines", "random,contribution"
     )
     assert outcome.code == 2
     assert "--baselines: must be among" in outcome.error
-    assert "'tpe'" in outcome.error
+    assert "'contribution'" in outcome.error
     assert not (tmp_path / "run").exists()
 
 

@@ -130,6 +130,7 @@ def _train(
     while not progress.exhausted:
         if reason := convergence.reason(progress):
             return reason
+        ray.get(coordinator.publish.remote())
         result = algorithm.train()
         iteration += 1
         empty = 0 if result.get("env_runners", {}).get("num_episodes") else empty + 1

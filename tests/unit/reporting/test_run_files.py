@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rl_compress.errors import CorruptFileError, RLCompressError, RunDirectoryError
+from rl_compress.policy.compression_policy import CompressionPolicy, Decision
 from rl_compress.reporting.run_files import read_run
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ def test_a_finished_run_is_read_whole(finished: Path) -> None:
     files = read_run(finished)
     assert files.job["name"] == "tiny-30pct"
     assert [entry.evaluation_id for entry in files.evaluations] == [0, 1, 2, 3]
-    assert files.policy == {"conv1": 0.75}
+    expected = {"conv1": Decision(pruning_ratio=0.75)}
+    assert files.policy == CompressionPolicy.from_mapping(expected)
     assert files.manifest is not None
     assert files.manifest["budget"] == {"macs": 300.0}
     assert len(files.sensitivity) == 3

@@ -18,10 +18,13 @@ class Count(LoopedBatch):
         return {"params": int(np.sum(widths))}
 
 
-def _all(baseline: Any) -> list[list[float]]:
+JOINT = SearchSpace((*SPACE.groups, GroupChoices("a", 8, (4, 8), "weight_bits")))
+
+
+def _all(baseline: Any, space: SearchSpace = SPACE) -> list[list[float]]:
     found = []
     while (keep := baseline.ask()) is not None:
-        found.append((keep * SPACE.num_units).tolist())
+        found.append((keep * space.num_units).tolist())
     return found
 
 
@@ -47,7 +50,25 @@ def test_contribution_begins_with_what_it_kept_then_moves_the_threshold() -> Non
     result: Any = SimpleNamespace(
         kept_fractions=lambda: np.array([0.75, 0.5]), by_group=lambda: contributions
     )
-    found = _all(Contribution(result, 0.4))
+    found = _all(Contribution(SPACE, result, 0.4))
     assert found[0] == [3, 1]
     # Just below .5: .9, .5, .7 stay; just below .3: .3 too; just below .7, .1, .9 and 0.
     assert found[1:] == [[2, 1], [2, 2], [1, 1], [3, 2], [1, 0], [4, 2]]
+
+
+def test_units_compete_with_the_most_bits_first() -> None:
+    importances = [np.array([4.0, 2.0, 3.0, 1.0]), np.array([15.0, 5.0])]
+    budget = Budget((("params", 11),))
+    found = _all(Global(JOINT, importances, ["a", "b"], budget, Count()), JOINT)
+    assert found[:2] == [[2, 1, 8], [1, 1, 8]]
+    assert [4, 2, 4] in found
+
+
+def test_contribution_keeps_the_most_bits() -> None:
+    result: Any = SimpleNamespace(
+        kept_fractions=lambda: np.array([0.75, 0.5]),
+        by_group=lambda: [np.array([0.9, 0.1, 0.5, 0.0]), np.array([0.3, 0.7])],
+    )
+    found = _all(Contribution(JOINT, result, 0.4), JOINT)
+    assert [bits for _, _, bits in found] == [8] * len(found)
+    assert found[0] == [3, 1, 8]
