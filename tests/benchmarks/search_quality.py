@@ -45,8 +45,19 @@ VARIANTS = {
     "ppo": {"algorithm": "ppo"},
     "ppo, layerwise": {"algorithm": "ppo", "episode": "layerwise"},
     "ppo, no prior": {"algorithm": "ppo", "prior": "none"},
+    "appo": {"algorithm": "appo"},
     "sac": {"algorithm": "sac"},
+    "tqc": {"algorithm": "tqc"},
+    # As published but for the agent, which was DDPG; see tune_configs/amc.yaml.
+    "AMC with TQC": {
+        "algorithm": "tqc",
+        "prior": "none",
+        "episode": "layerwise",
+        "budget_handling": "clip",
+        "tqc": {"warmup_episodes": 100},
+    },
 }
+WITH_CURVES = ("greedy", "greedy_evolution", "ppo", "ppo, layerwise", "appo", "sac", "tqc")
 
 
 def best_so_far(job: Job, subject: Subject, curves: Path | None) -> list[float]:
@@ -89,7 +100,7 @@ def main() -> None:
             at: dict[str, list[float]] = {str(n): [] for n in marks}
             for seed in range(options.first_seed, options.first_seed + options.seeds):
                 # Algorithms without curves get the evaluations that the curves cost on top.
-                learns = name in ("greedy", "greedy_evolution", "ppo", "ppo, layerwise", "sac")
+                learns = name in WITH_CURVES
                 data = base.model_dump(mode="json")
                 evaluations = options.evaluations if learns else most
                 data["search"] |= changes | {"seed": seed, "evaluations": evaluations}
