@@ -4,7 +4,7 @@
 |---|---|---|
 | `projection` | scales all decisions together, :mod:`rl_compress.policy.projection` | this package |
 | `clip` | decides in order; each decision is lowered to the most that the budget allows if all that follow take their smallest levels | AMC: He et al., ECCV 2018, algorithm 1 |
-| `decrement` | after all decisions, lowers one after the other by a level, from the last layer to the first and over again, until the budget is met | HAQ: Wang et al., CVPR 2019, section 3.4 and its code |
+| `decrement` | after all decisions, lowers one after the other by a level, from the last layer to the first and over again, until the budget is met | HAQ: Wang et al., CVPR 2019, as its code does |
 
 The two published rules are stated for channels and for bits; here they hold for every dimension of
 a space, with any allowed levels. Both end within a budget that the smallest levels meet, because no
@@ -150,7 +150,7 @@ def plain_keep(value: float, choices: GroupChoices) -> float:
     """Return what a plain action, without a prior, keeps of a dimension.
 
     A pruned group keeps the action itself, as a share of its range (AMC). Bits take equal parts of
-    the range: ``round(lowest - 1/2 + share * (highest - lowest + 1))`` (HAQ, equation 2 as coded).
+    the range: ``round(lowest - 1/2 + share * (highest - lowest + 1))`` (HAQ, as coded).
 
     Args:
         value: The action, from -1 to 1.

@@ -48,9 +48,9 @@ class PPOSettings(BaseModel):
 
     learning_rate: float = Field(default=1e-2, gt=0, description="Adam step size.")
     episodes_per_update: int = Field(
-        default=10, ge=1, description="Candidates evaluated between two updates, over all runners."
+        default=8, ge=1, description="Candidates evaluated between two updates, over all runners."
     )
-    num_epochs: int = Field(default=20, ge=1, description="Passes over the candidates per update.")
+    num_epochs: int = Field(default=10, ge=1, description="Passes over the candidates per update.")
     clip_param: float | None = Field(
         default=None,
         gt=0,
@@ -75,7 +75,7 @@ class APPOSettings(BaseModel):
     episodes_per_update: int = Field(
         default=10, ge=1, description="Candidates per update, from whichever runners have them."
     )
-    num_epochs: int = Field(default=20, ge=1, description="Passes over the candidates per update.")
+    num_epochs: int = Field(default=10, ge=1, description="Passes over the candidates per update.")
     clip_param: float = Field(
         default=0.3, gt=0, description="Largest change of an action's probability ratio."
     )

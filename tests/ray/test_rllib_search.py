@@ -71,7 +71,7 @@ def test_plain_amc_search_ends_with_all_evaluations(tmp_path: Path) -> None:
     assert not (tmp_path / "sensitivity.parquet").exists()
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "sac", "tqc"])
+@pytest.mark.parametrize("algorithm", ["ppo", "tqc", pytest.param("sac", marks=pytest.mark.slow)])
 def test_same_seed_gives_the_same_records(tmp_path: Path, algorithm: str) -> None:
     """Learning included; `appo` is left out, which learns while its runners go on sampling."""
     for name in ("one", "two"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator, Measurement
+from rl_compress.evaluation.racing import Rival
 from rl_compress.policy.search_space import Widths
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class MeasuredOnce:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.evaluator, name)
 
-    def evaluate(self, widths: Widths) -> Measurement:
-        """Return what measuring a variant gave, now or before."""
+    def evaluate(self, widths: Widths, _rival: Rival | None = None) -> Measurement:
+        """Return what measuring a variant in full gave, now or before."""
         key = tuple(widths.tolist())
         if key not in self._known:
             self.remember(widths, self.evaluator.evaluate(widths))

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+import zoo
 from gymnasium.utils.env_checker import check_env
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import EvaluationError
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
+from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.budget_handling import BudgetHandling
 from rl_compress.search.env import CompressionEnv, Problem
@@ -199,3 +202,33 @@ def test_a_reset_begins_anew(make_env: MakeEnv, evaluate: Any) -> None:
     play(env, np.zeros(3))
     play(make_env(), np.zeros(3))
     assert evaluate.asked[0][0].tolist() == evaluate.asked[1][0].tolist()
+
+
+def test_groups_without_a_choice_are_not_asked_for(
+    make_problem: MakeProblem, evaluate: Any
+) -> None:
+    """As with pruning fixed at 0, where the widths of a job that searches bits are given."""
+    config = SpaceConfig.model_validate(
+        {
+            "pruning": {"max_ratio": 0.0},
+            "quantization": {"weight_bits": [2, 4, 8]},
+            "protect": [],
+        }
+    )
+    compressor = Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, config)
+    space = compressor.space
+    full = compressor.costs.costs(space.full_widths)
+    problem = dataclasses.replace(
+        make_problem(prior=False, budget_handling="decrement"),
+        compressor=compressor,
+        budget=Budget((("size_bytes", 0.7 * full["size_bytes"]),)),
+    )
+    evaluate = type(evaluate)(compressor)
+    env = CompressionEnv(problem, evaluate)
+    assert 0 < space.num_decisions < len(space)
+    play(env, np.ones(space.num_decisions))
+    widths = evaluate.asked[0][0]
+    assert (widths == space.full_widths)[space.prunes].all()
+    assert problem.budget.admits(compressor.costs.costs(widths))
+    whole = CompressionEnv(dataclasses.replace(problem, episode="whole"), evaluate)
+    assert whole.action_space.shape == (space.num_decisions,)
