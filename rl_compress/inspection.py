@@ -62,7 +62,9 @@ def best_policy(
         compressor = subject.compressor
         return compressor.costs.costs(compressor.space.widths_of(record.realised_policy()))
 
-    within = [record for record in records if bounds.admits(costs(record))]
+    within = [
+        record for record in records if record.scored_in_full and bounds.admits(costs(record))
+    ]
     if not within:
         raise ConfigError(
             f"--run {directory}: none of its {len(records)} evaluations meets the budget "

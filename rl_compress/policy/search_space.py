@@ -41,6 +41,11 @@ class GroupChoices:
     decides: Aspect = "pruning_ratio"
 
     @property
+    def is_open(self) -> bool:
+        """Say whether there is more than one choice."""
+        return len(self.widths) > 1
+
+    @property
     def label(self) -> str:
         """Name the dimension for readers."""
         if self.decides == "pruning_ratio":
@@ -85,6 +90,11 @@ class SearchSpace:
     def smallest_widths(self) -> Widths:
         """Smallest allowed widths, shape ``(num_groups,)``."""
         return np.array([group.widths[0] for group in self.groups], dtype=np.int64)
+
+    @property
+    def num_decisions(self) -> int:
+        """Return the number of groups that have a choice."""
+        return sum(group.is_open for group in self.groups)
 
     def floor(self, widths: npt.NDArray[np.floating]) -> Widths:
         """Round real widths down to allowed ones, but never below the smallest."""

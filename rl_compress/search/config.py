@@ -7,12 +7,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from rl_compress.errors import ConfigError
+from rl_compress.search.budget_handling import BudgetHandling
 from rl_compress.search.env import Episode
 
-RLAlgorithm = Literal["ppo", "sac"]
+RLAlgorithm = Literal["ppo", "appo", "sac", "tqc"]
 Algorithm = Literal[
     "ppo",
+    "appo",
     "sac",
+    "tqc",
     "uniform",
     "global",
     "random",
@@ -63,6 +66,28 @@ class PPOSettings(BaseModel):
     entropy_coeff: float = Field(default=0.0, ge=0, description="Weight of the entropy bonus.")
 
 
+class APPOSettings(BaseModel):
+    """Asynchronous PPO (Luo et al., "IMPACT", 2020), run by RLlib."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    learning_rate: float = Field(default=1e-2, gt=0, description="Adam step size.")
+    episodes_per_update: int = Field(
+        default=10, ge=1, description="Candidates per update, from whichever runners have them."
+    )
+    num_epochs: int = Field(default=20, ge=1, description="Passes over the candidates per update.")
+    clip_param: float = Field(
+        default=0.3, gt=0, description="Largest change of an action's probability ratio."
+    )
+    initial_spread: float = Field(
+        default=0.27,
+        gt=0,
+        le=1,
+        description="Standard deviation of the first actions, in units of `residual_scale`.",
+    )
+    entropy_coeff: float = Field(default=0.0, ge=0, description="Weight of the entropy bonus.")
+
+
 class SACSettings(BaseModel):
     """Soft actor-critic (Haarnoja et al., 2018), run by RLlib."""
 
@@ -71,6 +96,37 @@ class SACSettings(BaseModel):
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam step size, all networks.")
     warmup_episodes: int = Field(default=10, ge=1, description="Candidates before learning starts.")
     batch_size: int = Field(default=64, ge=1, description="Decisions per gradient step.")
+    updates_per_decision: float = Field(
+        default=1.0,
+        gt=0,
+        description="Gradient steps per decision sampled; AMC and HAQ make one.",
+    )
+    initial_alpha: float = Field(
+        default=0.1,
+        gt=0,
+        description="Weight of the entropy bonus at first, which the algorithm then adapts; good "
+        "and bad variants differ by about 1 in the reward.",
+    )
+
+
+class TQCSettings(SACSettings):
+    """Truncated quantile critics (Kuznetsov et al., 2020), run by RLlib."""
+
+    num_quantiles: int = Field(
+        default=25, ge=2, description="Quantiles of the return that each of two critics predicts."
+    )
+    dropped_quantiles: int = Field(
+        default=2,
+        ge=0,
+        description="Of these, the highest that the target leaves out, against overestimation.",
+    )
+
+    @field_validator("dropped_quantiles")
+    @classmethod
+    def _some_are_left(cls, dropped: int, info: ValidationInfo) -> int:
+        if dropped >= info.data.get("num_quantiles", dropped + 1):
+            raise ValueError("must be below num_quantiles")
+        return dropped
 
 
 class MaskSettings(BaseModel):
@@ -93,8 +149,8 @@ class SearchConfig(BaseModel):
 
     algorithm: Algorithm = Field(
         default="ppo",
-        description="`ppo` and `sac` learn; the others are baselines under the same conditions. "
-        "`tpe` and `cmaes` need the extra `optuna`.",
+        description="`ppo`, `appo` (asynchronous), `sac` and `tqc` learn; the others are baselines "
+        "under the same conditions. `tpe` and `cmaes` need the extra `optuna`.",
     )
     evaluations: int = Field(
         default=200, ge=1, description="Distinct variants measured on the search split, exactly."
@@ -106,12 +162,26 @@ class SearchConfig(BaseModel):
     num_gpus_per_env_runner: float = Field(
         default=0.0, ge=0, description="GPUs per env runner, fractions allowed."
     )
-    seed: int = Field(default=0, ge=0, description="Same seed, same search.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Same seed, same search; not with `appo`, which learns from whatever comes "
+        "first.",
+    )
     prior: Literal["sensitivity", "none"] = Field(
         default="sensitivity",
         description=(
             "`sensitivity`: the agent moves away from what the sensitivity curves recommend; "
-            "`none`: it chooses ratios outright, as AMC does."
+            "`none`: it chooses ratios and bits outright, as AMC and HAQ do."
+        ),
+    )
+    budget_handling: BudgetHandling | None = Field(
+        default=None,
+        description=(
+            "How the agent's decisions meet the budget. `projection`: all are scaled together; "
+            "`clip`: each is lowered so far that the smallest choices for all that follow still "
+            "meet it (AMC); `decrement`: after all decisions, they are lowered one by one from the "
+            "last layer to the first (HAQ). By default `projection`, and `clip` without a prior."
         ),
     )
     sensitivity_levels: int = Field(
@@ -131,6 +201,12 @@ class SearchConfig(BaseModel):
         gt=0,
         le=1,
         description="Largest change of a group's kept fraction against the prior's.",
+    )
+    screening: bool | None = Field(
+        default=None,
+        description="Whether a reward predictor, learned from the run's records, improves each "
+        "proposal of the agent before it is evaluated, and actions are relative to the best "
+        "variant so far; by default with `prior: sensitivity` and `episode: whole`.",
     )
     network: Network | None = Field(
         default=None,
@@ -155,31 +231,54 @@ class SearchConfig(BaseModel):
         default_factory=MaskSettings, description="Used with `space.action: mask`."
     )
     ppo: PPOSettings = Field(default_factory=PPOSettings, description="Used by `ppo`.")
+    appo: APPOSettings = Field(default_factory=APPOSettings, description="Used by `appo`.")
     sac: SACSettings = Field(default_factory=SACSettings, description="Used by `sac`.")
+    tqc: TQCSettings = Field(default_factory=TQCSettings, description="Used by `tqc`.")
 
     @field_validator("network")
     @classmethod
     def _networks_are_for_ppo(cls, network: Network | None, info: ValidationInfo) -> Network | None:
-        if network is not None and info.data.get("algorithm") == "sac":
-            raise ValueError("only ppo has a choice of networks; leave it out with sac")
+        algorithm = info.data.get("algorithm")
+        if network is not None and algorithm in ("appo", "sac", "tqc"):
+            raise ValueError(f"only ppo has a choice of networks; leave it out with {algorithm}")
         return network
 
     def check_action(self, action: Literal["ratio", "mask"]) -> None:
-        """Make sure that the algorithm can decide what the job's `space.action` asks for.
+        """Make sure that the search can decide what the job's `space.action` asks for.
 
         Raises:
-            ConfigError: SAC is asked to decide masks.
+            ConfigError: Another algorithm of RLlib's than PPO is asked to decide masks, or masks
+                are to meet the budget in another way than by projection.
         """
-        if action == "mask" and self.algorithm == "sac":
+        if action != "mask":
+            return
+        if self.algorithm in ("appo", "sac", "tqc"):
             raise ConfigError(
-                "search.algorithm: sac decides numbers and cannot decide masks; "
+                f"search.algorithm: {self.algorithm} decides numbers and cannot decide masks; "
                 "choose ppo, or space.action: ratio"
             )
+        if self.budget_handling not in (None, "projection"):
+            raise ConfigError(
+                f"search.budget_handling: masks are projected onto the budget, and cannot "
+                f"{self.budget_handling}; leave it out, or choose space.action: ratio"
+            )
+
+    @property
+    def handling(self) -> BudgetHandling:
+        """Return how decisions meet the budget."""
+        return self.budget_handling or ("clip" if self.prior == "none" else "projection")
 
     @property
     def learns(self) -> bool:
         """Say whether the algorithm is one of RLlib's."""
         return self.algorithm not in BASELINES
+
+    @property
+    def screens(self) -> bool:
+        """Say whether proposals are screened."""
+        if self.screening is not None:
+            return self.screening
+        return self.learns and self.prior == "sensitivity" and self.episode == "whole"
 
     @property
     def needs_curves(self) -> bool:

@@ -1,9 +1,11 @@
 """The compression environment: the agent decides group by group, the episode's end is evaluated.
 
 Action space
-    ``Box(-1, 1)``, one number for each group decided in the step. With a prior it moves the group's
-    kept fraction by up to ``residual_scale`` from the prior's; without one, it is mapped to the
-    kept fraction itself, clipped so that the budget stays in reach (AMC: He et al., ECCV 2018).
+    ``Box(-1, 1)``, one number for each dimension decided in the step. With a prior it moves the
+    fraction kept by up to ``residual_scale`` from the prior's, or from that of the best variant so
+    far where proposals are screened (:mod:`rl_compress.search.screening`); without one, it is
+    mapped to the kept fraction itself, or to bits. Dimensions that have no choice are not asked
+    for. How decisions meet the budget is told in :mod:`rl_compress.search.budget_handling`.
 Observation space
     ``Box``, as :mod:`rl_compress.search.observation` tabulates. With ``episode: whole`` it is the
     one before the first decision.
@@ -33,7 +35,9 @@ from rl_compress.policy.budget import Budget
 from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
+from rl_compress.search.budget_handling import BudgetHandling, bring_within, clip, plain_keep
 from rl_compress.search.observation import Observer
+from rl_compress.search.screening import Known, Records, Screening
 from rl_compress.search.sensitivity import SensitivityCurves
 
 Episode = Literal["layerwise", "whole"]
@@ -56,13 +60,16 @@ class Problem:
     curves: SensitivityCurves | None
     """Sensitivity curves; None where no prior is used."""
     prior: Widths | None
-    """The prior's widths, shape ``(num_groups,)``; None for plain AMC."""
+    """The prior's widths, shape ``(num_groups,)``; None for plain actions."""
+    screens: bool = False
+    """Whether a reward predictor improves proposals, and the agent starts from the best so far."""
     reference_reward: float
     """Reward of the prior's variant, or of the uniform one without a prior."""
     original_reward: float
     """Reward of the uncompressed target."""
     episode: Episode
     residual_scale: float
+    budget_handling: BudgetHandling = "projection"
 
     @property
     def reward_scale(self) -> float:
@@ -75,13 +82,25 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
-    def __init__(self, problem: Problem, evaluate: Evaluate) -> None:
+    def __init__(
+        self, problem: Problem, evaluate: Evaluate, records: Records = Known.nothing
+    ) -> None:
         """Make the spaces.
 
         Args:
             problem: What is to be compressed.
             evaluate: ``(widths, candidate JSON) -> record``, None when evaluations are used up.
+            records: Returns what was measured so far, to learn from.
         """
+        self._records = records
+        self._screening: Screening | None = None
+        if problem.screens and problem.curves is not None:
+            self._screening = Screening(
+                problem.compressor.space,
+                problem.compressor.costs,
+                problem.curves,
+                problem.original_reward,
+            )
         self._problem = problem
         self._evaluate = evaluate
         self._space = problem.compressor.space
@@ -89,16 +108,17 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._observer = Observer(
             problem.compressor, problem.budget, problem.prior, problem.curves, problem.reward_scale
         )
-        decisions = len(self._space) if problem.episode == "whole" else 1
+        decisions = self._space.num_decisions if problem.episode == "whole" else 1
         bound = self._observer.bound
         self.observation_space = gym.spaces.Box(
             -bound, bound, (self._observer.size,), dtype=np.float32
         )
         self.action_space = gym.spaces.Box(-1.0, 1.0, (decisions,), dtype=np.float32)
-        self._group = 0
+        self._group = self._next_open(0)
         self._keep = np.ones(len(self._space))
         self._widths = self._space.full_widths
         self._proposed: set[tuple[int, ...]] = set()
+        self._centre, self._known = self._space.full_widths, Known.nothing()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -107,10 +127,10 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         super().reset(seed=seed)
         if seed is not None:
             self._proposed.clear()
-        self._group = 0
+        self._group = self._next_open(0)
         self._keep = np.ones(len(self._space))
         self._widths = self._space.full_widths
-        return self._observer.observe(0, self._widths), {}
+        return self._observer.observe(self._group, self._widths), {}
 
     def step(
         self, action: npt.NDArray[np.float32]
@@ -122,33 +142,37 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         reward, info = self._finish() if done else (0.0, {})
         return self._observer.observe(self._group, self._widths), reward, done, False, info
 
+    def _next_open(self, start: int) -> int:
+        """Return the first group from ``start`` on that has a choice, else the number of groups."""
+        groups = self._space.groups
+        return next((i for i in range(start, len(groups)) if groups[i].is_open), len(groups))
+
     def _decide(self, value: float) -> None:
         index, units = self._group, self._space.num_units
-        prior = self._problem.prior
+        prior, problem = self._problem.prior, self._problem
         if prior is not None:
-            keep = prior[index] / units[index] + self._problem.residual_scale * value
+            if index == self._next_open(0):
+                self._centre = self._best_known(prior)
+            keep = self._centre[index] / units[index] + problem.residual_scale * value
         else:
-            keep = (value + 1.0) / 2.0
+            keep = plain_keep(value, self._space.groups[index])
         smallest = self._space.smallest_widths[index] / units[index]
         self._keep[index] = min(max(keep, smallest), 1.0)
         wanted = self._keep * units
         self._widths[index] = self._space.nearest(wanted)[index]
-        if prior is None:
-            self._widths[index] = self._widest_within_reach(index)
+        if problem.budget_handling == "clip":
+            self._widths[index] = clip(
+                self._widths, index, problem.budget, self._space, self._costs
+            )
             self._keep[index] = self._widths[index] / units[index]
-        self._group += 1
+        self._group = self._next_open(index + 1)
 
-    def _widest_within_reach(self, index: int) -> int:
-        """Return the width, at most the wanted one, that lets the rest still meet the budget."""
-        widths = np.concatenate(
-            [self._widths[: index + 1], self._space.smallest_widths[index + 1 :]]
-        )
-        for width in reversed(self._space.groups[index].widths):
-            if width <= self._widths[index]:
-                widths[index] = width
-                if self._problem.budget.admits(self._costs.costs(widths)):
-                    return width
-        return self._space.groups[index].widths[0]
+    def _best_known(self, prior: Widths) -> Widths:
+        """Return the levels that the actions are relative to."""
+        if self._screening is None:
+            return prior
+        self._known = self._records()
+        return self._known.best(prior)
 
     def _new_widths(self) -> Widths:
         """Return the decisions' widths on the budget, or near them if this env had them before.
@@ -156,10 +180,19 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         A converged agent proposes the same variants again and again; a variant nearby tells it
         more than the one it knows, and the run its number of evaluations.
         """
-        keep, noise = self._keep, _FIRST_NOISE
-        fill = self._problem.prior is not None
+        keep, noise, problem = self._keep, _FIRST_NOISE, self._problem
+        if self._screening is not None:
+            proposal = project(keep, problem.budget, self._space, self._costs)
+            return self._screening.improve(proposal, problem.budget, self._known, self.np_random)
         for _ in range(_NEARBY_TRIES):
-            widths = project(keep, self._problem.budget, self._space, self._costs, fill=fill)
+            widths = bring_within(
+                problem.budget_handling,
+                keep,
+                problem.budget,
+                self._space,
+                self._costs,
+                fill=problem.prior is not None,
+            )
             if tuple(widths.tolist()) not in self._proposed:
                 break
             keep = self._keep * np.exp(self.np_random.normal(0.0, noise, len(self._keep)))

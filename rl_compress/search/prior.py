@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.search_space import SearchSpace, Widths
@@ -32,7 +34,28 @@ def additive_loss(curves: SensitivityCurves, widths: Widths) -> float:
 def greedy_widths(
     curves: SensitivityCurves, budget: Budget, space: SearchSpace, cost_function: CostFunction
 ) -> Widths:
-    """Find levels within the budget whose summed loss of score is small.
+    """Find the levels within the budget that sensitivity curves recommend.
+
+    Args:
+        curves: What each dimension's compression costs alone.
+        budget: Upper bounds; must be feasible.
+        space: Allowed levels.
+        cost_function: Exact costs.
+
+    Returns:
+        See :func:`least_loss`.
+    """
+    tables = [curves.loss_table(i, group.widths) for i, group in enumerate(space.groups)]
+    return least_loss(tables, budget, space, cost_function)
+
+
+def least_loss(
+    tables: Sequence[npt.NDArray[np.float64]],
+    budget: Budget,
+    space: SearchSpace,
+    cost_function: CostFunction,
+) -> Widths:
+    """Find levels within the budget whose summed loss is small.
 
     Losses add up, costs do not: that of a layer is a product of its input's and its output's
     levels. So the costs are linearised around a vector, the resulting multiple-choice knapsack is
@@ -42,7 +65,7 @@ def greedy_widths(
     improved by single raises and by pairs of a raise and a cut.
 
     Args:
-        curves: What each dimension's compression costs alone.
+        tables: For each dimension the loss at each of its levels, never rising with them.
         budget: Upper bounds; must be feasible.
         space: Allowed levels.
         cost_function: Exact costs.
@@ -50,11 +73,7 @@ def greedy_widths(
     Returns:
         Levels within the budget, shape ``(D,)``; none can be raised by itself.
     """
-    tables = [
-        np.array([curves.drop_at(index, level) for level in group.widths])
-        for index, group in enumerate(space.groups)
-    ]
-    problem = AdditiveProblem(tables, space, budget, cost_function)
+    problem = AdditiveProblem(list(tables), space, budget, cost_function)
     full = problem.counts - 1
     excess = float(problem.usage(full[None]).max(initial=0.0))
     if excess <= 1.0:

@@ -226,8 +226,10 @@ class SearchTask:
             prior=prior,
             reference_reward=record.reward,
             original_reward=reward(original, evaluator.original_costs),
+            screens=self.search.screens and not decides_masks(space),
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
+            budget_handling=self.search.handling,
         )
 
 

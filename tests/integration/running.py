@@ -32,6 +32,8 @@ JOB: dict[str, Any] = {
         "num_cpus_per_env_runner": 0.5,
         "sensitivity_levels": 3,
         "sac": {"warmup_episodes": 4, "batch_size": 16},
+        "tqc": {"warmup_episodes": 4, "batch_size": 16},
+        "appo": {"episodes_per_update": 6},
     },
     "finetuning": {"epochs": 1},
     "export": {"onnx": False},

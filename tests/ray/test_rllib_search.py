@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from running import HERE as INTEGRATION
@@ -20,7 +20,7 @@ from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.run import make_task
-from rl_compress.search.config import SearchConfig
+from rl_compress.search.config import RLAlgorithm, SearchConfig
 from rl_compress.search.preparation import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -34,7 +34,7 @@ def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
     return make_task(job, subject, run).search_for_policy()
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+@pytest.mark.parametrize("algorithm", get_args(RLAlgorithm))
 def test_search_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algorithm: str) -> None:
     progress, reason = _search(
         tmp_path,
@@ -71,15 +71,53 @@ def test_plain_amc_search_ends_with_all_evaluations(tmp_path: Path) -> None:
     assert not (tmp_path / "sensitivity.parquet").exists()
 
 
-def test_same_seed_gives_the_same_records(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["ppo", "sac", "tqc"])
+def test_same_seed_gives_the_same_records(tmp_path: Path, algorithm: str) -> None:
+    """Learning included; `appo` is left out, which learns while its runners go on sampling."""
     for name in ("one", "two"):
-        _search(tmp_path / name, search__num_env_runners=1, search__evaluations=12)
+        _search(
+            tmp_path / name,
+            search__algorithm=algorithm,
+            search__num_env_runners=1,
+            search__evaluations=12,
+        )
 
     one, two = (
         [(r.evaluation_id, r.policy, r.realised, r.score, r.reward) for r in read_records(folder)]
         for folder in (tmp_path / "one", tmp_path / "two")
     )
     assert one == two
+
+
+@pytest.mark.parametrize(
+    ("handling", "changes"),
+    [
+        ("clip", {"budget": {"macs": 0.5}}),
+        ("clip", {"budget": {"size_bytes": 0.2, "macs": 0.6}}),
+        ("decrement", {"budget": {"size_bytes": 0.3}, "space": {"pruning": {"max_ratio": 0.0}}}),
+    ],
+    ids=["amc", "amc-joint", "haq"],
+)
+@pytest.mark.slow
+def test_published_methods_run_layer_by_layer_within_the_budget(
+    tmp_path: Path, handling: str, changes: dict[str, Any]
+) -> None:
+    changes = {
+        "search__algorithm": "tqc",
+        "search__prior": "none",
+        "search__episode": "layerwise",
+        "search__budget_handling": handling,
+        "objective__score": "accuracy",
+        **changes,
+    }
+    progress, reason = _search(tmp_path, **changes)
+
+    assert reason is None
+    assert progress.done == 12
+    job = parse_job(make_job(**changes))
+    subject = prepare(job.target, job.space, job.budget)
+    for record in read_records(tmp_path):
+        assert subject.budget.admits({c: getattr(record, c) for c in changes["budget"]})
 
 
 @pytest.mark.slow
@@ -147,7 +185,9 @@ def _runners(pids: Path) -> set[int]:
     return {int(path.name) for path in pids.iterdir()} - {os.getpid()}
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "algorithm", ["ppo", "appo", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sac", "tqc"))]
+)
 def test_killed_env_runner_costs_no_evaluation(tmp_path: Path, algorithm: str) -> None:
     pids, run = tmp_path / "pids", tmp_path / "run"
     pids.mkdir()
@@ -235,7 +275,7 @@ def test_search_leaves_no_actor_behind(tmp_path: Path) -> None:
     assert ray.util.list_named_actors(all_namespaces=True) == []
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+@pytest.mark.parametrize("algorithm", get_args(RLAlgorithm))
 def test_env_config_holds_names_only(algorithm: str) -> None:
     """A checkpoint with an object reference in it would abort the process that restores it."""
     from rl_compress.search.rllib.algorithms import make_config

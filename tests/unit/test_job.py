@@ -134,7 +134,11 @@ def test_an_unknown_key_is_named_with_a_suggestion(job_file: Path, text: str, me
     [
         pytest.param("search: {evaluations: many}\n", "search.evaluations: .*'many'", id="text"),
         pytest.param("search: {evaluations: 0}\n", "search.evaluations: .*got 0", id="range"),
-        pytest.param("search: {algorithm: dqn}\n", "search.algorithm: .*'ppo', 'sac'", id="choice"),
+        pytest.param(
+            "search: {algorithm: dqn}\n",
+            "search.algorithm: .*'ppo', 'appo', 'sac', 'tqc'",
+            id="choice",
+        ),
         pytest.param("search: 3\n", "search: .*got 3", id="section"),
         pytest.param("space: {skip: fc}\n", "space.skip: .*'fc'", id="list"),
         pytest.param("objective: {weights: {flops: 1}}\n", "unknown term.*flops", id="weights"),

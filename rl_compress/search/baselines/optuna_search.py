@@ -44,7 +44,7 @@ class OptunaSearch:
         self._optuna = optuna
         lowest = space.smallest_widths / space.num_units
         self._parameters: dict[str, Any] = {
-            group.name: optuna.distributions.FloatDistribution(float(low), 1.0)
+            group.label: optuna.distributions.FloatDistribution(float(low), 1.0)
             for group, low in zip(space.groups, lowest, strict=True)
         }
         verbosity = optuna.logging.get_verbosity()

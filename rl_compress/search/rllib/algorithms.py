@@ -6,15 +6,20 @@ import math
 from collections.abc import Sequence
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
+from ray.rllib.algorithms.tqc import TQCConfig
 
-from rl_compress.search.config import SearchConfig
-from rl_compress.search.rllib.module import module_spec
+from rl_compress.search.config import SACSettings, SearchConfig
+from rl_compress.search.rllib.module import asynchronous_spec, module_spec
 from rl_compress.search.rllib.worker_env import MaskWorkerEnv, WorkerEnv
 
 _SAMPLE_TIMEOUT_S = 7 * 24 * 3600.0
 """RLlib throws away samples that take longer than its default minute; evaluations may."""
+
+_POLL_S = 0.05
+"""How long one round of the asynchronous algorithm waits for samples; 0, RLlib's default, spins."""
 
 _CLIP, _CLIP_MASKS = 0.3, 1.0
 
@@ -44,10 +49,15 @@ def make_config(
     env_config: dict[str, str | int] = {"coordinator": coordinator}
     if masks:
         env_config["steps"] = steps_per_episode
-    if config.algorithm == "ppo":
-        made = _ppo(config, steps_per_episode, first_odds)
-    else:
-        made = _sac(config, steps_per_episode)
+    match config.algorithm:
+        case "appo":
+            made = _appo(config, steps_per_episode)
+        case "sac":
+            made = _off_policy(SACConfig(), config, config.sac, steps_per_episode)
+        case "tqc":
+            made = _tqc(config, steps_per_episode)
+        case _:
+            made = _ppo(config, steps_per_episode, first_odds)
     return (
         made.environment(
             MaskWorkerEnv if masks else WorkerEnv, env_config=env_config, disable_env_checking=True
@@ -102,14 +112,59 @@ def _ppo(
     )
 
 
-def _sac(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
-    settings = config.sac
-    per_round = config.num_env_runners * steps_per_episode
+def _appo(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
+    settings = config.appo
+    batch = settings.episodes_per_update * steps_per_episode
     return (
-        SACConfig()
+        APPOConfig()
         .training(
+            train_batch_size_per_learner=batch,
+            num_epochs=settings.num_epochs,
+            lr=settings.learning_rate,
+            entropy_coeff=settings.entropy_coeff,
+            gamma=config.gamma or _GAMMA,
+            grad_clip=1.0,
+            clip_param=settings.clip_param,
+            # Every batch is used once, as often as `num_epochs` says. The circular buffer draws
+            # batches by a generator that has no seed.
+            use_circular_buffer=False,
+            # The unit is 8 x 2 batches, the size of the buffer that is not used: the clipped
+            # objective's target network follows every update.
+            target_network_update_freq=1.0 / 16.0,
+            timeout_s_sampler_manager=_POLL_S,
+        )
+        # A runner's share is one whole episode, so that nobody waits for the slowest.
+        .env_runners(rollout_fragment_length=steps_per_episode, use_env_runner_state_server=False)
+        # The learner is a thread of the driver; the networks are small.
+        .learners(num_learners=0)
+        .reporting(min_time_s_per_iteration=None, min_sample_timesteps_per_iteration=batch)
+        .rl_module(rl_module_spec=asynchronous_spec(settings.initial_spread))
+    )
+
+
+def _tqc(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
+    settings = config.tqc
+    made = TQCConfig().training(
+        n_quantiles=settings.num_quantiles,
+        top_quantiles_to_drop_per_net=settings.dropped_quantiles,
+    )
+    return _off_policy(made, config, settings, steps_per_episode)
+
+
+def _off_policy(
+    made: SACConfig, config: SearchConfig, settings: SACSettings, steps_per_episode: int
+) -> AlgorithmConfig:
+    """Configure SAC, or TQC, which is SAC with other critics."""
+    runners = config.num_env_runners
+    per_round = runners * steps_per_episode
+    # RLlib counts one runner more than there are: the local one, which is left out here.
+    intensity = settings.updates_per_decision * settings.batch_size * runners / (runners + 1)
+    return (
+        made.training(
             train_batch_size_per_learner=settings.batch_size,
             num_steps_sampled_before_learning_starts=settings.warmup_episodes * steps_per_episode,
+            training_intensity=intensity,
+            initial_alpha=settings.initial_alpha,
             actor_lr=settings.learning_rate,
             critic_lr=settings.learning_rate,
             alpha_lr=settings.learning_rate,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -17,6 +18,7 @@ from rl_compress.evaluation.scores import ScoreName
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import Problem
+from rl_compress.search.screening import Known
 from rl_compress.targets.factory import TargetConfig
 
 NAMESPACE = "rl_compress"
@@ -46,6 +48,13 @@ class Coordinator:
         """Open the run's store and keep the kit."""
         self._ledger = EvaluationLedger(EvaluationStore(store), limit)
         self._kit = kit
+        self._answered: dict[str, EvaluationRecord] = {}
+        if (prior := kit.problem.prior) is not None:
+            # The driver measured it before there was a coordinator.
+            policy_id = kit.problem.compressor.space.policy_of(prior).policy_id
+            if (record := self._ledger.find(policy_id)) is not None:
+                self._answered[policy_id] = record
+        self._published = Known.nothing()
 
     def kit(self) -> WorkerKit:
         """Return what a worker needs."""
@@ -55,13 +64,36 @@ class Coordinator:
         """Return a reference to the weights file's bytes, boxed so that it is not resolved here."""
         return [ray.put(self._kit.weights.read_bytes())]
 
+    def publish(self) -> None:
+        """Let workers learn from what was answered so far, until this is called again.
+
+        It is called between learning iterations, so what a worker knows does not depend on how
+        quick the others are. What an interrupted run stored counts only once it is asked for
+        again: a resumed search repeats itself up to where it was.
+        """
+        space = self._kit.problem.compressor.space
+        records = [self._answered[policy_id] for policy_id in sorted(self._answered)]
+        if records:
+            self._published = Known(
+                np.stack([space.widths_of(record.realised_policy()) for record in records]),
+                np.array([record.reward for record in records]),
+            )
+
+    def published(self) -> Known:
+        """Return the records that :meth:`publish` let out."""
+        return self._published
+
     def claim(self, policy_id: str, worker: int) -> Claim:
         """See :meth:`EvaluationLedger.claim`."""
-        return self._ledger.claim(policy_id, worker)
+        claim = self._ledger.claim(policy_id, worker)
+        if claim.record is not None:
+            self._answered[policy_id] = claim.record
+        return claim
 
     def complete(self, record: EvaluationRecord) -> None:
         """See :meth:`EvaluationLedger.complete`."""
         self._ledger.complete(record)
+        self._answered[record.policy_id] = record
 
     def fail(self, policy_id: str, worker: int, error: str) -> None:
         """See :meth:`EvaluationLedger.fail`."""

@@ -25,6 +25,7 @@ from rl_compress.search.rllib.algorithms import make_config
 from rl_compress.search.rllib.cluster import connected
 from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
 from rl_compress.search.rllib.quiet import without_native_warnings
+from rl_compress.search.rllib.replay import seed_replay
 from rl_compress.targets.threads import threads
 
 _MAX_EMPTY_ITERATIONS = 5
@@ -50,7 +51,7 @@ def run_rllib(
     address: str | None = None,
     advance: Advance = lambda _progress: None,
 ) -> tuple[Progress, str | None]:
-    """Search with PPO or SAC on Ray.
+    """Search with one of RLlib's algorithms on Ray.
 
     A resumed run repeats the learning from its seed, and what it evaluated before is answered by
     the ledger at once; so it continues where it was, with the same agent.
@@ -79,6 +80,7 @@ def run_rllib(
         with without_native_warnings():
             coordinator = start_coordinator(name, store, config.evaluations, kit)
             algorithm = make_config(config, name, steps, odds).build_algo()
+        seed_replay(algorithm, config.seed)
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
             # The agent's networks are small, and the runners need the cores.
@@ -98,7 +100,7 @@ def _episode(problem: Problem, config: SearchConfig) -> tuple[int, Sequence[floa
         config.check_action("mask")
         steps = config.mask.steps
         return steps, first_odds(problem.prior, problem.budget, space, costs, steps).tolist()
-    return 1 if problem.episode == "whole" else len(space), None
+    return 1 if problem.episode == "whole" else space.num_decisions, None
 
 
 def _log(writer: SummaryWriter, result: dict[str, Any], progress: Progress) -> None:
@@ -130,6 +132,7 @@ def _train(
     while not progress.exhausted:
         if reason := convergence.reason(progress):
             return reason
+        ray.get(coordinator.publish.remote())
         result = algorithm.train()
         iteration += 1
         empty = 0 if result.get("env_runners", {}).get("num_episodes") else empty + 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from ray.rllib.algorithms.appo.default_appo_rl_module import DefaultAPPORLModule
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
@@ -54,6 +55,10 @@ class PriorCentredModule(DefaultPPOTorchRLModule):
                 # The second half of the outputs are the logarithms of standard deviations.
                 spread = math.log(self.model_config["initial_spread"])
                 head.bias[head.out_features // 2 :] = spread
+
+
+class AsynchronousModule(PriorCentredModule, DefaultAPPORLModule):
+    """The same with the target networks that APPO needs."""
 
 
 class ArticleModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
@@ -150,8 +155,19 @@ def module_spec(
     }
     if network == "article":
         return RLModuleSpec(module_class=ArticleModule, model_config=start)
-    default = dataclasses.asdict(DefaultModelConfig(fcnet_hiddens=list(_HIDDEN)))
-    return RLModuleSpec(module_class=PriorCentredModule, model_config={**default, **start})
+    return RLModuleSpec(module_class=PriorCentredModule, model_config={**_layers(), **start})
+
+
+def asynchronous_spec(initial_spread: float) -> RLModuleSpec:
+    """Return the specification of APPO's networks, which start as PPO's do."""
+    return RLModuleSpec(
+        module_class=AsynchronousModule,
+        model_config={**_layers(), "initial_spread": initial_spread},
+    )
+
+
+def _layers() -> dict[str, Any]:
+    return dataclasses.asdict(DefaultModelConfig(fcnet_hiddens=list(_HIDDEN)))
 
 
 def _mlp(inputs: int, hidden: Sequence[int], outputs: int, gain: float = 1.0) -> nn.Sequential:

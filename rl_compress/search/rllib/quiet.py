@@ -18,6 +18,9 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\.|gymnasium\.")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # TQC's loss compares every quantile with every target, by broadcasting, as it should.
+    sizes = r"Using a target size \(torch\.Size\(\[\d+, 1, \d+\]\)\)"
+    warnings.filterwarnings("ignore", sizes, UserWarning)
 
 
 @contextlib.contextmanager

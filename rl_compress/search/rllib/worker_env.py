@@ -29,7 +29,8 @@ class WorkerEnv(CompressionEnv):
 
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
-        super().__init__(*_equip(config))
+        coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
+        super().__init__(*_equip(config), lambda: ray.get(coordinator.published.remote()))
 
 
 class MaskWorkerEnv(MaskEnv):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.results.record import EvaluationRecord
+from rl_compress.search.budget_handling import BudgetHandling
 from rl_compress.search.env import CompressionEnv, Episode, Problem
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
@@ -70,7 +72,12 @@ MakeEnv = Callable[..., CompressionEnv]
 def make_problem(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves, evaluate: ToyEvaluate
 ) -> MakeProblem:
-    def make(*, prior: bool = True, episode: Episode = "layerwise") -> Problem:
+    def make(
+        *,
+        prior: bool = True,
+        episode: Episode = "layerwise",
+        budget_handling: BudgetHandling = "projection",
+    ) -> Problem:
         space = compressor.space
         widths = greedy_widths(curves, budget, space, compressor.costs) if prior else None
         reference = space.smallest_widths if widths is None else widths
@@ -83,6 +90,7 @@ def make_problem(
             original_reward=0.0,
             episode=episode,
             residual_scale=0.2,
+            budget_handling=budget_handling,
         )
 
     return make
@@ -90,7 +98,7 @@ def make_problem(
 
 @pytest.fixture
 def make_env(make_problem: MakeProblem, evaluate: ToyEvaluate) -> MakeEnv:
-    def make(*, prior: bool = True, episode: Episode = "layerwise") -> CompressionEnv:
-        return CompressionEnv(make_problem(prior=prior, episode=episode), evaluate)
+    def make(**options: Any) -> CompressionEnv:
+        return CompressionEnv(make_problem(**options), evaluate)
 
     return make

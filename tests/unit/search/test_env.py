@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from rl_compress.errors import EvaluationError
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
+from rl_compress.search.budget_handling import BudgetHandling
 from rl_compress.search.env import CompressionEnv, Problem
 
 MakeEnv = Callable[..., CompressionEnv]
@@ -64,15 +65,17 @@ def test_an_action_decides_one_group_or_all(
 
 
 @ALL_KINDS
+@pytest.mark.parametrize("handling", get_args(BudgetHandling))
 def test_every_candidate_is_within_the_budget(
     make_env: MakeEnv,
     prior: bool,
     episode: str,
+    handling: str,
     evaluate: Any,
     budget: Budget,
     compressor: Compressor,
 ) -> None:
-    env = make_env(prior=prior, episode=episode)
+    env = make_env(prior=prior, episode=episode, budget_handling=handling)
     rng = np.random.default_rng(0)
     for scale in (0.1, 1.0, 5.0):
         for _ in range(10):
@@ -110,10 +113,10 @@ def test_without_a_prior_the_action_is_the_fraction_kept(make_env: MakeEnv, eval
     assert evaluate.asked[0][0].tolist() == [2, 3, 10]
 
 
-def test_without_a_prior_early_groups_leave_room_for_the_rest(
+def test_clipped_early_groups_leave_room_for_the_rest(
     make_env: MakeEnv, evaluate: Any, budget: Budget, compressor: Compressor
 ) -> None:
-    play(make_env(prior=False), np.ones(3))
+    play(make_env(prior=False, budget_handling="clip"), np.ones(3))
     widths = evaluate.asked[0][0]
     # The first group takes all it can: its next width would not fit even with the smallest others.
     assert widths[0] == 8 or not budget.admits(

@@ -15,7 +15,7 @@ SPACE = SearchSpace(
     (
         GroupChoices("conv", 16, tuple(range(2, 17))),
         GroupChoices("fixed", 4, (4,)),
-        GroupChoices("bits", 8, (2, 3, 4, 5, 6, 8)),
+        GroupChoices("conv", 8, (2, 3, 4, 5, 6, 8), "weight_bits"),
     )
 )
 AIM = np.array([0.3, 1.0, 0.8])

@@ -1,0 +1,168 @@
+"""Screening: the agent's proposal is improved by a reward predictor before it is evaluated.
+
+Evaluations are few and dear, predictions many and cheap. So the levels near what the agent proposes
+and near the best records are searched, by mutations within the budget, for a variant whose loss may
+be low: predicted mean minus a random multiple of its uncertainty, as in randomised upper confidence
+bounds (Berk et al., "Randomised Gaussian process upper confidence bound", IJCAI 2020). A random
+multiple lets workers that know the same try different variants, and no schedule is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_compress.policy.budget import Budget, CostFunction
+from rl_compress.policy.projection import project
+from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.search.prior import least_loss
+from rl_compress.search.reward_predictor import Floats, RewardPredictor
+from rl_compress.search.sensitivity import SensitivityCurves
+
+_FIRST = 8
+"""Records from which on there is something to learn from; before, priors of wrong curves are
+tried, which differ where the curves are least to be trusted."""
+_WRONG_BY = 1.0
+"""Standard deviation of the logarithm of the factors that the curves are taken to be wrong by."""
+
+_CURIOSITY = 2.0
+"""Mean of the multiple of the uncertainty."""
+_BEST, _STRANGERS = 8, 4
+"""Records, and random variants, that mutations start from."""
+_GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 120, 20
+_CHANGES = ((1, 2, 3, 4), (0.1, 0.4, 0.3, 0.2))
+"""How many levels a mutation changes, and how often: mostly two, one down and one up."""
+_STEPS_ACROSS = 3
+"""A mutation moves a level by at most a third of all, mostly by less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was measured, as a worker learns from it."""
+
+    widths: Widths
+    """Levels, shape ``(N, D)``."""
+    rewards: Floats
+    """Shape ``(N,)``."""
+
+    @classmethod
+    def nothing(cls) -> Known:
+        """Return no records."""
+        return cls(np.zeros((0, 0), dtype=np.int64), np.zeros(0))
+
+    def best(self, otherwise: Widths) -> Widths:
+        """Return the levels with the highest reward."""
+        return self.widths[int(np.argmax(self.rewards))] if len(self.rewards) else otherwise
+
+
+Records = Callable[[], Known]
+
+
+class Screening:
+    """Chooses what to evaluate next, near a proposal and near the best so far."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost_function: CostFunction,
+        curves: SensitivityCurves,
+        original_reward: float,
+    ) -> None:
+        """Keep the problem.
+
+        Args:
+            space: Allowed levels.
+            cost_function: Exact costs of levels.
+            curves: What each dimension's compression costs alone.
+            original_reward: Reward of the uncompressed target.
+        """
+        self._space, self._costs = space, cost_function
+        self._losses = [curves.loss_table(i, group.widths) for i, group in enumerate(space.groups)]
+        self._original = original_reward
+        self._predictor = RewardPredictor(space, curves)
+        self._fitted: Known | None = None
+        self._levels = [np.array(group.widths) for group in space.groups]
+        self._top = np.array([len(levels) - 1 for levels in self._levels])
+
+    def improve(
+        self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator
+    ) -> Widths:
+        """Return what to evaluate instead of a proposal.
+
+        Args:
+            proposal: Allowed levels within the budget, shape ``(D,)``.
+            budget: Upper bounds.
+            known: The records so far, of this or of other budgets.
+            rng: Draws mutations and curiosity.
+
+        Returns:
+            Allowed levels within the budget that are not among the records, unless there seem to be
+            no others.
+        """
+        if len(known.widths) < _FIRST:
+            return self._wrong_prior(budget, rng)
+        if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
+            self._predictor.fit(known.widths, self._original - known.rewards)
+            self._fitted = known
+        curiosity = rng.exponential(_CURIOSITY)
+
+        def hope(places: Widths) -> Floats:
+            mean, deviation = self._predictor.predict(places)
+            return mean - curiosity * deviation
+
+        places = self._predictor.positions(self._starts(proposal, budget, known, rng))
+        hopes = hope(places)
+        for _ in range(_GENERATIONS):
+            children = np.unique(self._mutated(places, rng), axis=0)
+            costs = self._costs.batch(self._at(children))
+            within = [costs[cost] <= bound for cost, bound in budget.bounds]
+            children = children[np.logical_and.reduce(within)]
+            places, first = np.unique(np.concatenate([places, children]), axis=0, return_index=True)
+            hopes = np.concatenate([hopes, hope(children)])[first]
+            best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
+            places, hopes = places[best], hopes[best]
+        measured = {row.tobytes() for row in known.widths}
+        for widths in self._at(places):
+            filled = self._filled(widths, budget)
+            if filled.tobytes() not in measured:
+                return filled
+        return proposal
+
+    def _wrong_prior(self, budget: Budget, rng: np.random.Generator) -> Widths:
+        factors = np.exp(rng.normal(0.0, _WRONG_BY, len(self._losses)))
+        wrong = [loss * factor for loss, factor in zip(self._losses, factors, strict=True)]
+        return least_loss(wrong, budget, self._space, self._costs)
+
+    def _starts(
+        self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator
+    ) -> Widths:
+        within = np.array([budget.admits(self._costs.costs(row)) for row in known.widths])
+        affordable = np.flatnonzero(within)
+        order = affordable[np.argsort(-known.rewards[affordable], kind="stable")]
+        strangers = [
+            project(rng.uniform(0.1, 1.0, len(self._top)), budget, self._space, self._costs)
+            for _ in range(_STRANGERS)
+        ]
+        return np.stack([proposal, *known.widths[order[:_BEST]], *strangers])
+
+    def _mutated(self, places: Widths, rng: np.random.Generator) -> Widths:
+        """Return places with a few levels moved, the first of several down, the second up."""
+        children = places[rng.integers(len(places), size=_MUTATIONS)]
+        shape = children.shape
+        counts = rng.choice(_CHANGES[0], size=_MUTATIONS, p=_CHANGES[1])
+        rank = rng.random(shape).argsort(axis=1)
+        far = rng.random(shape) ** 2 * np.maximum(self._top / _STEPS_ACROSS, 1.0)
+        sign = np.where(rng.random(shape) < 0.5, -1, 1)
+        several = (counts > 1)[:, None]
+        sign = np.where(several & (rank == 0), -1, np.where(several & (rank == 1), 1, sign))
+        moves = np.where(rank < counts[:, None], sign * (1 + far.astype(np.int64)), 0)
+        return np.clip(children + moves, 0, self._top)
+
+    def _filled(self, widths: Widths, budget: Budget) -> Widths:
+        return project(widths / self._space.num_units, budget, self._space, self._costs)
+
+    def _at(self, places: Widths) -> Widths:
+        columns = [levels[places[:, i]] for i, levels in enumerate(self._levels)]
+        return np.stack(columns, axis=1)

@@ -1,0 +1,93 @@
+"""`finetuned`: what the delivered model loses on the test split, before and after fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rl_compress import run as main_path
+from rl_compress.results.environment import describe_environment
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.run import make_task
+
+from .subjects import Subjects, described
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "half of the MACs": {"budget": {"macs": 0.5}},
+    "a file of a tenth": {"budget": {"size_bytes": 0.1}},
+}
+
+GOAL = 1.0
+"""Points of test accuracy that may be lost."""
+
+
+def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
+    """Search, fine-tune and deliver at each budget; print test scores and file sizes."""
+    path = out / "finetuned.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    out.mkdir(parents=True, exist_ok=True)
+    for target in options.targets:
+        for title, overrides in BUDGETS.items():
+            row = _deliver(options, subjects, target, overrides)
+            loss = row["test"]["original"] - row["test"]["delivered"]
+            before = row["test"]["original"] - row["test"]["before_finetuning"]
+            print(
+                f"{target}, {title}: test {row['test']['original']:.2f} -> "
+                f"{row['test']['before_finetuning']:.2f} before fine-tuning, "
+                f"{row['test']['delivered']:.2f} after; loss {before:.2f} -> {loss:.2f} points; "
+                + ", ".join(f"{cost} {part:.1%}" for cost, part in row["costs"].items())
+                + f"; file {row['file_bytes']:,d} of {row['original_bytes']:,d} bytes "
+                f"({row['original_bytes'] / row['file_bytes']:.1f}x smaller); "
+                f"{row['seconds']:.0f} s; at most {GOAL:g} points lost: "
+                f"{'met' if loss <= GOAL else 'not met'}",
+                flush=True,
+            )
+            results.setdefault(target, {})[title] = row
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+
+
+def _deliver(
+    options: argparse.Namespace, subjects: Subjects, target: str, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    job = subjects.job(
+        target,
+        {
+            **overrides,
+            "search.evaluations": options.evaluations,
+            "search.num_env_runners": options.env_runners,
+            "search.seed": options.first_seed,
+            "finetuning.epochs": options.epochs,
+            "finetuning.batch_size": 128,
+        },
+    )
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        result = main_path.search(job, Path(folder) / "run")
+        seconds = time.perf_counter() - start
+        subject = subjects.prepared(job).subject
+        # Scored here, for only the delivered model is tested in a run.
+        evaluator = make_task(job, subject, RunDirectory(Path(folder))).make_evaluator()
+        widths = subject.compressor.space.widths_of(result.best.realised_policy())
+        before = subject.target.score(evaluator.variant(widths), "test")
+    manifest = result.manifest
+    assert manifest.scores is not None
+    assert manifest.scores.test is not None
+    return {
+        "environment": describe_environment(),
+        "job": described(job),
+        "test": {
+            "original": manifest.scores.test.original,
+            "before_finetuning": before,
+            "delivered": manifest.scores.test.delivered,
+        },
+        "search_score": result.best.score,
+        "costs": {name: cost.delivered / cost.original for name, cost in manifest.costs.items()},
+        "file_bytes": manifest.files["model.safetensors"].bytes,
+        "original_bytes": manifest.costs["size_bytes"].original,
+        "seconds": seconds,
+    }

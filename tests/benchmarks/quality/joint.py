@@ -1,0 +1,96 @@
+"""`joint`: every algorithm on the joint search of pruning and bits, best score by evaluations."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from rl_compress.search.rllib.cluster import connected
+
+from .results import MARKS, TargetResults, verdict, write_table
+from .searches import Searched, search
+from .subjects import DETERMINISTIC, SUBJECT_SECTIONS, VARIANTS, Subjects, described
+
+
+def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
+    """Run what is not in the files yet; print a line per run, the table's place and verdicts."""
+    with contextlib.ExitStack() as ray:
+        for target in options.targets:
+            results = TargetResults(out, target)
+            results.forget([name for name in options.again if name in options.algorithms])
+            for name in options.algorithms:
+                _run_variant(options, subjects, results, name, ray)
+            print(verdict(results.read()), flush=True)
+    print(f"table: {write_table(out)}")
+
+
+def _run_variant(
+    options: argparse.Namespace,
+    subjects: Subjects,
+    results: TargetResults,
+    name: str,
+    ray: contextlib.ExitStack,
+) -> None:
+    variant = VARIANTS[name]
+    first = options.first_seed
+    count = 1 if name in DETERMINISTIC else options.seeds
+    for seed in range(first, first + count):
+        overrides = {
+            "search.num_env_runners": options.env_runners,
+            **variant.overrides,
+            "search.seed": seed,
+        }
+        job = subjects.job(results.target, overrides)
+        usual = options.rl_evaluations if job.search.learns else options.evaluations
+        evaluations = variant.evaluations or usual
+        job.search.evaluations = evaluations
+        if results.has(name, seed, evaluations):
+            continue
+        data = described(job)
+        # A variant may change the subject too; what it is compared on is the budget and the score.
+        common = ("target", "budget", "objective", "evaluation")
+        assert set(common) < set(SUBJECT_SECTIONS)
+        shared = {section: data[section] for section in common}
+        results.check(shared)
+        prepared = subjects.prepared(job)
+        if job.search.learns:
+            # Started by the first that needs it, then kept.
+            ray.enter_context(connected(None, options.env_runners, 1))
+        done = search(prepared, job)
+        counts = {str(levels): c.evaluations for levels, c in prepared.curves_by_count.items()}
+        results.add(
+            name,
+            seed,
+            _row(done, evaluations),
+            job=shared,
+            search=data["search"],
+            overrides=variant.overrides,
+            curves=counts,
+        )
+        print(_line(results.target, name, seed, done, evaluations), flush=True)
+
+
+def _row(done: Searched, evaluations: int) -> dict[str, object]:
+    marks = sorted({mark for mark in MARKS if mark < evaluations} | {evaluations})
+    best = max(done.records, key=lambda record: (record.score, -record.evaluation_id))
+    return {
+        "best": {str(mark): done.best_at(mark) for mark in marks},
+        "evaluations_asked": evaluations,
+        "evaluations": len(done.records),
+        "ended_early": done.reason,
+        "curve_evaluations": done.curve_evaluations,
+        "seconds": round(done.seconds, 2),
+        "evaluation_s": round(done.evaluation_s, 2),
+        "best_policy": best.realised,
+        "best_costs": best.costs(),
+    }
+
+
+def _line(target: str, name: str, seed: int, done: Searched, evaluations: int) -> str:
+    per_evaluation = 1e3 * done.evaluation_s / len(done.records)
+    early = f"; ended early: {done.reason}" if done.reason else ""
+    return (
+        f"{target} {name} seed {seed}: {done.best_at(evaluations):.4f} after "
+        f"{len(done.records)} evaluations of {per_evaluation:.0f} ms, {done.seconds:.0f} s{early}"
+    )

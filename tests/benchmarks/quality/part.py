@@ -1,0 +1,104 @@
+"""Some dimensions of a space, the others held: what one stage of a pipeline decides."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
+from rl_compress.evaluation.evaluator import Measurement
+from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.results.store import EvaluationStore
+from rl_compress.search.baseline_search import run_baseline
+from rl_compress.search.baselines.registry import make_baseline
+from rl_compress.search.sensitivity import SensitivityCurves
+
+from .subjects import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stage's space, costs and evaluator in one; its levels are put into a vector that is held.
+
+    The reference of the scores stays the uncompressed target.
+    """
+
+    prepared: Prepared
+    decided: npt.NDArray[np.bool_]
+    """Which dimensions the stage decides, shape ``(D,)``."""
+    held: Widths
+    """Levels of all dimensions, of which those decided are not read, shape ``(D,)``."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The dimensions decided."""
+        groups = self.prepared.subject.compressor.space.groups
+        return SearchSpace(tuple(g for g, mine in zip(groups, self.decided, strict=True) if mine))
+
+    def whole(self, levels: Widths) -> Widths:
+        """Put levels, shape ``(…, k)``, into the held vector, giving shape ``(…, D)``."""
+        whole = np.broadcast_to(self.held, (*levels.shape[:-1], len(self.held))).copy()
+        whole[..., self.decided] = levels
+        return whole
+
+    def costs(self, widths: Widths) -> dict[str, float]:
+        """See :class:`CostFunction`."""
+        return self.prepared.subject.compressor.costs.costs(self.whole(widths))
+
+    def batch(self, widths: Widths) -> dict[str, npt.NDArray[Any]]:
+        """See :class:`CostFunction`."""
+        return self.prepared.subject.compressor.costs.batch(self.whole(widths))
+
+    def evaluate(self, widths: Widths) -> Measurement:
+        """See :class:`Evaluator`."""
+        return self.prepared.evaluator.evaluate(self.whole(widths))
+
+    def curves(self, count: int) -> SensitivityCurves:
+        """Return the curves of the dimensions decided, measured with all others uncompressed."""
+        curves, mine = self.prepared.curves(count), np.flatnonzero(self.decided)
+        return SensitivityCurves(
+            tuple(curves.groups[i] for i in mine),
+            tuple(curves.widths[i] for i in mine),
+            tuple(curves.scores[i] for i in mine),
+            tuple(curves.decides[i] for i in mine),
+        )
+
+    def search(
+        self, algorithm: str, budget: Budget, seed: int, evaluations: int
+    ) -> tuple[Widths, float, int]:
+        """Search the part with a baseline.
+
+        Args:
+            algorithm: A baseline's name.
+            budget: Bounds on the costs of the whole.
+            seed: Of the search.
+            evaluations: Distinct variants that it measures.
+
+        Returns:
+            The best vector, shape ``(D,)``, its score, and how many evaluations were made.
+
+        Raises:
+            InfeasibleBudgetError: The held levels leave no room for the budget.
+        """
+        space = self.space
+        original = self.prepared.subject.original_costs
+        budget.check_feasible(space, self, original)
+        curves = self.curves(self.prepared.job.search.sensitivity_levels)
+        with tempfile.TemporaryDirectory() as folder:
+            ledger = EvaluationLedger(EvaluationStore(folder), evaluations)
+            identity = RunIdentity(run="stage", algorithm=algorithm, seed=seed)
+            candidates = CandidateEvaluator(
+                self, ledger, space, lambda score, _costs: score, identity
+            )
+            baseline = make_baseline(algorithm, space, budget, self, curves, seed)
+            run_baseline(baseline, candidates, ledger, space, budget, self)
+            progress = ledger.progress()
+        assert progress.best is not None, "the budget is feasible"
+        best = self.whole(space.widths_of(progress.best.realised_policy()))
+        return best, progress.best.score, progress.done

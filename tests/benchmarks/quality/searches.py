@@ -1,0 +1,80 @@
+"""One search on a prepared subject, by the code that users run."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rl_compress.evaluation.evaluator import Evaluator, Measurement
+from rl_compress.job import Job
+from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.store import EvaluationStore
+from rl_compress.run import make_task
+from rl_compress.search.searching import SearchTask
+
+from .subjects import Prepared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task(SearchTask):
+    """A search whose driver asks the evaluator that all searches on the subject share."""
+
+    shared: Evaluator
+
+    def make_evaluator(self) -> Evaluator:
+        return self.shared
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search did."""
+
+    records: list[EvaluationRecord]
+    """In the order of their ids."""
+    seconds: float
+    """Elapsed, with whatever was answered from the file of measured variants."""
+    evaluation_s: float
+    """Sum of what the evaluations take when they are measured."""
+    curve_evaluations: int
+    """Made for the sensitivity curves, on top; 0 where none are used."""
+    reason: str | None
+    """Why it ended before its evaluations were used up."""
+
+    def best_at(self, evaluations: int) -> float:
+        """Return the best score within the first evaluations; the last best, if it ended early."""
+        return max(record.score for record in self.records[:evaluations])
+
+
+def search(prepared: Prepared, job: Job) -> Searched:
+    """Run a job's search, in a directory of its own that is thrown away."""
+    evaluator, space = prepared.evaluator, prepared.subject.compressor.space
+    curves = prepared.curves(job.search.sensitivity_levels) if job.search.needs_curves else None
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder) / "run")
+        run.create(job.to_yaml())
+        if curves is not None:
+            curves.save(run.sensitivity)
+        plain = make_task(job, prepared.subject, run)
+        fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(SearchTask)}
+        start = time.perf_counter()
+        _, reason = _Task(**fields, shared=evaluator).search_for_policy()
+        seconds = time.perf_counter() - start
+        records = EvaluationStore(run.evaluations).read()
+    for record in records:
+        if record.worker > 0:
+            widths = space.widths_of(record.realised_policy())
+            costs = prepared.subject.compressor.costs.costs(widths)
+            evaluator.remember(widths, Measurement(record.score, costs, None, record.wall_s))
+    return Searched(
+        records=records,
+        seconds=seconds,
+        evaluation_s=float(np.sum([record.wall_s for record in records])),
+        curve_evaluations=0 if curves is None else curves.evaluations,
+        reason=reason,
+    )
