@@ -242,8 +242,9 @@ def _cells(
     ordered = sorted(curve)
     ratios = [ratio for ratio, _ in ordered]
     middles = [(a + b) / 2 for a, b in pairwise(ratios)]
-    last_half = (ratios[-1] - middles[-1]) if middles else 0.05
-    first_half = (middles[0] - ratios[0]) if middles else last_half
+    # The outermost cells of bits reach half a bit beyond.
+    last_half = min(ratios[-1] - middles[-1], 0.5) if middles else 0.05
+    first_half = min(middles[0] - ratios[0], 0.5) if middles else last_half
     first_left = 0.0 if ratios[0] == 0.0 else max(0.0, ratios[0] - first_half)
     edges = [first_left, *middles, min(largest, ratios[-1] + last_half)]
     return [

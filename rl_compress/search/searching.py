@@ -216,7 +216,8 @@ class SearchTask:
             uniform = project(np.full(len(space), 0.5), budget, space, costs)
             if curves is not None:
                 prior = greedy_widths(curves, budget, space, costs)
-        record = _first(candidates, [uniform] if prior is None else [prior, uniform])
+        references = [uniform, space.smallest_widths]
+        record = _first(candidates, references if prior is None else [prior, *references])
         full = compressor.space.full_widths
         original = evaluator.evaluate(full).score if curves is None else curves.original_score
         return Problem(

@@ -108,3 +108,13 @@ def test_the_summary_has_the_key_figures(compared: Path) -> None:
         "evaluations": 4,
         "sensitivity_evaluations": 0,
     }
+
+
+def test_curves_of_bits_are_counted_too() -> None:
+    rows = [
+        {"group": "a", "decides": decides, "pruning_ratio": ratio}
+        for decides, ratios in (("pruning_ratio", (0.0, 0.5)), ("weight_bits", (None,) * 3))
+        for ratio in ratios
+    ]
+    assert count_sensitivity_evaluations(rows) == 1 + 1 + 2
+    assert count_sensitivity_evaluations([]) == 0

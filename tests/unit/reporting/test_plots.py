@@ -51,6 +51,21 @@ def heat(count: int) -> str:
     return sensitivity_map(curves, score="fidelity", chosen={"conv0": 0.3, "elsewhere": 0.1})
 
 
+def bits() -> str:
+    return policy_bars(
+        [
+            GroupBar(name="conv1", pruning_ratio=None, weight_bits=8, macs_before=0.2),
+            GroupBar(name="conv2", pruning_ratio=0.5, weight_bits=3, activation_bits=4),
+        ]
+    )
+
+
+def bits_map() -> str:
+    curves = {"conv1": [(8.0, 0.0), (4.0, -0.1), (2.0, -3.0)], "conv2": [(8.0, 0.0), (2.0, -1.0)]}
+    chosen = {"conv1": 4.0}
+    return sensitivity_map(curves, score="f", chosen=chosen, decides="weight_bits")
+
+
 DRAWINGS: dict[str, Callable[[], str]] = {
     "pareto": lambda: pareto(SPREAD),
     "pareto, broken axis": lambda: pareto(STRIP),
@@ -64,6 +79,8 @@ DRAWINGS: dict[str, Callable[[], str]] = {
     "bars, few": lambda: bars(6),
     "bars, many": lambda: bars(60),
     "bars, no MACs": lambda: policy_bars([GroupBar(name="conv1", pruning_ratio=0.5)]),
+    "bars with bits": bits,
+    "map of bits": bits_map,
     "map, one": lambda: heat(1),
     "map, many": lambda: heat(60),
     "map, one level": lambda: sensitivity_map({"conv1": [(0.5, -1.0)]}, score="f"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from rich.console import Console
 
 from rl_compress.reporting.summary import comparison_rows, comparison_table, headline
@@ -47,3 +48,21 @@ def test_the_console_table_shows_the_same_and_no_markup(manifest: Manifest) -> N
         console.print(comparison_table(manifest.model_dump()))
     assert "34.5 kB" in capture.get()
     assert "Score[red], test split" in capture.get()
+
+
+@pytest.mark.parametrize(("error", "shown"), [(2.44, "2.4 % off"), (None, "other hardware")])
+def test_the_prediction_stands_below_the_measurement(
+    manifest: Manifest, error: float | None, shown: str
+) -> None:
+    content = manifest.model_dump()
+    content["latency_ms"]["predicted"] = {
+        "original": 1.6,
+        "delivered": 0.83,
+        "error_percent": error,
+        "device": "a CPU",
+        "median_error_percent": 1.5,
+    }
+    rows = comparison_rows(content)
+    assert rows[-1] == ("Latency, as predicted", "1.60 ms", "0.83 ms", shown)
+    content["budget"] = {"latency_ms": 1.0}
+    assert (headline(content) or "").startswith("47.6 % of the latency")
