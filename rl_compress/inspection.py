@@ -49,7 +49,9 @@ def best_policy(directory: Path, budget: Mapping[str, float | str]) -> Compressi
         raise ConfigError(f"--run {directory}: there is no run (no readable space.json)") from None
     bounds = Budget.parse(budget, original)
     records = EvaluationStore(directory / "evaluations").read()
-    within = [record for record in records if bounds.admits(record.costs())]
+    within = [
+        record for record in records if record.scored_in_full and bounds.admits(record.costs())
+    ]
     if not within:
         raise ConfigError(
             f"--run {directory}: none of its {len(records)} evaluations meets the budget "

@@ -203,7 +203,7 @@ def choose(run: RunDirectory, job: Job, stopped_early: str | None = None) -> Eva
         raise EvaluationError(f"{run.path}: no variant could be evaluated ({stopped_early})")
     front = pareto_front(records, job.objective.objectives(job.effective_budget()))
     run.write_records("pareto.parquet", front)
-    return max(records, key=lambda record: (record.reward, -record.evaluation_id))
+    return best_distinct(records, 1)[0]
 
 
 def compress(

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.ledger import Ledger
+from rl_compress.evaluation.racing import Rival
 from rl_compress.policy.budget import COSTS
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.results.record import EvaluationRecord
@@ -85,7 +86,7 @@ class CandidateEvaluator:
                 break
             time.sleep(_POLL_S)
         try:
-            found = self._evaluator.evaluate(widths)
+            found = self._evaluator.evaluate(widths, self._rival(claim.incumbent))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             self._ledger.fail(policy_id, self._worker, message)
@@ -108,6 +109,21 @@ class CandidateEvaluator:
             wall_s=found.wall_s,
             cached=False,
             time=datetime.now(UTC),
+            scored_share=found.scored_share,
         )
         self._ledger.complete(record)
         return record
+
+    def _rival(self, incumbent: EvaluationRecord | None) -> Rival | None:
+        if incumbent is None:
+            return None
+        reward = incumbent.reward
+
+        def needed(costs: Mapping[str, float]) -> float:
+            # The reward is linear in the score, and a candidate's costs are known before it.
+            without = self._reward(0.0, costs)
+            weight = self._reward(1.0, costs) - without
+            return (reward - without) / weight if weight > 0 else float("-inf")
+
+        widths = self._space.widths_of(incumbent.realised_policy())
+        return Rival(widths, incumbent.score, needed)

@@ -16,7 +16,8 @@ from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.quantized_variant import quantize_variant
-from rl_compress.evaluation.scores import ScoreName, make_score
+from rl_compress.evaluation.racing import Rival, Samples, looks, race
+from rl_compress.evaluation.scores import SampledScore, ScoreName, make_score
 from rl_compress.finetuning.bias_correction import correct_bias
 from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.finetuning.reconstruction import reconstruct
@@ -27,6 +28,8 @@ from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
+
+_REMEMBERED = 2
 
 Recalibration = Literal["auto", "batchnorm", "reconstruction", "bias", "none"]
 
@@ -48,6 +51,16 @@ class EvaluationConfig(BaseModel):
     calibration_batches: int = Field(
         default=4, ge=1, description="Batches of the calibration split that recalibration uses."
     )
+    racing: bool = Field(
+        default=False,
+        description=(
+            "Score a variant on 1/8, 1/4 and 1/2 of the search split first, and drop it once it is "
+            "confidently worse than the best one: quicker where scoring takes much of an "
+            "evaluation. Only means over samples are raced (fidelity, accuracy); other scores are "
+            "taken in full. Dropped variants are never the best nor on the Pareto front, so leave "
+            "it off to trade the score for costs."
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,8 @@ class Measurement:
     latency_ms: float | None
     """Measured, or else predicted; None where neither was asked for."""
     wall_s: float
+    scored_share: float = 1.0
+    """Share of the search split that was scored; below 1 the score is an estimate."""
 
     def all_costs(self) -> dict[str, float]:
         """Return the costs and, where it was measured, the latency."""
@@ -104,7 +119,10 @@ class Evaluator:
             device = device_of(self._reference)
             self._inputs = [tensor.to(device) for tensor in target.example_inputs()]
         with threads(self._threads):
-            self._score = make_score(score, target, self._reference, robustness)
+            self._score = make_score(
+                score, target, self._reference, robustness, sampled=config.racing
+            )
+        self._known: dict[bytes, Samples] = {}
 
     @functools.cached_property
     def original_costs(self) -> dict[str, float]:
@@ -130,26 +148,64 @@ class Evaluator:
         )
         return variant
 
-    def evaluate(self, widths: Widths) -> Measurement:
+    def evaluate(self, widths: Widths, rival: Rival | None = None) -> Measurement:
         """Measure one variant on the search split.
 
         Args:
             widths: Units kept in each group, shape ``(num_groups,)``.
+            rival: Where variants are raced, the one to be beaten: a variant that is confidently
+                worse is not scored to the end.
 
         Raises:
             EvaluationError: The variant's score is not a finite number.
         """
         start = time.perf_counter()
-        with threads(self._threads):
-            variant = self.variant(widths)
-            score = self._score(variant)
-            latency = measure_latency_ms(variant, self._inputs) if self._inputs else None
-        if score != score or score in (float("inf"), float("-inf")):
-            raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
         costs = self._compressor.costs.costs(widths)
         predicted = costs.pop(LATENCY, None)
-        latency = predicted if latency is None else latency
-        return Measurement(score, costs, latency, time.perf_counter() - start)
+        with threads(self._threads):
+            variant = self.variant(widths)
+            # Before the score, for the score that is needed depends on it.
+            latency = measure_latency_ms(variant, self._inputs) if self._inputs else predicted
+            measured = {} if latency is None else {LATENCY: latency}
+            score, share = self._scored(variant, widths, rival, {**costs, **measured})
+        if score != score or score in (float("inf"), float("-inf")):
+            raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
+        return Measurement(score, costs, latency, time.perf_counter() - start, share)
+
+    def _scored(
+        self, variant: nn.Module, widths: Widths, rival: Rival | None, costs: dict[str, float]
+    ) -> tuple[float, float]:
+        """Return a variant's score and the share of the search split that it is of."""
+        score = self._score
+        if not self._config.racing or not isinstance(score, SampledScore) or not score.num_samples:
+            return score(variant), 1.0
+        known = None if rival is None else self._samples_of(rival.widths, score)
+        cuts = looks(score.num_samples)
+        blocks = (block.double().cpu().numpy() for block in score.samples(variant, cuts))
+        if rival is None:
+            found = race(blocks, score.num_samples)
+        else:
+            lead = rival.needed(costs) - rival.score
+            found = race(blocks, score.num_samples, known, score=rival.score, lead=lead)
+        if found.share == 1.0:
+            self._remember(widths, found.samples)
+        return found.score, found.share
+
+    def _samples_of(self, widths: Widths, score: SampledScore) -> Samples:
+        """Return a rival's samples, scored once more if another process measured it."""
+        samples = self._known.get(widths.tobytes())
+        if samples is None:
+            blocks = score.samples(self.variant(widths), looks(score.num_samples or 0))
+            samples = torch.cat(list(blocks)).double().cpu().numpy()
+        self._remember(widths, samples)
+        return samples
+
+    def _remember(self, widths: Widths, samples: Samples) -> None:
+        """Keep the samples used last: of the rival, and of the one that may succeed it."""
+        self._known.pop(widths.tobytes(), None)
+        self._known[widths.tobytes()] = samples
+        while len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
 
 
 def prepare_variant(

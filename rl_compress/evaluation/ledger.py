@@ -14,6 +14,9 @@ from typing import Literal, Protocol
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 
+_DRIVER = 0
+"""Worker that measures the search's reference before any other begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -25,6 +28,8 @@ class Claim:
     """Id of the granted evaluation."""
     record: EvaluationRecord | None = None
     """The record that answers a cached claim."""
+    incumbent: EvaluationRecord | None = None
+    """What a granted variant is raced against; None for the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ class EvaluationLedger:
         self._failed: dict[str, str] = {}
         self._cache_hits = 0
         self._best: EvaluationRecord | None = None
+        self._best_by: dict[int, EvaluationRecord] = {}
         for record in self._records.values():
             self._note_best(record)
 
@@ -109,7 +115,9 @@ class EvaluationLedger:
         self._in_flight[policy_id] = worker
         self._granted[policy_id] = self._next_id
         self._next_id += 1
-        return Claim("granted", evaluation_id=self._next_id - 1)
+        return Claim(
+            "granted", evaluation_id=self._next_id - 1, incumbent=self._incumbent_of(worker)
+        )
 
     def complete(self, record: EvaluationRecord) -> None:
         """Store a record, then count it; a second record of the same variant is dropped."""
@@ -150,8 +158,25 @@ class EvaluationLedger:
         """Return the error of the variant that failed last."""
         return next(reversed(self._failed.values()), None)
 
+    def _incumbent_of(self, worker: int) -> EvaluationRecord | None:
+        """Return the best of what this worker and the driver measured.
+
+        What other workers measured by now depends on timing, and so would the rewards of dropped
+        variants. These records do not, and a resumed run finds them in its store.
+        """
+        own = [self._best_by[by] for by in (_DRIVER, worker) if by in self._best_by]
+        return max(own, key=_rank, default=None)
+
     def _note_best(self, record: EvaluationRecord) -> None:
-        # Of equal rewards the earlier stays, so that the best does not depend on timing.
-        rank = (record.reward, -record.evaluation_id)
-        if self._best is None or rank > (self._best.reward, -self._best.evaluation_id):
+        if not record.scored_in_full:
+            return
+        if self._best is None or _rank(record) > _rank(self._best):
             self._best = record
+        by = self._best_by.get(record.worker)
+        if by is None or _rank(record) > _rank(by):
+            self._best_by[record.worker] = record
+
+
+def _rank(record: EvaluationRecord) -> tuple[float, int]:
+    # Of equal rewards the earlier stays, so that the best does not depend on timing.
+    return record.reward, -record.evaluation_id

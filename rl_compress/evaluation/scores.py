@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,29 @@ ROBUST = "robust_accuracy"
 
 _KEY = "objective.score"
 
+_SHUFFLE_SEED = 0
+"""Of the samples' order in a race: a split that is sorted by class has no fair first half."""
+
 Score = Callable[[nn.Module], float]
+
+
+@runtime_checkable
+class SampledScore(Protocol):
+    """A score that is the mean over the samples of the search split."""
+
+    num_samples: int | None
+    """Samples in the split; None where the score is no plain mean over them after all."""
+
+    def __call__(self, variant: nn.Module) -> float:
+        """Measure a variant on the whole split."""
+
+    def samples(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the scores of single samples, in blocks, in an order that is always the same.
+
+        Args:
+            variant: What is measured, lazily: a block when it is asked for.
+            cuts: Numbers of samples, increasing, at which a block ends.
+        """
 
 
 class TargetScore:
@@ -32,6 +56,36 @@ class TargetScore:
     def __call__(self, variant: nn.Module) -> float:
         """Measure a variant on the search split."""
         return self._target.score(variant, "search")
+
+
+class SampledTargetScore(TargetScore):
+    """The target's own score, sample by sample where the target can tell it."""
+
+    def __init__(self, target: Target, reference: nn.Module) -> None:
+        """Compare the mean over samples with the score itself, on the uncompressed model."""
+        super().__init__(target)
+        self.num_samples: int | None = None
+        first = next(self._blocks(reference, ()))
+        if first is None:
+            return
+        samples = torch.cat(list(self.samples(reference, ())))
+        # A target that computes its score in a way of its own is taken at its word.
+        expected = self(reference)
+        if abs(float(samples.mean()) - expected) <= 1e-4 * max(abs(expected), 1.0):
+            self.num_samples = len(samples)
+
+    def samples(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor]:
+        """See :meth:`SampledScore.samples`."""
+        for block in self._blocks(variant, cuts):
+            assert block is not None, "the target told single samples of the uncompressed model"
+            yield block
+
+    def _blocks(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor | None]:
+        device = device_of(variant)
+        batches = self._target.batches("search", shuffle_seed=_SHUFFLE_SEED)
+        for inputs, labels in _cut(batches, cuts):
+            with torch.inference_mode():
+                yield self._target.sample_scores(variant(inputs.to(device)), labels.to(device))
 
 
 class RobustScore:
@@ -72,19 +126,32 @@ class Fidelity:
     the uncompressed model's (as 1 - R^2 is).
     """
 
-    def __init__(self, target: Target, reference: nn.Module) -> None:
+    def __init__(
+        self, target: Target, reference: nn.Module, *, shuffle_seed: int | None = None
+    ) -> None:
         """Run the uncompressed model over the search split once.
+
+        Args:
+            target: Supplies the search split.
+            reference: The uncompressed model.
+            shuffle_seed: Of the order of the samples; by default that of the split.
 
         Raises:
             ConfigError: The model's outputs are single values that are all equal.
         """
         self._target = target
+        self._seed = shuffle_seed
         device = device_of(reference)
+        count, aligned = 0, True
+        outputs = []
         with torch.inference_mode():
-            outputs = [
-                _classes_last(reference(inputs.to(device)))
-                for inputs, _ in target.batches("search")
-            ]
+            for inputs, _ in self._batches():
+                outputs.append(_classes_last(reference(inputs.to(device))))
+                aligned = aligned and len(outputs[-1]) == len(inputs)
+                count += len(inputs)
+        # Samples of several lengths have unequal weights in a mean over predictions.
+        alike = len({output.shape[1:] for output in outputs}) == 1
+        self.num_samples = count if aligned and alike else None
         self._single = outputs[0].ndim == 1 or outputs[0].shape[-1] == 1
         if self._single:
             self._expected = outputs
@@ -103,21 +170,46 @@ class Fidelity:
         device = device_of(variant)
         difference, count = 0.0, 0
         with torch.inference_mode():
-            for (inputs, _), expected in zip(
-                self._target.batches("search"), self._expected, strict=True
-            ):
-                found = _classes_last(variant(inputs.to(device)))
-                if self._single:
-                    squares = (found.double() - expected.double()).square() / self._variance
-                    difference += float(squares.sum())
-                    count += expected.numel()
-                    continue
-                per_class = nn.functional.kl_div(
-                    found.log_softmax(dim=-1), expected, reduction="none", log_target=True
-                )
-                difference += float(per_class.sum(dtype=torch.float64))
-                count += expected[..., 0].numel()
+            for (inputs, _), expected in zip(self._batches(), self._expected, strict=True):
+                found = self._differences(variant(inputs.to(device)), expected)
+                difference += float(found.sum())
+                count += found.numel()
         return -difference / count
+
+    def samples(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor]:
+        """See :meth:`SampledScore.samples`."""
+        device = device_of(variant)
+        pairs = zip((inputs for inputs, _ in self._batches()), self._expected, strict=True)
+        for inputs, expected in _cut(pairs, cuts):
+            with torch.inference_mode():
+                found = self._differences(variant(inputs.to(device)), expected)
+                yield -found.reshape(len(found), -1).mean(dim=1)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._target.batches("search", shuffle_seed=self._seed)
+
+    def _differences(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Return the difference of each prediction, in double precision."""
+        found = _classes_last(outputs)
+        if self._single:
+            return (found.double() - expected.double()).square() / self._variance
+        per_class = nn.functional.kl_div(
+            found.log_softmax(dim=-1), expected, reduction="none", log_target=True
+        )
+        return per_class.sum(dim=-1, dtype=torch.float64)
+
+
+def _cut(
+    pairs: Iterator[tuple[Tensor, Tensor]], cuts: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Divide batches, two tensors each, where so many samples are through."""
+    start = 0
+    for first, second in pairs:
+        size = len(first)
+        inner = [cut - start for cut in cuts if start < cut < start + size]
+        for low, high in itertools.pairwise([0, *inner, size]):
+            yield first[low:high], second[low:high]
+        start += size
 
 
 def _classes_last(outputs: Tensor) -> Tensor:
@@ -129,6 +221,8 @@ def make_score(
     target: Target,
     reference: nn.Module,
     robustness: RobustnessConfig | None = None,
+    *,
+    sampled: bool = False,
 ) -> Score:
     """Return the function that scores variants.
 
@@ -138,16 +232,17 @@ def make_score(
         target: Supplies the search split.
         reference: The uncompressed model.
         robustness: How strong the attack of ``robust_accuracy`` is.
+        sampled: Make it a :class:`SampledScore`, if it is a mean over samples.
 
     Raises:
         ConfigError: There is no such score, or the target lacks what it needs.
     """
     check_score(name, target)
     if name == FIDELITY:
-        return Fidelity(target, reference)
+        return Fidelity(target, reference, shuffle_seed=_SHUFFLE_SEED if sampled else None)
     if name == ROBUST:
         return RobustScore(target, reference, robustness or RobustnessConfig())
-    return TargetScore(target)
+    return SampledTargetScore(target, reference) if sampled else TargetScore(target)
 
 
 def check_score(name: ScoreName, target: Target) -> None:

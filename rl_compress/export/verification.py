@@ -18,9 +18,13 @@ from rl_compress.results.verified import Verified, load_verified, save_verified
 
 
 def best_distinct(records: Sequence[EvaluationRecord], count: int) -> list[EvaluationRecord]:
-    """Return the records with the highest rewards, one for each realised policy, best first."""
+    """Return the records with the highest rewards, one for each realised policy, best first.
+
+    Those that were not scored in full are left out.
+    """
     found: dict[str, EvaluationRecord] = {}
-    for record in sorted(records, key=lambda record: (-record.reward, record.evaluation_id)):
+    complete = (record for record in records if record.scored_in_full)
+    for record in sorted(complete, key=lambda record: (-record.reward, record.evaluation_id)):
         found.setdefault(record.policy_id, record)
     return list(found.values())[:count]
 

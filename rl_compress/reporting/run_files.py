@@ -58,6 +58,8 @@ class RunFiles:
     """Pruning ratio of each group of the delivered policy."""
     verification: list[Verified]
     """Variants that were fine-tuned to verify the search, best first."""
+    cache_hits: int | None
+    """Candidates that a finished search had measured before."""
     beside: list[SearchFiles]
     """The searches that this one is compared with; those without an evaluation are left out."""
 
@@ -89,6 +91,7 @@ def read_run(directory: Path) -> RunFiles:
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
         policy=_read_ratios(policy) if policy.is_file() else None,
         verification=load_verified(run.verification),
+        cache_hits=(_read_json(directory / "summary.json") or {}).get("cache_hits"),
         beside=_read_beside(run.baselines),
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_compress.reporting.comparison import contenders, count_sensitivity_evaluations
+from rl_compress.reporting.racing import dropped_early, samples_saved
 from rl_compress.reporting.verification import better_than_delivered, rank_correlation
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def summarize(files: RunFiles, progress: Progress) -> dict[str, Any]:
         },
         "evaluations": progress.done,
         "cache_hits": progress.cache_hits,
+        "dropped": dropped_early(files.evaluations),
+        "samples_saved": samples_saved(files.evaluations),
         "failures": progress.failures,
         "sensitivity_evaluations": count_sensitivity_evaluations(files.sensitivity),
         "verification": {

@@ -33,6 +33,7 @@ from rl_compress.reporting.page import (
     tiles,
 )
 from rl_compress.reporting.plots import Point, pareto_plot, search_curve
+from rl_compress.reporting.racing import spared
 from rl_compress.reporting.summary import HEADER, comparison_rows, headline, ratio
 from rl_compress.results.pareto import SCORE, front_hypervolume
 
@@ -111,7 +112,7 @@ def pareto(files: RunFiles) -> Markup:
     best, original = chosen_record(files), original_score(files)
     original_cost = _original_costs(files).get(cost)
     svg = pareto_plot(
-        [Point(_cost(record, cost), record.score) for record in files.evaluations],
+        [Point(_cost(each, cost), each.score) for each in files.evaluations if each.scored_in_full],
         cost=cost,
         score=score,
         front=[Point(row[cost], row["score"]) for row in files.pareto if cost in row],
@@ -121,7 +122,7 @@ def pareto(files: RunFiles) -> Markup:
         ),
         bound=_bounds(files).get(cost),
     )
-    note = "Every variant that was evaluated, on the search split and before fine-tuning."
+    note = "Every variant scored in full, on the search split and before fine-tuning."
     if not files.pareto:
         note += " The Pareto front has not been written yet."
     elif volume := _hypervolume(files):
@@ -149,6 +150,8 @@ def search(files: RunFiles) -> Markup:
         f"on {workers} process{'es' if workers > 1 else ''} in {format_duration(elapsed)}; "
         f"one took {format_latency(mean_ms)} on average."
     )
+    if more := spared(records, files.cache_hits):
+        facts += f" {more}"
     return section(title, paragraph(facts, "note"), drawing(svg))
 
 
@@ -238,7 +241,11 @@ def job(files: RunFiles) -> Markup:
 
 def chosen_record(files: RunFiles) -> EvaluationRecord | None:
     """Return the evaluation of the delivered policy, or else the best so far."""
-    scored = [record for record in files.evaluations if math.isfinite(record.score)]
+    scored = [
+        record
+        for record in files.evaluations
+        if record.scored_in_full and math.isfinite(record.score)
+    ]
     if files.manifest is not None:
         delivered = files.manifest["policy_id"]
         scored = [record for record in scored if record.policy_id == delivered] or scored

@@ -21,9 +21,10 @@ def pareto_front(
 
     Args:
         records: Evaluated variants; those with an objective that is not finite, or was not
-            measured, are left out.
+            measured, are left out, and so are those that were not scored in full.
         objectives: ``score`` and names of costs.
     """
+    records = [record for record in records if record.scored_in_full]
     points = _points(records, objectives)
     front = []
     for index, point in enumerate(points):
@@ -47,7 +48,7 @@ def front_hypervolume(
     """Return the hypervolume of records, costs being fractions of the uncompressed target's.
 
     Args:
-        records: Evaluated variants, dominated ones or not.
+        records: Evaluated variants, dominated ones or not; those not scored in full are left out.
         objectives: ``score`` and names of costs.
         lowest_score: Score of the reference point; compare only volumes with the same one.
         original_costs: Costs of the uncompressed target, the reference point's.
@@ -55,7 +56,7 @@ def front_hypervolume(
     Returns:
         The volume, in units of the score where that is among the objectives.
     """
-    points = _points(records, objectives)
+    points = _points([record for record in records if record.scored_in_full], objectives)
     scale = np.array([1.0 if name == SCORE else original_costs[name] for name in objectives])
     reference = [-lowest_score if name == SCORE else 1.0 for name in objectives]
     return hypervolume(points / scale, reference)

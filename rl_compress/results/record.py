@@ -49,6 +49,14 @@ class EvaluationRecord:
     """Whether the figures come from an evaluation made elsewhere, such as another trial."""
     time: datetime
     """When the evaluation ended, in UTC."""
+    scored_share: float = 1.0
+    """Share of the search split that was scored; below 1 the variant was dropped as worse than the
+    best, and its score and reward are estimates."""
+
+    @property
+    def scored_in_full(self) -> bool:
+        """Say whether the score is of the whole search split, so that the variant may be chosen."""
+        return self.scored_share == 1.0
 
     def costs(self) -> dict[str, float]:
         """Return the costs by name, latency only where it was measured."""

@@ -9,7 +9,10 @@ import pyarrow as pa
 
 from rl_compress.results.record import EvaluationRecord
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+_WITHOUT_SHARES = 2
+"""The version that scored every variant in full, and had no column for it."""
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -33,6 +36,7 @@ RECORD_SCHEMA = pa.schema(
         ("wall_s", pa.float64()),
         ("cached", pa.bool_()),
         ("time", pa.timestamp("us", tz="UTC")),
+        ("scored_share", pa.float64()),
     ],
     metadata={"rl_compress_schema_version": str(SCHEMA_VERSION)},
 )
@@ -47,10 +51,12 @@ def from_table(table: pa.Table) -> list[EvaluationRecord]:
     """Return the rows of an Arrow table as records.
 
     Raises:
-        ValueError: The table has another schema version or lacks columns.
+        ValueError: The table has an unknown schema version or lacks columns.
     """
     version = (table.schema.metadata or {}).get(b"rl_compress_schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
+    if version == str(_WITHOUT_SHARES):
+        table = table.append_column("scored_share", pa.array([1.0] * len(table), pa.float64()))
+    elif version != str(SCHEMA_VERSION):
         raise ValueError(f"schema version {version}, but this release reads {SCHEMA_VERSION}")
     missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
     if missing:

@@ -51,6 +51,20 @@ class Target(ABC):
     def score(self, model: nn.Module, split: str) -> float:
         """Measure ``model`` on a split, on whatever device the model is; higher is better."""
 
+    def sample_scores(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
+        """Return each sample's score, or None where :meth:`score` is not their mean.
+
+        Only a score that is such a mean can be told from part of a split.
+
+        Args:
+            outputs: Of the model, shape ``(batch, …)``.
+            labels: Of the samples, shape ``(batch, …)``.
+
+        Returns:
+            Shape ``(batch,)``.
+        """
+        return None
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
         """Return the training loss against the labels, or None to learn from the teacher alone."""
         return None
@@ -166,6 +180,11 @@ class ClassificationTarget(Target):
                 correct += int((predicted == labels.to(device)).sum())
                 total += labels.numel()
         return 100.0 * correct / total
+
+    def sample_scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return 100 for each sample classified correctly, else 0; of many labels, their mean."""
+        correct = (outputs.argmax(dim=-1) == labels).double()
+        return 100.0 * correct.reshape(len(correct), -1).mean(dim=1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy."""

@@ -15,6 +15,7 @@ from torch import nn
 from rl_compress.errors import RLCompressError
 from rl_compress.export.artifact import load_compressed
 from rl_compress.export.manifest import Manifest
+from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job, parse_job, with_values
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
@@ -70,7 +71,7 @@ def run_trial(job: Job, values: Mapping[str, Any], directory: Path) -> dict[str,
 
 def _figures(job: Job, run: RunDirectory) -> dict[str, Any]:
     """Return what a finished run found, and delivered."""
-    best = max(EvaluationStore(run.evaluations).read(), key=lambda record: record.reward)
+    (best,) = best_distinct(EvaluationStore(run.evaluations).read(), 1)
     manifest = Manifest.load(run.best / "manifest.json")
     figures: dict[str, Any] = {"best_score": best.score, "best_reward": best.reward}
     for cost, change in manifest.costs.items():

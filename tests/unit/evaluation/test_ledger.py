@@ -183,3 +183,24 @@ def test_progress_of_a_new_run(store: EvaluationStore) -> None:
     progress = EvaluationLedger(store, 10).progress()
     assert (progress.done, progress.limit, progress.best) == (0, 10, None)
     assert not progress.exhausted
+
+
+def test_a_claim_names_the_best_of_the_worker_and_the_driver(store: EvaluationStore) -> None:
+    ledger = EvaluationLedger(store, 10)
+    for number, (worker, reward, share) in enumerate(
+        [(0, 0.1, 1.0), (1, 0.3, 1.0), (2, 0.7, 1.0), (1, 0.9, 0.5)]
+    ):
+        claim = ledger.claim(str(number), worker)
+        fields = {"policy_id": str(number), "worker": worker, "score": reward}
+        ledger.complete(records.make_record(claim.evaluation_id, scored_share=share, **fields))
+    for known in (ledger, EvaluationLedger(store, 10)):
+        incumbents = [known.claim(f"new {worker}", worker).incumbent for worker in range(4)]
+        # What others measured depends on timing, and an estimate is no incumbent.
+        assert [one and one.evaluation_id for one in incumbents] == [0, 1, 2, 0]
+    best = ledger.progress().best
+    assert best is not None
+    assert best.evaluation_id == 2
+
+
+def test_the_first_variant_has_no_incumbent(store: EvaluationStore) -> None:
+    assert EvaluationLedger(store, 10).claim("a", 0).incumbent is None

@@ -110,3 +110,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         pq.write_table(pa.table({"policy_id": ["a"]}), path)
     with pytest.raises(CorruptFileError, match=r"verification\.parquet: .*remove it"):
         load_verified(path)
+
+
+def test_a_variant_that_was_not_scored_in_full_is_not_verified() -> None:
+    dropped = make_record(0, policy_id="a", score=1.0, scored_share=0.5)
+    complete = make_record(1, policy_id="b", score=0.5)
+    assert best_distinct([dropped, complete], 2) == [complete]

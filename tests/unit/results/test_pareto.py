@@ -83,3 +83,11 @@ def test_hypervolume_of_records_is_in_fractions_of_the_original_costs() -> None:
         records, ["score", "macs"], lowest_score=0.0, original_costs={"macs": 1000.0}
     )
     assert volume == pytest.approx(0.5 * 0.8 + 0.25 * 0.6)
+
+
+def test_estimates_of_dropped_variants_count_neither_for_the_front_nor_the_volume() -> None:
+    records = [make_record(0, score=-1.0, macs=500)]
+    dropped = make_record(1, score=-0.1, macs=100, scored_share=0.5)
+    assert pareto_front([*records, dropped], ["score", "macs"]) == records
+    bounds = {"lowest_score": -2.0, "original_costs": {"macs": 1000}}
+    assert front_hypervolume([*records, dropped], ["score", "macs"], **bounds) == pytest.approx(0.5)
