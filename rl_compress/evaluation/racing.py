@@ -3,6 +3,11 @@
 Maron and Moore ("Hoeffding Races", 1994) drop candidates as soon as the data seen tells them from
 the best one. Here the two are compared on the same samples, for their losses go up and down
 together (a hard sample is hard for both), and what is estimated is a difference.
+
+A variant is repaired before it is scored, and the repair is not raced, so what can be saved is
+bounded by the share of scoring in an evaluation: 40 % on the digits, whose split is too small to be
+raced at all. On Fashion-MNIST (5000 samples in 20 batches) 57 % of the samples and 29 % of the CPU
+time of 20 evaluations were saved, one seed, with the same best variant.
 """
 
 from __future__ import annotations
@@ -117,7 +122,7 @@ def is_worse(differences: Samples, rival: Samples, lead: float) -> bool:
     Losses have heavy tails: a share without the samples that are hardest for the rival makes the
     candidate look worse than it is, and the spread too small. How much of the rival's spread the
     share lacks is known, and the bound is widened by as much. (On log-normal losses Student's bound
-    alone dropped equal candidates in 1 to 5 % of trials, this one in under 0.2 %.)
+    alone dropped equal candidates in 0.5 to 5 % of trials, this one in under 0.2 %.)
 
     Args:
         differences: Candidate minus rival, of the first samples, shape ``(n,)``.
