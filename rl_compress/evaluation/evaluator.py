@@ -54,11 +54,11 @@ class EvaluationConfig(BaseModel):
     racing: bool = Field(
         default=False,
         description=(
-            "Score a variant on 1/8, 1/4 and 1/2 of the search split first, and drop it once it is "
-            "confidently worse than the best one: quicker where scoring takes much of an "
-            "evaluation. Only means over samples are raced (fidelity, accuracy); other scores are "
-            "taken in full. Dropped variants are never the best nor on the Pareto front, so leave "
-            "it off to trade the score for costs."
+            "Score a variant on 1/8, 1/4 and 1/2 of the search split (whole batches) first, and "
+            "drop it once it is confidently worse than the best one: quicker where the split has "
+            "eight batches or more. Only means over samples are raced (fidelity, accuracy); other "
+            "scores are taken in full. Dropped variants are never the best nor on the Pareto "
+            "front, so leave it off to trade the score for costs."
         ),
     )
 
@@ -179,14 +179,20 @@ class Evaluator:
         score = self._score
         if not self._config.racing or not isinstance(score, SampledScore) or not score.num_samples:
             return score(variant), 1.0
-        known = None if rival is None else self._samples_of(rival.widths, score)
-        cuts = looks(score.num_samples)
-        blocks = (block.double().cpu().numpy() for block in score.samples(variant, cuts))
+        comparisons = looks(score.num_samples, self._target.batch_size)
+        if not comparisons:
+            return score(variant), 1.0
+        blocks = (block.double().cpu().numpy() for block in score.samples(variant))
         if rival is None:
-            found = race(blocks, score.num_samples)
+            found = race(blocks)
         else:
-            lead = rival.needed(costs) - rival.score
-            found = race(blocks, score.num_samples, known, score=rival.score, lead=lead)
+            found = race(
+                blocks,
+                self._samples_of(rival.widths, score),
+                comparisons=comparisons,
+                score=rival.score,
+                lead=rival.needed(costs) - rival.score,
+            )
         if found.share == 1.0:
             self._remember(widths, found.samples)
         return found.score, found.share
@@ -195,7 +201,7 @@ class Evaluator:
         """Return a rival's samples, scored once more if another process measured it."""
         samples = self._known.get(widths.tobytes())
         if samples is None:
-            blocks = score.samples(self.variant(widths), looks(score.num_samples or 0))
+            blocks = score.samples(self.variant(widths))
             samples = torch.cat(list(blocks)).double().cpu().numpy()
         self._remember(widths, samples)
         return samples

@@ -3,6 +3,11 @@
 Maron and Moore ("Hoeffding Races", 1994) drop candidates as soon as the data seen tells them from
 the best one. Here the two are compared on the same samples, for their losses go up and down
 together (a hard sample is hard for both), and what is estimated is a difference.
+
+A variant is repaired before it is scored, and the repair is not raced, so what can be saved is
+bounded by the share of scoring in an evaluation: 40 % on the digits, whose split is too small to be
+raced at all. On Fashion-MNIST (5000 samples in 20 batches) 57 % of the samples and 29 % of the CPU
+time of 20 evaluations were saved, one seed, with the same best variant.
 """
 
 from __future__ import annotations
@@ -22,6 +27,9 @@ SHARES = (1 / 8, 1 / 4, 1 / 2)
 
 ERROR_RATE = 0.005
 """Chance that a candidate as good as its rival is dropped, over all comparisons together."""
+
+_LATEST = 0.6
+"""Share of the samples after which a comparison saves too little."""
 
 _FEWEST_SAMPLES = 30
 """Below that many, a mean of skewed losses is too far from a normal distribution."""
@@ -56,17 +64,23 @@ class RaceResult:
     """The scores of those samples."""
 
 
-def looks(num_samples: int) -> tuple[int, ...]:
-    """Return after how many samples candidates are compared, increasing."""
-    counts = (round(share * num_samples) for share in SHARES)
-    return tuple(count for count in counts if _FEWEST_SAMPLES <= count < num_samples)
+def looks(num_samples: int, batch_size: int) -> tuple[int, ...]:
+    """Return after how many samples candidates are compared, increasing.
+
+    They are whole batches, for smaller ones take longer a sample: on the 269 samples of the digits,
+    batches cut for the sake of early looks made a race to the end 45 % dearer than scoring in one
+    go, and ate up all that was saved. A split of a few batches is compared once or not at all.
+    """
+    batches = {math.ceil(share * num_samples / batch_size) for share in SHARES}
+    counts = (number * batch_size for number in sorted(batches))
+    return tuple(count for count in counts if _FEWEST_SAMPLES <= count <= _LATEST * num_samples)
 
 
 def race(
     blocks: Iterable[Samples],
-    num_samples: int,
     rival: Samples | None = None,
     *,
+    comparisons: tuple[int, ...] = (),
     score: float = 0.0,
     lead: float = 0.0,
 ) -> RaceResult:
@@ -77,14 +91,13 @@ def race(
     difference (a control variate): unbiased on a random share, and always short of what was needed.
 
     Args:
-        blocks: Scores of the candidate's samples; a block ends at each of the :func:`looks`.
-        num_samples: Samples in all.
+        blocks: Scores of the candidate's samples.
         rival: The rival's scores of the same samples; None lets the candidate finish.
+        comparisons: The :func:`looks`, each at the end of a block.
         score: The rival's score, the mean of ``rival``.
         lead: By how much the candidate's score has to exceed the rival's; negative if its costs
             make up for a lower score.
     """
-    comparisons = looks(num_samples)
     samples = np.empty(0)
     for block in blocks:
         samples = np.concatenate([samples, block])
@@ -92,7 +105,7 @@ def race(
             continue
         differences = samples - rival[: len(samples)]
         if is_worse(differences, rival, lead):
-            share = len(samples) / num_samples
+            share = len(samples) / len(rival)
             return RaceResult(score + float(differences.mean()), share, samples)
     return RaceResult(float(samples.mean()), 1.0, samples)
 
@@ -109,7 +122,7 @@ def is_worse(differences: Samples, rival: Samples, lead: float) -> bool:
     Losses have heavy tails: a share without the samples that are hardest for the rival makes the
     candidate look worse than it is, and the spread too small. How much of the rival's spread the
     share lacks is known, and the bound is widened by as much. (On log-normal losses Student's bound
-    alone dropped equal candidates in 1 to 5 % of trials, this one in under 0.2 %.)
+    alone dropped equal candidates in 0.5 to 5 % of trials, this one in under 0.2 %.)
 
     Args:
         differences: Candidate minus rival, of the first samples, shape ``(n,)``.

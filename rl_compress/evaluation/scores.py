@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -37,12 +36,10 @@ class SampledScore(Protocol):
     def __call__(self, variant: nn.Module) -> float:
         """Measure a variant on the whole split."""
 
-    def samples(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor]:
-        """Yield the scores of single samples, in blocks, in an order that is always the same.
+    def samples(self, variant: nn.Module) -> Iterator[Tensor]:
+        """Yield the scores of single samples, a batch when it is asked for.
 
-        Args:
-            variant: What is measured, lazily: a block when it is asked for.
-            cuts: Numbers of samples, increasing, at which a block ends.
+        Their order is always the same.
         """
 
 
@@ -65,25 +62,24 @@ class SampledTargetScore(TargetScore):
         """Compare the mean over samples with the score itself, on the uncompressed model."""
         super().__init__(target)
         self.num_samples: int | None = None
-        first = next(self._blocks(reference, ()))
+        first = next(self._blocks(reference))
         if first is None:
             return
-        samples = torch.cat(list(self.samples(reference, ())))
+        samples = torch.cat(list(self.samples(reference)))
         # A target that computes its score in a way of its own is taken at its word.
         expected = self(reference)
         if abs(float(samples.mean()) - expected) <= 1e-4 * max(abs(expected), 1.0):
             self.num_samples = len(samples)
 
-    def samples(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor]:
+    def samples(self, variant: nn.Module) -> Iterator[Tensor]:
         """See :meth:`SampledScore.samples`."""
-        for block in self._blocks(variant, cuts):
+        for block in self._blocks(variant):
             assert block is not None, "the target told single samples of the uncompressed model"
             yield block
 
-    def _blocks(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor | None]:
+    def _blocks(self, variant: nn.Module) -> Iterator[Tensor | None]:
         device = device_of(variant)
-        batches = self._target.batches("search", shuffle_seed=_SHUFFLE_SEED)
-        for inputs, labels in _cut(batches, cuts):
+        for inputs, labels in self._target.batches("search", shuffle_seed=_SHUFFLE_SEED):
             with torch.inference_mode():
                 yield self._target.sample_scores(variant(inputs.to(device)), labels.to(device))
 
@@ -176,11 +172,10 @@ class Fidelity:
                 count += found.numel()
         return -difference / count
 
-    def samples(self, variant: nn.Module, cuts: Sequence[int]) -> Iterator[Tensor]:
+    def samples(self, variant: nn.Module) -> Iterator[Tensor]:
         """See :meth:`SampledScore.samples`."""
         device = device_of(variant)
-        pairs = zip((inputs for inputs, _ in self._batches()), self._expected, strict=True)
-        for inputs, expected in _cut(pairs, cuts):
+        for (inputs, _), expected in zip(self._batches(), self._expected, strict=True):
             with torch.inference_mode():
                 found = self._differences(variant(inputs.to(device)), expected)
                 yield -found.reshape(len(found), -1).mean(dim=1)
@@ -197,19 +192,6 @@ class Fidelity:
             found.log_softmax(dim=-1), expected, reduction="none", log_target=True
         )
         return per_class.sum(dim=-1, dtype=torch.float64)
-
-
-def _cut(
-    pairs: Iterator[tuple[Tensor, Tensor]], cuts: Sequence[int]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Divide batches, two tensors each, where so many samples are through."""
-    start = 0
-    for first, second in pairs:
-        size = len(first)
-        inner = [cut - start for cut in cuts if start < cut < start + size]
-        for low, high in itertools.pairwise([0, *inner, size]):
-            yield first[low:high], second[low:high]
-        start += size
 
 
 def _classes_last(outputs: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def _target() -> ClassificationTarget:
         )
         for name in SPLITS
     }
-    return ClassificationTarget(lambda: zoo.make("plain"), splits, batch_size=90)
+    return ClassificationTarget(lambda: zoo.make("plain"), splits, batch_size=25)
 
 
 def _evaluator(compressor: Compressor, *, racing: bool, score: str = "fidelity") -> Evaluator:
@@ -46,14 +46,17 @@ def _rival(evaluator: Evaluator, widths: Widths, lead: float = 0.0) -> Rival:
 
 def _run(candidate: Samples, rival: Samples, lead: float = 0.0) -> float:
     """Return the share that was scored."""
-    blocks = np.split(candidate, looks(len(candidate)))
-    return race(blocks, len(candidate), rival, score=rival.mean(), lead=lead).share
+    comparisons = looks(len(candidate), 25)
+    blocks = np.split(candidate, comparisons)
+    found = race(blocks, rival, comparisons=comparisons, score=rival.mean(), lead=lead)
+    return found.share
 
 
 def test_candidates_are_looked_at_after_growing_shares() -> None:
-    assert looks(1000) == (125, 250, 500)
-    assert looks(100) == (50,)  # the smaller shares have too few samples
-    assert looks(20) == ()
+    assert looks(1000, 5) == (125, 250, 500)
+    assert looks(5000, 256) == (768, 1280, 2560)  # whole batches
+    assert looks(100, 1) == (50,)  # the smaller shares have too few samples
+    assert looks(269, 256) == looks(20, 5) == ()
 
 
 def test_a_clearly_worse_candidate_is_dropped_at_the_first_look() -> None:
@@ -118,7 +121,8 @@ def test_a_dropped_candidates_estimate_is_right_on_average_and_below_its_rival()
     for _ in range(500):
         rival = -rng.lognormal(size=COUNT)
         candidate = 1.2 * rival - 0.5 * rng.lognormal(size=COUNT)
-        found = race([candidate[:50], candidate[50:]], COUNT, rival, score=rival.mean())
+        blocks = [candidate[:50], candidate[50:]]
+        found = race(blocks, rival, comparisons=(50,), score=rival.mean())
         if found.share < 1.0:
             assert found.score < rival.mean()
             errors.append(found.score - candidate.mean())
@@ -169,7 +173,7 @@ def test_without_racing_a_rival_changes_nothing(compressor: Compressor) -> None:
 def test_a_race_sees_sorted_classes_mixed() -> None:
     target = _target()
     score = Fidelity(target, target.build(), shuffle_seed=0)
-    reference = torch.cat(list(score.samples(zoo.make("plain"), (50,))))
+    reference = torch.cat(list(score.samples(zoo.make("plain"))))
     assert len(reference) == score.num_samples == COUNT
     labels = next(target.batches("search", shuffle_seed=0))[1]
     assert len(labels.unique()) > 5
@@ -182,7 +186,7 @@ class _OwnScore(ClassificationTarget):
 
 def test_a_score_that_is_no_mean_over_samples_is_taken_in_full(compressor: Compressor) -> None:
     splits = {name: _target().split(name) for name in SPLITS}
-    own = _OwnScore(lambda: zoo.make("plain"), splits)
+    own = _OwnScore(lambda: zoo.make("plain"), splits, batch_size=25)
     found = make_score("accuracy", own, own.build(), sampled=True)
     assert isinstance(found, SampledTargetScore)
     assert found.num_samples is None
