@@ -144,9 +144,9 @@ class EvaluationLedger:
             del self._in_flight[policy_id]
         self._failed[policy_id] = error
 
-    def find(self, policy_id: str) -> EvaluationRecord | None:
-        """Return the record of a variant, if it was measured."""
-        return self._records.get(policy_id)
+    def references(self) -> list[EvaluationRecord]:
+        """Return what the driver measured, before any other worker began."""
+        return [record for record in self._records.values() if record.worker == _DRIVER]
 
     def progress(self) -> Progress:
         """Return the run's figures."""

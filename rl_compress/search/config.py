@@ -48,7 +48,7 @@ class PPOSettings(BaseModel):
 
     learning_rate: float = Field(default=1e-2, gt=0, description="Adam step size.")
     episodes_per_update: int = Field(
-        default=8, ge=1, description="Candidates evaluated between two updates, over all runners."
+        default=4, ge=1, description="Candidates evaluated between two updates, over all runners."
     )
     num_epochs: int = Field(default=10, ge=1, description="Passes over the candidates per update.")
     clip_param: float | None = Field(

@@ -27,11 +27,14 @@ tried, which differ where the curves are least to be trusted."""
 _WRONG_BY = 1.0
 """Standard deviation of the logarithm of the factors that the curves are taken to be wrong by."""
 
+_ROOM = 0.05
+"""What is taken to be above the best reward, as a share of how far it is above the median."""
+
 _CURIOSITY = 2.0
 """Mean of the multiple of the uncertainty."""
 _BEST, _STRANGERS = 8, 4
 """Records, and random variants, that mutations start from."""
-_GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 120, 20
+_GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
 _CHANGES = ((1, 2, 3, 4), (0.1, 0.4, 0.3, 0.2))
 """How many levels a mutation changes, and how often: mostly two, one down and one up."""
 _STEPS_ACROSS = 3
@@ -104,7 +107,7 @@ class Screening:
         if len(known.widths) < _FIRST:
             return self._wrong_prior(budget, rng)
         if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
-            self._predictor.fit(known.widths, self._original - known.rewards)
+            self._predictor.fit(known.widths, self._ceiling(known) - known.rewards)
             self._fitted = known
         curiosity = rng.exponential(_CURIOSITY)
 
@@ -129,6 +132,14 @@ class Screening:
             if filled.tobytes() not in measured:
                 return filled
         return proposal
+
+    def _ceiling(self, known: Known) -> float:
+        """Return what losses are counted from, above all rewards.
+
+        It is the uncompressed target's reward, unless what a variant saves is rewarded too.
+        """
+        best = float(known.rewards.max())
+        return max(self._original, best + _ROOM * (best - float(np.median(known.rewards))))
 
     def _wrong_prior(self, budget: Budget, rng: np.random.Generator) -> Widths:
         factors = np.exp(rng.normal(0.0, _WRONG_BY, len(self._losses)))

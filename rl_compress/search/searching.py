@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -218,6 +219,11 @@ class SearchTask:
                 prior = greedy_widths(curves, budget, space, costs)
         references = [uniform, space.smallest_widths]
         record = _first(candidates, references if prior is None else [prior, *references])
+        screens = self.search.screens and not decides_masks(space)
+        if screens:
+            # Far from the prior, it tells the reward predictor how much rewards can differ.
+            with contextlib.suppress(EvaluationError):
+                candidates(uniform)
         full = compressor.space.full_widths
         original = evaluator.evaluate(full).score if curves is None else curves.original_score
         return Problem(
@@ -227,7 +233,7 @@ class SearchTask:
             prior=prior,
             reference_reward=record.reward,
             original_reward=reward(original, evaluator.original_costs),
-            screens=self.search.screens and not decides_masks(space),
+            screens=screens,
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
             budget_handling=self.search.handling,

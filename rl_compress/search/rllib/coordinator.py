@@ -48,12 +48,7 @@ class Coordinator:
         """Open the run's store and keep the kit."""
         self._ledger = EvaluationLedger(EvaluationStore(store), limit)
         self._kit = kit
-        self._answered: dict[str, EvaluationRecord] = {}
-        if (prior := kit.problem.prior) is not None:
-            # The driver measured it before there was a coordinator.
-            policy_id = kit.problem.compressor.space.policy_of(prior).policy_id
-            if (record := self._ledger.find(policy_id)) is not None:
-                self._answered[policy_id] = record
+        self._answered = {record.policy_id: record for record in self._ledger.references()}
         self._published = Known.nothing()
 
     def kit(self) -> WorkerKit:
