@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.projection import project
@@ -30,7 +31,7 @@ _WRONG_BY = 1.0
 _ROOM = 0.05
 """What is taken to be above the best reward, as a share of how far it is above the median."""
 
-_CURIOSITY = 2.0
+_CURIOSITY = 3.0
 """Mean of the multiple of the uncertainty."""
 _BEST, _STRANGERS = 8, 4
 """Records, and random variants, that mutations start from."""
@@ -119,9 +120,7 @@ class Screening:
         hopes = hope(places)
         for _ in range(_GENERATIONS):
             children = np.unique(self._mutated(places, rng), axis=0)
-            costs = self._costs.batch(self._at(children))
-            within = [costs[cost] <= bound for cost, bound in budget.bounds]
-            children = children[np.logical_and.reduce(within)]
+            children = children[self._within(self._at(children), budget)]
             places, first = np.unique(np.concatenate([places, children]), axis=0, return_index=True)
             hopes = np.concatenate([hopes, hope(children)])[first]
             best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
@@ -149,14 +148,17 @@ class Screening:
     def _starts(
         self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator
     ) -> Widths:
-        within = np.array([budget.admits(self._costs.costs(row)) for row in known.widths])
-        affordable = np.flatnonzero(within)
+        affordable = np.flatnonzero(self._within(known.widths, budget))
         order = affordable[np.argsort(-known.rewards[affordable], kind="stable")]
         strangers = [
             project(rng.uniform(0.1, 1.0, len(self._top)), budget, self._space, self._costs)
             for _ in range(_STRANGERS)
         ]
         return np.stack([proposal, *known.widths[order[:_BEST]], *strangers])
+
+    def _within(self, widths: Widths, budget: Budget) -> npt.NDArray[np.bool_]:
+        costs = self._costs.batch(widths)
+        return np.logical_and.reduce([costs[cost] <= bound for cost, bound in budget.bounds])
 
     def _mutated(self, places: Widths, rng: np.random.Generator) -> Widths:
         """Return places with a few levels moved, the first of several down, the second up."""
