@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from rl_compress import run as main_path
 from rl_compress.results.environment import describe_environment
 from rl_compress.results.run_directory import RunDirectory
@@ -88,6 +90,7 @@ def _deliver(
         "search_score": result.best.score,
         "costs": {name: cost.delivered / cost.original for name, cost in manifest.costs.items()},
         "file_bytes": manifest.files["model.safetensors"].bytes,
-        "original_bytes": manifest.costs["size_bytes"].original,
+        # As a file too, so that both have a header.
+        "original_bytes": len(save(subject.model.state_dict())),
         "seconds": seconds,
     }
