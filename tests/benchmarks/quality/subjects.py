@@ -62,8 +62,16 @@ VARIANTS: dict[str, Variant] = {
     "sac": Variant({"search.algorithm": "sac"}),
     "ppo-layerwise": Variant({"search.algorithm": "ppo", "search.episode": "layerwise"}),
     "ppo-no-prior": Variant({"search.algorithm": "ppo", "search.prior": "none"}),
+    "ppo-unscreened": Variant({"search.algorithm": "ppo", "search.screening": False}),
+    # TQC stands in for the published DDPG, as in tune_configs/amc.yaml.
     "amc": Variant(
-        {"search.algorithm": "ppo", "search.prior": "none", "search.episode": "layerwise"}, 400
+        {
+            "search.algorithm": "tqc",
+            "search.prior": "none",
+            "search.episode": "layerwise",
+            "search.tqc.warmup_episodes": 100,
+        },
+        400,
     ),
 }
 """What can be compared; a new row of the table is a new line here."""
