@@ -1,0 +1,137 @@
+"""The reward predictor and the screening of proposals, on a toy whose curves are wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from looped_batch import LoopedBatch
+
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.projection import project
+from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.search.prior import greedy_widths
+from rl_compress.search.reward_predictor import RewardPredictor
+from rl_compress.search.screening import Known, Screening
+from rl_compress.search.sensitivity import SensitivityCurves
+
+LAYERS = 6
+BITS = (2, 3, 4, 6, 8)
+SPACE = SearchSpace(
+    (
+        *(GroupChoices(f"g{i}", 16, tuple(range(2, 17))) for i in range(LAYERS)),
+        *(GroupChoices(f"g{i}", 8, BITS, "weight_bits") for i in range(LAYERS)),
+    )
+)
+BUDGET = Budget((("size_bytes", 16.0 * 8 * LAYERS * 0.4),))
+
+
+class Sizes(LoopedBatch):
+    """Every channel takes its bits."""
+
+    def costs(self, widths: Widths) -> dict[str, float]:
+        return {"size_bytes": int(widths[:LAYERS] @ widths[LAYERS:])}
+
+
+def curves(wrong_by: float) -> SensitivityCurves:
+    """Return curves of :func:`reward`'s losses, each multiplied by a random factor."""
+    factors = np.exp(np.random.default_rng(5).normal(0.0, wrong_by, len(SPACE)))
+    levels = tuple(group.widths[::-1] for group in SPACE.groups)
+    scores = tuple(
+        tuple(-float(factor * loss(index, level)) for level in own)
+        for index, (own, factor) in enumerate(zip(levels, factors, strict=True))
+    )
+    names = tuple(group.name for group in SPACE.groups)
+    return SensitivityCurves(names, levels, scores, tuple(g.decides for g in SPACE.groups))
+
+
+def loss(dimension: int, level: float) -> float:
+    given_up = 1.0 - level / SPACE.groups[dimension].num_units
+    return (1 + dimension % LAYERS) * given_up**2
+
+
+def reward(widths: Widths) -> float:
+    """Return what dimensions lose alone, and what they lose together."""
+    alone = sum(loss(index, level) for index, level in enumerate(widths.tolist()))
+    given_up = 1.0 - widths / SPACE.num_units
+    return -(alone + 4.0 * float(given_up[:LAYERS] @ given_up[LAYERS:])) / 10.0
+
+
+def draw(count: int, seed: int = 0) -> Known:
+    rng = np.random.default_rng(seed)
+    rows = [
+        project(rng.uniform(0.1, 1.0, len(SPACE)), BUDGET, SPACE, Sizes()) for _ in range(count)
+    ]
+    widths = np.stack(rows)
+    return Known(widths, np.array([reward(row) for row in widths]))
+
+
+def losses_of(known: Known) -> npt.NDArray[np.float64]:
+    return -known.rewards
+
+
+def test_predictions_rank_variants_that_were_not_measured() -> None:
+    predictor = RewardPredictor(SPACE, curves(1.0))
+    known, others = draw(60), draw(60, seed=1)
+    predictor.fit(known.widths, losses_of(known))
+    mean, deviation = predictor.predict(predictor.positions(others.widths))
+    truth = np.log(losses_of(others))
+    additive = np.log([-sum(-loss(i, x) for i, x in enumerate(w.tolist())) for w in others.widths])
+    assert np.corrcoef(mean, truth)[0, 1] > 0.9
+    assert np.corrcoef(mean, truth)[0, 1] > np.corrcoef(additive, truth)[0, 1]
+    assert (np.abs(mean - truth) < 4 * deviation + 0.05).mean() > 0.9
+
+
+def test_the_predictor_is_sure_of_what_it_was_shown_and_less_so_elsewhere() -> None:
+    predictor = RewardPredictor(SPACE, curves(0.5))
+    known = draw(40)
+    predictor.fit(known.widths, losses_of(known))
+    _, here = predictor.predict(predictor.positions(known.widths))
+    _, elsewhere = predictor.predict(predictor.positions(draw(40, seed=2).widths))
+    assert here.max() < elsewhere.mean()
+
+
+def search(seed: int, evaluations: int) -> float:
+    """Return the best reward that screening finds."""
+    wrong = curves(1.5)
+    screening = Screening(SPACE, Sizes(), wrong, 0.0)
+    rng = np.random.default_rng(seed)
+    start = greedy_widths(wrong, BUDGET, SPACE, Sizes())
+    widths = [start, project(np.full(len(SPACE), 0.5), BUDGET, SPACE, Sizes())]
+    while len(widths) < evaluations:
+        known = Known(np.stack(widths), np.array([reward(row) for row in widths]))
+        centre = known.best(start) / SPACE.num_units
+        wish = centre + rng.normal(0.0, 0.08, len(SPACE))
+        proposal = project(wish, BUDGET, SPACE, Sizes())
+        widths.append(screening.improve(proposal, BUDGET, known, rng))
+        assert BUDGET.admits(Sizes().costs(widths[-1]))
+    return max(reward(row) for row in widths)
+
+
+def test_screened_proposals_beat_the_prior_and_far_more_random_ones() -> None:
+    prior = reward(greedy_widths(curves(1.5), BUDGET, SPACE, Sizes()))
+    found = search(seed=0, evaluations=30)
+    assert found > prior
+    assert found > draw(300).rewards.max()
+
+
+def test_the_same_seed_proposes_the_same() -> None:
+    assert search(seed=3, evaluations=14) == search(seed=3, evaluations=14)
+
+
+def test_what_is_proposed_is_new_while_there_is_something_new() -> None:
+    known = draw(20)
+    screening = Screening(SPACE, Sizes(), curves(1.0), 0.0)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        found = screening.improve(known.widths[0], BUDGET, known, rng)
+        assert found.tolist() not in known.widths.tolist()
+
+
+@pytest.mark.parametrize("saved", [0.0, 5.0])
+def test_rewards_above_the_uncompressed_targets_are_told_apart(saved: float) -> None:
+    known = draw(40)
+    shifted = Known(known.widths, known.rewards + saved)
+    screening = Screening(SPACE, Sizes(), curves(1.0), 0.0)
+    found = screening.improve(known.widths[0], BUDGET, shifted, np.random.default_rng(0))
+    assert reward(found) > np.quantile(known.rewards, 0.75)
