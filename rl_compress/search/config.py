@@ -47,10 +47,18 @@ class PPOSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     learning_rate: float = Field(default=1e-2, gt=0, description="Adam step size.")
-    episodes_per_update: int = Field(
-        default=4, ge=1, description="Candidates evaluated between two updates, over all runners."
+    episodes_per_update: int | None = Field(
+        default=None,
+        ge=1,
+        description="Candidates evaluated between two updates, over all runners; by default 4 "
+        "where proposals are screened, for the reward predictor then learns too, else 10.",
     )
-    num_epochs: int = Field(default=10, ge=1, description="Passes over the candidates per update.")
+    num_epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Passes over the candidates per update; by default 10 where proposals are "
+        "screened, else 20.",
+    )
     clip_param: float | None = Field(
         default=None,
         gt=0,

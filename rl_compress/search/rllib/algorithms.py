@@ -23,6 +23,9 @@ _POLL_S = 0.05
 
 _CLIP, _CLIP_MASKS = 0.3, 1.0
 
+_CANDIDATES, _CANDIDATES_SCREENED = 10, 4
+_EPOCHS, _EPOCHS_SCREENED = 20, 10
+
 _GAMMA, _GAMMA_MASKS = 1.0, 0.1
 
 
@@ -86,7 +89,9 @@ def _ppo(
     masks = first_odds is not None
     network = config.network or ("article" if masks else "prior")
     # With masks, every step of an episode is a candidate evaluated.
-    episodes = math.ceil(settings.episodes_per_update / (steps_per_episode if masks else 1))
+    screens = config.screens and not masks
+    candidates = settings.episodes_per_update or (_CANDIDATES_SCREENED if screens else _CANDIDATES)
+    episodes = math.ceil(candidates / (steps_per_episode if masks else 1))
     # Every runner contributes the same number of whole episodes to an update.
     per_runner = math.ceil(episodes / config.num_env_runners)
     batch = per_runner * config.num_env_runners * steps_per_episode
@@ -95,7 +100,7 @@ def _ppo(
         .training(
             train_batch_size_per_learner=batch,
             minibatch_size=batch,
-            num_epochs=settings.num_epochs,
+            num_epochs=settings.num_epochs or (_EPOCHS_SCREENED if screens else _EPOCHS),
             lr=settings.learning_rate,
             entropy_coeff=settings.entropy_coeff,
             gamma=config.gamma or (_GAMMA_MASKS if masks else _GAMMA),
