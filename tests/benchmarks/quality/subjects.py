@@ -34,7 +34,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     # Few samples, so that one evaluation takes well under 300 ms on one thread.
     "fashion": {
         "factory": "fashion_mnist",
-        "options": {**FASHION, "calibration_samples": 128, "search_samples": 256},
+        "options": {**FASHION, "calibration_samples": 256, "search_samples": 512},
     },
 }
 
