@@ -18,6 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from rl_compress.errors import ConfigError, SubmissionError
 from rl_compress.job import Job
+from rl_compress.policy.budget import BUDGETABLE, Budget
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.run import RUNS
 from rl_compress.submission.client import connect, follow
@@ -77,6 +78,8 @@ def submit(job: Job, address: str, place: Place, submission_id: str | None = Non
             f"--storage {place.storage}: give the absolute path of a folder that is mounted on "
             f"all nodes, as /storage/runs/{job.name}"
         )
+    # What its costs are fractions of, only the target knows; what they are called is known here.
+    Budget.parse(job.effective_budget(), dict.fromkeys(BUDGETABLE, 1.0))
     digest = hashlib.sha256(f"{job.to_yaml()}{place.storage}".encode()).hexdigest()
     with tempfile.TemporaryDirectory(prefix="rl-compress-") as scratch:
         folder = Path(scratch)
