@@ -16,7 +16,7 @@ LAUNCHER = sorted(CLUSTER.glob("*.yaml"))
 KUBERAY = sorted((CLUSTER / "kuberay").glob("*.yaml"))
 RAY_KINDS = ("RayCluster", "RayJob", "RayCronJob")
 
-_OPERATORS = ("if", "then", "else", "exec", "nice")
+_BEFORE_COMMANDS = ("then", "else", "exec")
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -56,9 +56,9 @@ def commands(shell: str) -> Iterator[list[str]]:
     # Quotes would hide what is in $(…); none of it matters here.
     plain = re.sub(r"\$\([^()]*\)", "NOW", shell)
     for part in re.split(r";|&&|\|\||[|&<>]", plain):
-        words = [
-            word for word in shlex.split(part) if word not in _OPERATORS and "=" not in word[:14]
-        ]
+        words = shlex.split(part)
+        while words and (words[0] in _BEFORE_COMMANDS or re.match(r"[A-Z_]+=", words[0])):
+            words.pop(0)
         if words[:1] == ["rl-compress"]:
             yield words[1:]
 
