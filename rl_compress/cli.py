@@ -265,6 +265,72 @@ def report(
 
 
 @app.command()
+def submit(
+    job: JobFile,
+    address: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="The cluster's dashboard, as http://127.0.0.1:8265.",
+        ),
+    ],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show the log, and fetch the run at the end.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --wait: directory for the run; must be new."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the run there, on storage that all nodes share, and resume what is there.",
+        ),
+    ] = None,
+    id_: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="NAME",
+            help="Name of the submission; one that exists is not submitted again.",
+        ),
+    ] = None,
+    include: Annotated[
+        list[Path] | None,
+        typer.Option(help="File or folder to send along; the target's module and weights are."),
+    ] = None,
+    pip: Annotated[
+        list[str] | None,
+        typer.Option(help="What the cluster lacks: a requirement or a local wheel."),
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs of the driver.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of the driver.")] = 0.0,
+    set_: Overrides = None,
+) -> None:
+    """Run `search` on a cluster, through Ray's Jobs API."""
+    with _reported():
+        from rl_compress.submission import submit as submission
+
+        loaded = _load(job, set_)
+        if output is not None and (not wait or storage is not None):
+            raise ConfigError(
+                "--output: is where --wait fetches a run that --storage does not keep; give --wait "
+                "without --storage, or leave --output out"
+            )
+        directory = submission.free_directory(loaded, output) if wait and not storage else None
+        place = submission.Place(storage, include or (), pip or (), cpus, gpus)
+        submitted = submission.submit(loaded, address, place, id_)
+        typer.echo(f"{'submitted' if submitted.is_new else 'found'} {submitted.id}", err=True)
+        if wait:
+            submission.wait(submitted, directory, lambda piece: typer.echo(piece, nl=False))
+            typer.echo(f"run directory: {directory or storage}", err=True)
+        else:
+            typer.echo(f"to wait for it, add: --wait --id {submitted.id}", err=True)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the job file, for editors."""
     import json

@@ -47,3 +47,12 @@ class EvaluationError(RLCompressError):
 
 class SearchStalledError(RLCompressError):
     """The search stopped producing evaluations."""
+
+
+class SubmissionError(RLCompressError):
+    """A job was not taken by a cluster, or did not succeed there."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        """Keep the exit code of the job itself, where it has one."""
+        super().__init__(message)
+        self.exit_code = exit_code

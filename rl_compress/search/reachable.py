@@ -24,10 +24,17 @@ def check_reachable(address: str) -> None:
     match = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d+)", address)
     if match is None:
         return
-    try:
-        socket.create_connection((match[1], int(match[2])), timeout=_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
+    if problem := connection_problem(match[1], int(match[2])):
         raise ConfigError(
-            f"--address {address}: cannot connect to a Ray cluster ({error}); "
+            f"--address {address}: cannot connect to a Ray cluster ({problem}); "
             f"check that it runs, or leave the option out for a local one"
-        ) from None
+        )
+
+
+def connection_problem(host: str, port: int) -> str | None:
+    """Return why nothing can be connected to at a host's port; None if something listens."""
+    try:
+        socket.create_connection((host, port), timeout=_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        return str(error)
+    return None

@@ -119,8 +119,12 @@ def build_model(target: Target, config: TargetConfig) -> nn.Module:
     return model.cpu().eval()
 
 
-def _find(name: str) -> Callable[..., Any]:
-    """Return the function or class that a factory's name stands for."""
+def locate_factory(name: str) -> tuple[str, str]:
+    """Return the module and the attribute that a factory's name stands for; nothing is imported.
+
+    Raises:
+        TargetError: It is neither built in nor ``package.module:callable``.
+    """
     path = _BUILT_IN.get(name, name)
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
@@ -128,6 +132,12 @@ def _find(name: str) -> Callable[..., Any]:
             f"target.factory: unknown factory {name!r}{_did_you_mean(name, _BUILT_IN)}; built in "
             f"are {', '.join(_BUILT_IN)}; name your own as package.module:callable"
         )
+    return module_name, attribute
+
+
+def _find(name: str) -> Callable[..., Any]:
+    """Return the function or class that a factory's name stands for."""
+    module_name, attribute = locate_factory(name)
     # As `python -m` does: a job beside the user's code finds it.
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
@@ -152,8 +162,8 @@ def _find(name: str) -> Callable[..., Any]:
         ) from None
     if not callable(found):
         raise TargetError(
-            f"target.factory: {path} must be callable, but is of type {type(found).__name__}; "
-            f"name a function that returns a Target, or a Target class"
+            f"target.factory: {module_name}:{attribute} must be callable, but is of type "
+            f"{type(found).__name__}; name a function that returns a Target, or a Target class"
         )
     return found
 

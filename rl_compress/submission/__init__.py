@@ -1,0 +1,1 @@
+"""Ray Jobs: a job runs on a cluster as it does here."""
