@@ -36,6 +36,7 @@ from rl_compress.search.comparison import check_baselines, plan, run_beside
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.reachable import check_reachable
 from rl_compress.search.searching import SearchTask
+from rl_compress.targets.fingerprint import fingerprint_of_job, fingerprint_of_target
 from rl_compress.targets.target import Target
 
 RUNS = Path("runs")
@@ -85,10 +86,21 @@ def search(
     run = _locate(job, output, resume=resume)
     if address is not None and job.search.learns:
         check_reachable(address)
+    asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
+    fingerprint = fingerprint_of_job(asked)
+
+    def begin(model: nn.Module, target: Target) -> None:
+        fingerprint.update(fingerprint_of_target(job.target, target, model))
+
     subject = prepare_job(
-        job, run.pretraining, monitor, before_training=lambda: run.create(job.to_yaml())
+        job,
+        run.pretraining,
+        monitor,
+        built=begin,
+        before_training=lambda: run.create(job.to_yaml()),
     )
     run.create(job.to_yaml())
+    run.note_fingerprint(fingerprint)
     monitor.say(f"run directory: {run.path}")
     if subject.compressor.contribution is not None:
         save_history(subject.compressor.contribution, run.contribution)
@@ -111,7 +123,20 @@ def search(
     monitor.phase("report")
     run.write_json("summary.json", summarize(read_run(run.path), progress))
     build_report(run.path)
+    run.finish()
     return RunResult(run.path, best, manifest)
+
+
+def asked_for(job: Job, *, verify: int = 0, baselines: Sequence[str] = (), seeds: int = 1) -> str:
+    """Return all that decides what a run does, apart from the target: for its fingerprint."""
+    profile = job.device_profile()
+    return "\n".join(
+        [
+            job.to_yaml(),
+            "" if profile is None else profile.model_dump_json(),
+            f"{verify} {list(baselines)} {seeds}",
+        ]
+    )
 
 
 def prepare_job(
@@ -119,6 +144,7 @@ def prepare_job(
     pretraining: Path,
     monitor: Monitor,
     *,
+    built: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
     before_training: Callable[[], None] = lambda: None,
 ) -> Subject:
     """Build a job's target, train it first where the job says so, and look at its layers.
@@ -127,10 +153,12 @@ def prepare_job(
         job: What to compress.
         pretraining: Folder of the checkpoints; taken up where it exists.
         monitor: Hears of progress.
+        built: Called with the model as it is built.
         before_training: Called when the target has proved sound, before it is trained.
     """
 
     def train(model: nn.Module, target: Target) -> None:
+        built(model, target)
         if job.pretraining.mode == "none":
             return
         before_training()
@@ -186,9 +214,7 @@ def make_task(
         search=job.search,
         run=run,
         contribution_threshold=job.contribution.threshold,
-        identity=RunIdentity(
-            run=run.path.name, algorithm=job.search.algorithm, seed=job.search.seed
-        ),
+        identity=RunIdentity(run=run.name, algorithm=job.search.algorithm, seed=job.search.seed),
         address=address,
         on_sensitivity=monitor.step,
         on_progress=monitor.searched,

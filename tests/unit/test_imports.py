@@ -34,6 +34,7 @@ ORDER = (
     "job",
     "monitor",
     "run",
+    "scheduled",
     "inspection",
     "tuning",
     "submission",
