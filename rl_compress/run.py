@@ -31,6 +31,7 @@ from rl_compress.results.environment import describe_environment
 from rl_compress.results.pareto import pareto_front
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.run_lock import run_lock
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.comparison import check_baselines, plan, run_beside
 from rl_compress.search.preparation import Subject, prepare
@@ -81,11 +82,28 @@ def search(
     Raises:
         RLCompressError: Bad input, or a run that failed; evaluations made are kept.
     """
-    monitor = monitor or SilentMonitor()
     check_baselines(baselines)
     run = _locate(job, output, resume=resume)
-    if address is not None and job.search.learns:
-        check_reachable(address)
+    with run_lock(run.path):
+        run.check(job.to_yaml(), resume=resume)
+        if address is not None and job.search.learns:
+            check_reachable(address)
+        return _search_in(
+            run, job, address, verify, baselines, seeds, monitor=monitor or SilentMonitor()
+        )
+
+
+def _search_in(
+    run: RunDirectory,
+    job: Job,
+    address: str | None,
+    verify: int,
+    baselines: Sequence[str],
+    seeds: int,
+    *,
+    monitor: Monitor,
+) -> RunResult:
+    """Run a job, or what is left of it, in a directory that is locked."""
     asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
     fingerprint = fingerprint_of_job(asked)
 
@@ -338,7 +356,7 @@ def _beside(directory: Path) -> Path:
 
 
 def _locate(job: Job, output: str | Path | None, *, resume: bool) -> RunDirectory:
-    """Find the directory named, the job's latest, or a new one, and make sure it is free."""
+    """Find the directory named, the job's latest, or a new one."""
     home = RUNS / job.name
     if output is not None:
         path = Path(output)
@@ -349,6 +367,4 @@ def _locate(job: Job, output: str | Path | None, *, resume: bool) -> RunDirector
         path = earlier[-1]
     else:
         path = home / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    run = RunDirectory(path)
-    run.check(job.to_yaml(), resume=resume)
-    return run
+    return RunDirectory(path)

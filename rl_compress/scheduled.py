@@ -17,6 +17,7 @@ from rl_compress.errors import RunDirectoryError
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.results.run_directory import NEW, RunDirectory
+from rl_compress.results.run_lock import LOCK_FILE, run_lock
 from rl_compress.run import RUNS, RunResult, asked_for, search
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.fingerprint import (
@@ -55,19 +56,7 @@ def search_if_changed(
         RLCompressError: Bad input, or a run that failed.
     """
     monitor = monitor or SilentMonitor()
-    path = None if output is None else Path(output)
-    beside = None if path is None else path.with_name(path.name + NEW)
-    if path is not None and beside is not None and _is_left_over(path, beside):
-        beside.rename(path)
-    older = _latest(job) if path is None else RunDirectory(path)
-    if older is not None and older.is_finished:
-        changed = _changes(
-            older, job, asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
-        )
-        if not changed:
-            monitor.say(f"unchanged since the run in {older.path}: nothing to do")
-            return None
-        monitor.say(f"changed since the run in {older.path}: {', '.join(changed)}")
+    asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
     run = functools.partial(
         search,
         job,
@@ -77,16 +66,37 @@ def search_if_changed(
         seeds=seeds,
         monitor=monitor,
     )
-    if path is None or beside is None or not (path / "job.yaml").exists():
+    if output is None:
+        return None if _is_done(_latest(job), job, asked, monitor) else run()
+    path = Path(output)
+    beside = path.with_name(path.name + NEW)
+    if not path.exists() and RunDirectory(beside).is_finished:
+        beside.rename(path)  # a process was killed just before it did that
+    if not (path / "job.yaml").exists():
         return run(path)
-    _clear(beside)
-    result = run(beside)
-    replaced = path.with_name(f"{path.name}.previous")
-    _clear(replaced)
-    path.rename(replaced)
-    beside.rename(path)
+    with run_lock(path):
+        if _is_done(RunDirectory(path), job, asked, monitor):
+            return None
+        _clear(beside)
+        result = run(beside)
+        replaced = path.with_name(f"{path.name}.previous")
+        _clear(replaced)
+        path.rename(replaced)
+        beside.rename(path)
+        (replaced / LOCK_FILE).unlink(missing_ok=True)
     monitor.say(f"the new run is now in {path}, the older one in {replaced}")
     return RunResult(path, result.best, result.manifest)
+
+
+def _is_done(older: RunDirectory | None, job: Job, asked: str, monitor: Monitor) -> bool:
+    """Say whether a run would be an older one once more."""
+    if older is None or not older.is_finished:
+        return False
+    if changed := _changes(older, job, asked):
+        monitor.say(f"changed since the run in {older.path}: {', '.join(changed)}")
+        return False
+    monitor.say(f"unchanged since the run in {older.path}: nothing to do")
+    return True
 
 
 def _latest(job: Job) -> RunDirectory | None:
@@ -118,16 +128,11 @@ def _differences(known: Fingerprint, now: Fingerprint) -> list[str]:
     return [name for name, digest in now.items() if known.get(name) != digest]
 
 
-def _is_left_over(path: Path, beside: Path) -> bool:
-    """Say whether a process was killed just before its finished run took its place."""
-    return not path.exists() and RunDirectory(beside).is_finished
-
-
 def _clear(path: Path) -> None:
     """Remove an older run.
 
     Raises:
-        RunDirectoryError: There is something else, which is not touched.
+        RunDirectoryError: It is being run, or there is something else, which is not touched.
     """
     if not path.exists():
         return
@@ -135,4 +140,5 @@ def _clear(path: Path) -> None:
         raise RunDirectoryError(
             f"{path}: is in the way and holds no run; move it, or choose another --output"
         )
-    shutil.rmtree(path)
+    with run_lock(path):
+        shutil.rmtree(path)

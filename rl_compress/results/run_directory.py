@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from rl_compress.errors import RunDirectoryError
 from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.run_lock import LOCK_FILE
 from rl_compress.results.schema import to_table
 
 NEW = ".new"
@@ -111,7 +112,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path}: there is no run to resume (no job.yaml); leave out --resume"
             )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and {path.name for path in self.path.iterdir()} - {LOCK_FILE}:
             raise RunDirectoryError(
                 f"{self.path}: is not empty and holds no run; choose another --output"
             )
