@@ -81,7 +81,7 @@ class CandidateEvaluator:
             if claim.status == "exhausted":
                 return None
             if claim.status == "failed":
-                raise EvaluationError(f"variant {policy_id} failed before")
+                raise EvaluationError(f"variant {policy_id} failed before ({claim.error})")
             if claim.status == "granted":
                 break
             time.sleep(_POLL_S)
@@ -89,7 +89,7 @@ class CandidateEvaluator:
             found = self._evaluator.evaluate(widths, self._rival(claim.incumbent))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            self._ledger.fail(policy_id, self._worker, message)
+            self._ledger.fail(policy_id, self._worker, message, policy.to_json())
             raise EvaluationError(f"variant {policy_id} failed ({message})") from error
         realised = policy.to_json()
         record = EvaluationRecord(

@@ -57,7 +57,7 @@ def shared_path(
             (name, type(module).__qualname__) for name, module in subject.model.named_modules()
         ],
         "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
-        "evaluation": evaluation.model_dump(mode="json"),
+        "evaluation": evaluation.model_dump(mode="json", exclude={"timeout_s"}),
         "score": score,
         "robustness": robustness.model_dump(mode="json"),
         "count": count,

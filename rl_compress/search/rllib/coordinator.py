@@ -90,9 +90,9 @@ class Coordinator:
         self._ledger.complete(record)
         self._answered[record.policy_id] = record
 
-    def fail(self, policy_id: str, worker: int, error: str) -> None:
+    def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """See :meth:`EvaluationLedger.fail`."""
-        self._ledger.fail(policy_id, worker, error)
+        self._ledger.fail(policy_id, worker, error, policy)
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
@@ -118,9 +118,9 @@ class RemoteLedger:
         """See :meth:`EvaluationLedger.complete`; returns when the record is stored."""
         ray.get(self._coordinator.complete.remote(record))
 
-    def fail(self, policy_id: str, worker: int, error: str) -> None:
-        """See :meth:`EvaluationLedger.fail`."""
-        ray.get(self._coordinator.fail.remote(policy_id, worker, error))
+    def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
+        """See :meth:`EvaluationLedger.fail`; returns when the failure is stored."""
+        ray.get(self._coordinator.fail.remote(policy_id, worker, error, policy))
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
