@@ -8,11 +8,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rl_compress.errors import ConfigError, RLCompressError
+from rl_compress.logs import configure
 
 if TYPE_CHECKING:
     from rl_compress.job import Job
@@ -42,10 +43,12 @@ Output = Annotated[
 @app.callback()
 def _main(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="Log lines for people, or a JSON object each for programs."),
+    ] = "text",
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"
-    )
+    configure(logging.INFO if verbose else logging.WARNING, log_format)
 
 
 @app.command()
