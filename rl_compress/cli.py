@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rl_compress.errors import ConfigError, RLCompressError
+from rl_compress.logs import configure
 
 if TYPE_CHECKING:
     from rl_compress.job import Job
@@ -41,10 +43,12 @@ Output = Annotated[
 @app.callback()
 def _main(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="Log lines for people, or a JSON object each for programs."),
+    ] = "text",
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"
-    )
+    configure(logging.INFO if verbose else logging.WARNING, log_format)
 
 
 @app.command()
@@ -66,6 +70,14 @@ def search(
     output: Output = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the job's run in --output, or its latest.")
+    ] = False,
+    if_changed: Annotated[
+        bool,
+        typer.Option(
+            "--if-changed",
+            help="Do nothing if package, job, model and data are those of the finished run in "
+            "--output, or of the job's latest; else run afresh, and replace it at the end.",
+        ),
     ] = False,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster; by default RAY_ADDRESS, or a local one.")
@@ -89,14 +101,17 @@ def search(
     with _reported() as monitor:
         from rl_compress import run
         from rl_compress.reporting.console import print_result
+        from rl_compress.scheduled import search_if_changed
 
         loaded = _load(job, set_)
+        if resume and if_changed:
+            raise ConfigError("--if-changed: begins afresh; leave it or --resume out")
         bounds = loaded.effective_budget()
         monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in bounds.items())
-        result = run.search(
+        start = search_if_changed if if_changed else functools.partial(run.search, resume=resume)
+        result = start(
             loaded,
             output,
-            resume=resume,
             address=address,
             verify=verify,
             baselines=[] if baselines is None else [n.strip() for n in baselines.split(",")],
@@ -104,7 +119,8 @@ def search(
             monitor=monitor,
         )
         monitor.close()
-        print_result(result.manifest.model_dump(mode="json"), result.directory)
+        if result is not None:
+            print_result(result.manifest.model_dump(mode="json"), result.directory)
 
 
 @app.command()

@@ -31,11 +31,13 @@ from rl_compress.results.environment import describe_environment
 from rl_compress.results.pareto import pareto_front
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.run_lock import run_lock
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.comparison import check_baselines, plan, run_beside
 from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.reachable import check_reachable
 from rl_compress.search.searching import SearchTask
+from rl_compress.targets.fingerprint import fingerprint_of_job, fingerprint_of_target
 from rl_compress.targets.target import Target
 
 RUNS = Path("runs")
@@ -80,15 +82,43 @@ def search(
     Raises:
         RLCompressError: Bad input, or a run that failed; evaluations made are kept.
     """
-    monitor = monitor or SilentMonitor()
     check_baselines(baselines)
     run = _locate(job, output, resume=resume)
-    if address is not None and job.search.learns:
-        check_reachable(address)
+    with run_lock(run.path):
+        run.check(job.to_yaml(), resume=resume)
+        if address is not None and job.search.learns:
+            check_reachable(address)
+        return _search_in(
+            run, job, address, verify, baselines, seeds, monitor=monitor or SilentMonitor()
+        )
+
+
+def _search_in(
+    run: RunDirectory,
+    job: Job,
+    address: str | None,
+    verify: int,
+    baselines: Sequence[str],
+    seeds: int,
+    *,
+    monitor: Monitor,
+) -> RunResult:
+    """Run a job, or what is left of it, in a directory that is locked."""
+    asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
+    fingerprint = fingerprint_of_job(asked)
+
+    def begin(model: nn.Module, target: Target) -> None:
+        fingerprint.update(fingerprint_of_target(job.target, target, model))
+
     subject = prepare_job(
-        job, run.pretraining, monitor, before_training=lambda: run.create(job.to_yaml())
+        job,
+        run.pretraining,
+        monitor,
+        built=begin,
+        before_training=lambda: run.create(job.to_yaml()),
     )
     run.create(job.to_yaml())
+    run.note_fingerprint(fingerprint)
     monitor.say(f"run directory: {run.path}")
     if subject.compressor.contribution is not None:
         save_history(subject.compressor.contribution, run.contribution)
@@ -111,7 +141,20 @@ def search(
     monitor.phase("report")
     run.write_json("summary.json", summarize(read_run(run.path), progress))
     build_report(run.path)
+    run.finish()
     return RunResult(run.path, best, manifest)
+
+
+def asked_for(job: Job, *, verify: int = 0, baselines: Sequence[str] = (), seeds: int = 1) -> str:
+    """Return all that decides what a run does, apart from the target: for its fingerprint."""
+    profile = job.device_profile()
+    return "\n".join(
+        [
+            job.to_yaml(),
+            "" if profile is None else profile.model_dump_json(),
+            f"{verify} {list(baselines)} {seeds}",
+        ]
+    )
 
 
 def prepare_job(
@@ -119,6 +162,7 @@ def prepare_job(
     pretraining: Path,
     monitor: Monitor,
     *,
+    built: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
     before_training: Callable[[], None] = lambda: None,
 ) -> Subject:
     """Build a job's target, train it first where the job says so, and look at its layers.
@@ -127,10 +171,12 @@ def prepare_job(
         job: What to compress.
         pretraining: Folder of the checkpoints; taken up where it exists.
         monitor: Hears of progress.
+        built: Called with the model as it is built.
         before_training: Called when the target has proved sound, before it is trained.
     """
 
     def train(model: nn.Module, target: Target) -> None:
+        built(model, target)
         if job.pretraining.mode == "none":
             return
         before_training()
@@ -186,9 +232,7 @@ def make_task(
         search=job.search,
         run=run,
         contribution_threshold=job.contribution.threshold,
-        identity=RunIdentity(
-            run=run.path.name, algorithm=job.search.algorithm, seed=job.search.seed
-        ),
+        identity=RunIdentity(run=run.name, algorithm=job.search.algorithm, seed=job.search.seed),
         address=address,
         on_sensitivity=monitor.step,
         on_progress=monitor.searched,
@@ -312,7 +356,7 @@ def _beside(directory: Path) -> Path:
 
 
 def _locate(job: Job, output: str | Path | None, *, resume: bool) -> RunDirectory:
-    """Find the directory named, the job's latest, or a new one, and make sure it is free."""
+    """Find the directory named, the job's latest, or a new one."""
     home = RUNS / job.name
     if output is not None:
         path = Path(output)
@@ -323,6 +367,4 @@ def _locate(job: Job, output: str | Path | None, *, resume: bool) -> RunDirector
         path = earlier[-1]
     else:
         path = home / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    run = RunDirectory(path)
-    run.check(job.to_yaml(), resume=resume)
-    return run
+    return RunDirectory(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from rl_compress.evaluation.racing import Rival
 from rl_compress.policy.budget import COSTS
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.results.record import EvaluationRecord
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.02
 
@@ -81,7 +84,7 @@ class CandidateEvaluator:
             if claim.status == "exhausted":
                 return None
             if claim.status == "failed":
-                raise EvaluationError(f"variant {policy_id} failed before")
+                raise EvaluationError(f"variant {policy_id} failed before ({claim.error})")
             if claim.status == "granted":
                 break
             time.sleep(_POLL_S)
@@ -89,7 +92,8 @@ class CandidateEvaluator:
             found = self._evaluator.evaluate(widths, self._rival(claim.incumbent))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            self._ledger.fail(policy_id, self._worker, message)
+            self._ledger.fail(policy_id, self._worker, message, policy.to_json())
+            self._log("failed", claim.evaluation_id, policy_id, error=message)
             raise EvaluationError(f"variant {policy_id} failed ({message})") from error
         realised = policy.to_json()
         record = EvaluationRecord(
@@ -112,7 +116,28 @@ class CandidateEvaluator:
             scored_share=found.scored_share,
         )
         self._ledger.complete(record)
+        self._log(
+            "evaluated",
+            record.evaluation_id,
+            policy_id,
+            score=record.score,
+            reward=record.reward,
+            wall_s=record.wall_s,
+        )
         return record
+
+    def _log(self, event: str, evaluation_id: int, policy_id: str, **found: float | str) -> None:
+        """Write a line, with its parts as fields for programs."""
+        fields = {
+            "run": self._identity.run,
+            "trial": self._identity.trial,
+            "worker": self._worker,
+            "evaluation_id": evaluation_id,
+            "policy_id": policy_id,
+            **found,
+        }
+        text = ", ".join(f"{name} {value}" for name, value in fields.items() if value != "")
+        logger.info("%s: %s", event, text, extra={"event": event, **fields})
 
     def _rival(self, incumbent: EvaluationRecord | None) -> Rival | None:
         if incumbent is None:

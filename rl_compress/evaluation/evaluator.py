@@ -18,6 +18,7 @@ from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.racing import Rival, Samples, looks, race
 from rl_compress.evaluation.scores import SampledScore, ScoreName, make_score
+from rl_compress.evaluation.time_limit import within
 from rl_compress.finetuning.bias_correction import correct_bias
 from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.finetuning.reconstruction import reconstruct
@@ -59,6 +60,15 @@ class EvaluationConfig(BaseModel):
             "eight batches or more. Only means over samples are raced (fidelity, accuracy); other "
             "scores are taken in full. Dropped variants are never the best nor on the Pareto "
             "front, so leave it off to trade the score for costs."
+        ),
+    )
+    timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Seconds after which an evaluation is given up: its variant has failed, gets the worst "
+            "reward and is not tried again. A single call into native code is given up only when "
+            "it returns. By default there is no limit."
         ),
     )
 
@@ -157,8 +167,11 @@ class Evaluator:
                 worse is not scored to the end.
 
         Raises:
-            EvaluationError: The variant's score is not a finite number.
+            EvaluationError: The variant's score is not a finite number, or it took too long.
         """
+        return within(self._config.timeout_s, lambda: self._measure(widths, rival))
+
+    def _measure(self, widths: Widths, rival: Rival | None) -> Measurement:
         start = time.perf_counter()
         costs = self._compressor.costs.costs(widths)
         predicted = costs.pop(LATENCY, None)

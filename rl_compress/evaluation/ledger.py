@@ -1,16 +1,18 @@
 """The ledger: who may evaluate what, so that every variant is measured once and N are in all.
 
 All workers of a run ask one ledger before they measure. It answers from the cache, grants an
-evaluation, or says that the run's number is reached. What is measured is stored before the worker
-hears of it.
+evaluation, or says that the run's number is reached. What is measured, and what cannot be, is
+stored before the worker hears of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from rl_compress.results.failure import Failure
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 
@@ -30,6 +32,8 @@ class Claim:
     """The record that answers a cached claim."""
     incumbent: EvaluationRecord | None = None
     """What a granted variant is raced against; None for the first ones."""
+    error: str = ""
+    """Why a variant failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Ledger(Protocol):
     def complete(self, record: EvaluationRecord) -> None:
         """Hand in a measured variant."""
 
-    def fail(self, policy_id: str, worker: int, error: str) -> None:
+    def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """Say that a granted variant could not be measured."""
 
     def progress(self) -> Progress:
@@ -85,7 +89,7 @@ class EvaluationLedger:
         )
         self._in_flight: dict[str, int] = {}
         self._granted: dict[str, int] = {}
-        self._failed: dict[str, str] = {}
+        self._failed = {failure.policy_id: failure.error for failure in store.read_failures()}
         self._cache_hits = 0
         self._best: EvaluationRecord | None = None
         self._best_by: dict[int, EvaluationRecord] = {}
@@ -105,7 +109,7 @@ class EvaluationLedger:
             self._cache_hits += 1
             return Claim("cached", record=self._records[policy_id])
         if policy_id in self._failed:
-            return Claim("failed")
+            return Claim("failed", error=self._failed[policy_id])
         if policy_id in self._in_flight:
             return Claim("pending")
         if len(self._records) >= self._limit:
@@ -138,11 +142,27 @@ class EvaluationLedger:
         self._records[record.policy_id] = record
         self._note_best(record)
 
-    def fail(self, policy_id: str, worker: int, error: str) -> None:
-        """Free the place of a variant that could not be measured, and never grant it again."""
-        if self._in_flight.get(policy_id) == worker:
-            del self._in_flight[policy_id]
-        self._failed[policy_id] = error
+    def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
+        """Free the place of a variant that could not be measured, and never grant it again.
+
+        Args:
+            policy_id: Of the variant.
+            worker: Who tried.
+            error: What happened.
+            policy: The variant's decisions, as JSON.
+        """
+        try:
+            if policy_id not in self._failed:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                self._store.append_failure(
+                    Failure(
+                        policy_id=policy_id, policy=policy, worker=worker, error=error, time=now
+                    )
+                )
+            self._failed[policy_id] = error
+        finally:
+            if self._in_flight.get(policy_id) == worker:
+                del self._in_flight[policy_id]
 
     def references(self) -> list[EvaluationRecord]:
         """Return what the driver measured, before any other worker began."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from rl_compress.results.verified import Verified, load_verified
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rl_compress.results.failure import Failure
     from rl_compress.results.record import EvaluationRecord
 
 _JOB_FILE = "job.yaml"
@@ -63,6 +64,8 @@ class RunFiles:
     """Candidates that a finished search had measured before."""
     beside: list[SearchFiles]
     """The searches that this one is compared with; those without an evaluation are left out."""
+    failures: list[Failure] = field(default_factory=list)
+    """Variants that could not be evaluated, in the order of time."""
 
 
 def read_run(directory: Path) -> RunFiles:
@@ -77,7 +80,7 @@ def read_run(directory: Path) -> RunFiles:
         raise RunDirectoryError(f"{directory}: no such directory; give the directory of a run")
     run = RunDirectory(directory)
     job_yaml, job = _read_job(directory / _JOB_FILE)
-    evaluations = EvaluationStore(run.evaluations).read() if run.evaluations.is_dir() else []
+    store = EvaluationStore(run.evaluations) if run.evaluations.is_dir() else None
     manifest, policy = run.best / "manifest.json", run.best / "policy.json"
     return RunFiles(
         directory=directory,
@@ -86,7 +89,7 @@ def read_run(directory: Path) -> RunFiles:
         environment=_read_json(directory / "environment.json"),
         space=_read_json(directory / "space.json", "groups"),
         sensitivity=_read_rows(run.sensitivity, _SENSITIVITY),
-        evaluations=evaluations,
+        evaluations=store.read() if store else [],
         pareto=_read_rows(directory / "pareto.parquet", ("score",)),
         contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
@@ -94,6 +97,7 @@ def read_run(directory: Path) -> RunFiles:
         verification=load_verified(run.verification),
         cache_hits=(_read_json(directory / "summary.json") or {}).get("cache_hits"),
         beside=_read_beside(run.baselines),
+        failures=store.read_failures() if store else [],
     )
 
 

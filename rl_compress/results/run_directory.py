@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 
 from rl_compress.errors import RunDirectoryError
 from rl_compress.results.record import EvaluationRecord
+from rl_compress.results.run_lock import LOCK_FILE
 from rl_compress.results.schema import to_table
+
+NEW = ".new"
+"""Ends the name of a directory whose run is to take an older one's place."""
+
+_STARTED = "fingerprint.started.json"
+"""The fingerprint's name until the run is finished."""
 
 
 class RunDirectory:
@@ -20,6 +27,11 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         """Name the directory; nothing is created."""
         self.path = path
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is that of the directory where it ends up."""
+        return self.path.name.removesuffix(NEW)
 
     @property
     def evaluations(self) -> Path:
@@ -61,6 +73,16 @@ class RunDirectory:
         """Folder of the searches that this one is compared with."""
         return self.path / "baselines"
 
+    @property
+    def fingerprint(self) -> Path:
+        """File that tells what a finished run was made from; an unfinished run has none."""
+        return self.path / "fingerprint.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether the run came to its end."""
+        return self.fingerprint.exists()
+
     def check(self, job_yaml: str, *, resume: bool) -> None:
         """Make sure that the directory can take a job's run; nothing is written.
 
@@ -90,7 +112,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path}: there is no run to resume (no job.yaml); leave out --resume"
             )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and {path.name for path in self.path.iterdir()} - {LOCK_FILE}:
             raise RunDirectoryError(
                 f"{self.path}: is not empty and holds no run; choose another --output"
             )
@@ -109,6 +131,19 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another --output"
             ) from None
+
+    def note_fingerprint(self, fingerprint: Mapping[str, str]) -> None:
+        """Keep what the run is made from, until it is finished.
+
+        A run that is resumed keeps its first, which is what its evaluations were made from.
+        """
+        if not self.is_finished and not (self.path / _STARTED).exists():
+            self.write_json(_STARTED, fingerprint)
+
+    def finish(self) -> None:
+        """Say that the run came to its end."""
+        if not self.is_finished:
+            (self.path / _STARTED).rename(self.fingerprint)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole."""

@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rl_compress.errors import CorruptFileError
+from rl_compress.results.failure import Failure, from_lines, to_lines
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.schema import from_table, to_table
 
 _UNFINISHED = ".tmp"
+_FAILURES = "failures.jsonl"
 
 
 def open_location(location: str | Path) -> tuple[fs.FileSystem, str]:
@@ -29,7 +31,7 @@ def open_location(location: str | Path) -> tuple[fs.FileSystem, str]:
 
 
 class EvaluationStore:
-    """Records of one run, as ``part-*.parquet`` files.
+    """Records of one run, as ``part-*.parquet`` files, and its failures, as ``failures.jsonl``.
 
     One process writes (the ledger's); any number may read.
     """
@@ -61,6 +63,32 @@ class EvaluationStore:
                 ) from None
             records |= {row.evaluation_id: row for row in rows}
         return [records[key] for key in sorted(records)]
+
+    def append_failure(self, failure: Failure) -> None:
+        """Store a failure; there are few, so that all are written again, as storage allows."""
+        path = posixpath.join(self._root, _FAILURES)
+        text = to_lines([*self.read_failures(), failure])
+        with self._fs.open_output_stream(path + _UNFINISHED) as file:
+            file.write(text.encode())
+        self._fs.move(path + _UNFINISHED, path)
+
+    def read_failures(self) -> list[Failure]:
+        """Return all failures in the order in which they happened.
+
+        Raises:
+            CorruptFileError: Their file cannot be read.
+        """
+        path = posixpath.join(self._root, _FAILURES)
+        if self._fs.get_file_info(path).type == fs.FileType.NotFound:
+            return []
+        try:
+            with self._fs.open_input_stream(path) as file:
+                return from_lines(file.read().decode())
+        except (OSError, ValueError, TypeError) as error:
+            raise CorruptFileError(
+                f"{path}: not a readable list of failures ({error}); remove it and resume, which "
+                f"evaluates its variants again"
+            ) from None
 
     def compact(self) -> None:
         """Merge all parts into one, for quick reading."""

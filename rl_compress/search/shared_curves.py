@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import itertools
 import json
 import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from rl_compress import __version__
 from rl_compress.errors import CorruptFileError
@@ -22,6 +16,7 @@ from rl_compress.search.preparation import Subject
 from rl_compress.search.sensitivity import SensitivityCurves
 from rl_compress.targets.cache import cache_dir, write_whole
 from rl_compress.targets.factory import TargetConfig
+from rl_compress.targets.fingerprint import add_tensor, source_files
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +57,7 @@ def shared_path(
             (name, type(module).__qualname__) for name, module in subject.model.named_modules()
         ],
         "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
-        "evaluation": evaluation.model_dump(mode="json"),
+        "evaluation": evaluation.model_dump(mode="json", exclude={"timeout_s"}),
         "score": score,
         "robustness": robustness.model_dump(mode="json"),
         "count": count,
@@ -70,11 +65,11 @@ def shared_path(
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, tensor in sorted(compressor.network.tensors.items()):
         digest.update(name.encode())
-        _add(digest, tensor)
+        add_tensor(digest, tensor)
     for split in ("calibration", "search"):
         for tensor in itertools.chain(*itertools.islice(subject.target.batches(split), 1)):
-            _add(digest, tensor)
-    for path in sorted(set(_sources(subject, target))):
+            add_tensor(digest, tensor)
+    for path in sorted(set(source_files(target.factory, subject.target, subject.model))):
         digest.update(path.read_bytes())
     return cache_dir() / "sensitivity" / f"{digest.hexdigest()[:32]}.parquet"
 
@@ -101,22 +96,3 @@ def keep_shared(path: Path, measured: Path) -> None:
             path.parent,
             error,
         )
-
-
-def _add(digest: hashlib._Hash, tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _sources(subject: Subject, target: TargetConfig) -> Iterator[Path]:
-    """Yield the source files of target and model, as far as there are any."""
-    names = [target.factory.partition(":")[0]]
-    names += [type(part).__module__ for part in (subject.target, subject.model)]
-    for module in filter(None, map(sys.modules.get, names)):
-        # What is typed in, or built in, has no file.
-        try:
-            path = inspect.getsourcefile(module)
-        except TypeError:
-            continue
-        if path is not None and Path(path).is_file():
-            yield Path(path)

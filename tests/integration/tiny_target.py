@@ -56,6 +56,7 @@ class TinyTarget(ClassificationTarget):
         train_sleep_s: float = 0.0,
         build_sleep_s: float = 0.0,
         fails: bool = False,
+        hang_s: float = 0.0,
         pids: str | None = None,
         splits: Mapping[str, Dataset[Any]] | None = None,
     ) -> None:
@@ -64,6 +65,7 @@ class TinyTarget(ClassificationTarget):
         self._sleep_s = {"search": sleep_s, "train": train_sleep_s}
         self._build_sleep_s = build_sleep_s
         self._fails = fails
+        self._hang_s = hang_s
         self._pids = pids
 
     def architecture(self) -> nn.Module:
@@ -80,6 +82,8 @@ class TinyTarget(ClassificationTarget):
     def score(self, model: nn.Module, split: str) -> float:
         if self._fails and split == "search" and is_cursed(model):
             raise ValueError("this variant is cursed")
+        if self._hang_s and split == "search" and is_cursed(model):
+            time.sleep(self._hang_s)
         return super().score(model, split)
 
     def _train(self) -> nn.Module:
@@ -130,6 +134,7 @@ def tiny(
     train_sleep_s: float = 0.0,
     build_sleep_s: float = 0.0,
     fails: bool = False,
+    hang_s: float = 0.0,
     pids: str | None = None,
 ) -> TinyTarget:
     """Make the sound target.
@@ -140,6 +145,7 @@ def tiny(
         train_sleep_s: Added to each pass over the training split, so to each epoch.
         build_sleep_s: Added to the building of the model.
         fails: Whether scoring raises for some variants.
+        hang_s: How long scoring hangs for those.
         pids: Folder in which every process that evaluates leaves a file named by its id.
     """
     return TinyTarget(
@@ -148,6 +154,7 @@ def tiny(
         train_sleep_s=train_sleep_s,
         build_sleep_s=build_sleep_s,
         fails=fails,
+        hang_s=hang_s,
         pids=pids,
     )
 

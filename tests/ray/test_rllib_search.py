@@ -19,6 +19,7 @@ from running import count_parts, is_alive, make_job, read_records, run_process, 
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
 from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task
 from rl_compress.search.config import RLAlgorithm, SearchConfig
 from rl_compress.search.preparation import prepare
@@ -146,6 +147,24 @@ def test_failing_variants_are_counted_and_replaced(tmp_path: Path) -> None:
     assert reason is None
     assert progress.done == len(read_records(tmp_path)) == 16
     assert progress.failures > 0
+
+
+def test_variants_that_hang_are_given_up_in_the_env_runners(tmp_path: Path) -> None:
+    progress, reason = _search(
+        tmp_path,
+        search__evaluations=16,
+        search__prior="none",
+        objective__score="accuracy",
+        evaluation__timeout_s=0.5,
+        target__options={"hang_s": 600},
+    )
+
+    assert reason is None
+    assert progress.done == len(read_records(tmp_path)) == 16
+    failures = EvaluationStore(tmp_path / "evaluations").read_failures()
+    assert len(failures) == progress.failures > 0
+    assert {failure.worker for failure in failures} & {1, 2}
+    assert all("evaluation.timeout_s" in failure.error for failure in failures)
 
 
 @pytest.mark.slow

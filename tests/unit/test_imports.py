@@ -18,6 +18,7 @@ ROOT = Path(rl_compress.__file__).parent
 # From the bottom up; imports within a package are free.
 ORDER = (
     "errors",
+    "logs",
     "policy",
     "results",
     "targets",
@@ -34,6 +35,7 @@ ORDER = (
     "job",
     "monitor",
     "run",
+    "scheduled",
     "inspection",
     "tuning",
     "submission",

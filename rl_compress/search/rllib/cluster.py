@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from rl_compress.errors import ConfigError
+from rl_compress.logs import VARIABLE
 from rl_compress.search.rllib.quiet import quiet
 
 _OBJECT_STORE_BYTES = 512 << 20
@@ -41,6 +42,8 @@ def connected(
         "log_to_driver": False,
         "runtime_env": {"worker_process_setup_hook": "rl_compress.search.rllib.quiet.quiet"},
     }
+    handed_on = {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
+    options["runtime_env"]["env_vars"] = handed_on
     try:
         if address:
             ray.init(address=address, **options)
@@ -48,7 +51,7 @@ def connected(
             needed = 1 + int(num_env_runners * num_cpus_per_env_runner + 0.999)
             # The user's target may be importable by the path of this process alone.
             path = os.pathsep.join(folder for folder in sys.path if folder)
-            options["runtime_env"]["env_vars"] = {"PYTHONPATH": path}
+            handed_on["PYTHONPATH"] = path
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, needed),

@@ -18,6 +18,7 @@ from rl_compress.evaluation.scores import ScoreName
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import Problem
+from rl_compress.search.rllib.metrics import RunMetrics
 from rl_compress.search.screening import Known
 from rl_compress.targets.factory import TargetConfig
 
@@ -50,6 +51,8 @@ class Coordinator:
         self._kit = kit
         self._answered = {record.policy_id: record for record in self._ledger.references()}
         self._published = Known.nothing()
+        self._metrics = RunMetrics(kit.identity)
+        self._metrics.show(self._ledger.progress())
 
     def kit(self) -> WorkerKit:
         """Return what a worker needs."""
@@ -83,16 +86,19 @@ class Coordinator:
         claim = self._ledger.claim(policy_id, worker)
         if claim.record is not None:
             self._answered[policy_id] = claim.record
+            self._metrics.show(self._ledger.progress())
         return claim
 
     def complete(self, record: EvaluationRecord) -> None:
         """See :meth:`EvaluationLedger.complete`."""
         self._ledger.complete(record)
         self._answered[record.policy_id] = record
+        self._metrics.show(self._ledger.progress())
 
-    def fail(self, policy_id: str, worker: int, error: str) -> None:
+    def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """See :meth:`EvaluationLedger.fail`."""
-        self._ledger.fail(policy_id, worker, error)
+        self._ledger.fail(policy_id, worker, error, policy)
+        self._metrics.show(self._ledger.progress())
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
@@ -118,9 +124,9 @@ class RemoteLedger:
         """See :meth:`EvaluationLedger.complete`; returns when the record is stored."""
         ray.get(self._coordinator.complete.remote(record))
 
-    def fail(self, policy_id: str, worker: int, error: str) -> None:
-        """See :meth:`EvaluationLedger.fail`."""
-        ray.get(self._coordinator.fail.remote(policy_id, worker, error))
+    def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
+        """See :meth:`EvaluationLedger.fail`; returns when the failure is stored."""
+        ray.get(self._coordinator.fail.remote(policy_id, worker, error, policy))
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""

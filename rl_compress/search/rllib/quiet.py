@@ -8,11 +8,17 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from rl_compress.logs import configure_from_environment
+
 _NOISY = ("ray._common.deprecation", "ray.rllib.algorithms", "ray.rllib.core", "ray.rllib.utils")
 
 
 def quiet() -> None:
-    """Silence what no user can act on; errors stay. Call before RLlib is imported."""
+    """Silence what no user can act on; errors stay. Call before RLlib is imported.
+
+    Every worker begins with it, so it also lets our own log lines out as the driver does.
+    """
+    configure_from_environment()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)

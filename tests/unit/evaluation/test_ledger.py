@@ -204,3 +204,21 @@ def test_a_claim_names_the_best_of_the_worker_and_the_driver(store: EvaluationSt
 
 def test_the_first_variant_has_no_incumbent(store: EvaluationStore) -> None:
     assert EvaluationLedger(store, 10).claim("a", 0).incumbent is None
+
+
+def test_failures_outlive_the_ledger(store: EvaluationStore) -> None:
+    ledger = EvaluationLedger(store, 5)
+    for policy in "ab":
+        ledger.claim(policy, 3)
+        ledger.fail(policy, 3, f"error of {policy}", f'{{"{policy}": 1}}')
+    ledger.fail("a", 4, "once more")
+
+    resumed = EvaluationLedger(store, 5)
+
+    claim = resumed.claim("a", 0)
+    assert (claim.status, claim.error) == ("failed", "error of a")
+    assert resumed.progress().failures == 2
+    assert resumed.last_error() == "error of b"
+    failure = store.read_failures()[0]
+    assert (failure.policy_id, failure.policy, failure.worker) == ("a", '{"a": 1}', 3)
+    assert store.read() == []

@@ -11,6 +11,7 @@ import records
 
 from rl_compress.errors import CorruptFileError
 from rl_compress.policy.compression_policy import CompressionPolicy, Decision
+from rl_compress.results.failure import Failure
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.schema import to_table
 from rl_compress.results.store import EvaluationStore
@@ -190,3 +191,23 @@ def test_a_record_tells_its_costs_and_policy() -> None:
 def test_a_record_does_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_record(0).score = 1.0  # type: ignore[misc]
+
+
+def test_failures_are_kept_in_order(tmp_path: Path) -> None:
+    failures = [
+        Failure(policy_id=name, policy="{}", worker=1, error="zu groß\nfür uns", time="2026-01-01")
+        for name in "ba"
+    ]
+    store = EvaluationStore(tmp_path)
+    assert store.read_failures() == []
+    for failure in failures:
+        store.append_failure(failure)
+    assert EvaluationStore(tmp_path).read_failures() == failures
+    assert [path.name for path in tmp_path.iterdir()] == ["failures.jsonl"]
+
+
+@pytest.mark.parametrize("text", ["{half", '{"policy_id": "a"}\n', "3\n"])
+def test_unreadable_failures_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "failures.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(CorruptFileError, match=r"failures\.jsonl: not a readable list"):
+        EvaluationStore(tmp_path).read_failures()
