@@ -26,11 +26,15 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
+            **{key: value for key, value in vars(record).items() if _is_extra(key)},
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _is_extra(key: str) -> bool:
+    return key not in _STANDARD and not key.startswith("_")  # Ray adds such of its own
 
 
 def configure(level: int, form: LogFormat) -> None:
