@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import Measurement
 from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.evaluation.racing import Rival
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.results.store import EvaluationStore
@@ -55,7 +56,7 @@ class Part:
         """See :class:`CostFunction`."""
         return self.prepared.subject.compressor.costs.batch(self.whole(widths))
 
-    def evaluate(self, widths: Widths) -> Measurement:
+    def evaluate(self, widths: Widths, _rival: Rival | None = None) -> Measurement:
         """See :class:`Evaluator`."""
         return self.prepared.evaluator.evaluate(self.whole(widths))
 
