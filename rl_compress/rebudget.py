@@ -8,6 +8,7 @@ best is taken.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rl_compress.monitor import Monitor
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.policy.mask_projection import decides_masks
 from rl_compress.policy.search_space import Widths
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task
@@ -44,61 +46,74 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     Raises:
         ConfigError: The run has no evaluation within the budget, and no sensitivity curves to
             propose one by.
+        EvaluationError: No policy for the budget can be evaluated.
     """
-    run = RunDirectory(directory)
-    space, costs, budget = subject.compressor.space, subject.compressor.costs, subject.budget
-    curves = _curves(run, subject)
-    chosen: dict[str, Widths] = {}
+    run, space = RunDirectory(directory), subject.compressor.space
+    curves: SensitivityCurves | None = None
+    if run.sensitivity.exists() and not decides_masks(space):
+        curves = SensitivityCurves.load(run.sensitivity)
     try:
         stored = best_policy(directory, job.effective_budget(), subject)
     except ConfigError:
         if curves is None:
             raise
+        compared: dict[str, Widths] = {}
     else:
         if curves is None:
             return stored
-        chosen["the best evaluated"] = space.widths_of(stored)
-    prior = greedy_widths(curves, budget, space, costs)
-    chosen["the prior"] = prior
+        compared = {"the best evaluated": space.widths_of(stored)}
+    monitor.phase("policies for the budget")
     evaluator = make_task(job, subject, run).make_evaluator()
     reward = Objective(job.objective, evaluator.original_costs)
     original = reward(curves.original_score, evaluator.original_costs)
     records = [r for r in EvaluationStore(run.evaluations).read() if r.scored_in_full]
-    if len(records) > 1:
+    compared |= proposals(subject, curves, records, original)
+    rewards, said = {}, []
+    for name, widths in compared.items():
+        try:
+            found = evaluator.evaluate(widths)
+        except EvaluationError as error:
+            said.append(f"{name} cannot be scored ({error})")
+        else:
+            rewards[name] = reward(found.score, found.all_costs())
+            said.append(f"{name} {found.score:.4f}")
+    if not rewards:
+        raise EvaluationError(f"--run {directory}: no policy for the budget: {', '.join(said)}")
+    taken = max(rewards, key=rewards.__getitem__)
+    monitor.say(f"{job.objective.score} on the search split: {', '.join(said)}; {taken} is taken")
+    return space.policy_of(compared[taken])
+
+
+def proposals(
+    subject: Subject,
+    curves: SensitivityCurves,
+    records: Sequence[EvaluationRecord],
+    original_reward: float,
+) -> dict[str, Widths]:
+    """Return what may be the best within a budget, of all that was not measured.
+
+    Args:
+        subject: The target as prepared for the budget.
+        curves: Of the run.
+        records: The run's, scored in full, of any budgets.
+        original_reward: Reward of the uncompressed target.
+
+    Returns:
+        By name levels within the budget, shape ``(D,)`` each.
+    """
+    space, costs, budget = subject.compressor.space, subject.compressor.costs, subject.budget
+    prior = greedy_widths(curves, budget, space, costs)
+    known = Known.nothing()
+    if records:
         known = Known(
             np.stack([space.widths_of(record.realised_policy()) for record in records]),
             np.array([record.reward for record in records]),
         )
-        chosen["the proposal"] = Screening(space, costs, curves, original).improve(
-            known.within(budget, costs).best(prior),
-            budget,
-            known,
-            np.random.default_rng(_SEED),
-            curiosity=0.0,
-        )
-    distinct = {tuple(widths.tolist()): name for name, widths in reversed(chosen.items())}
-    monitor.phase("policies for the budget")
-    rewards: dict[str, float] = {}
-    scores: dict[str, float] = {}
-    for name in sorted(distinct.values(), key=list(chosen).index):
-        try:
-            found = evaluator.evaluate(chosen[name])
-        except EvaluationError as error:
-            monitor.say(f"{name} could not be evaluated ({error})")
-            continue
-        scores[name] = found.score
-        rewards[name] = reward(found.score, found.all_costs())
-    if not rewards:
-        raise EvaluationError(f"--run {directory}: no policy for the budget could be evaluated")
-    taken = max(rewards, key=rewards.__getitem__)
-    listed = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-    monitor.say(f"{job.objective.score} on the search split: {listed}; {taken} is taken")
-    return space.policy_of(chosen[taken])
-
-
-def _curves(run: RunDirectory, subject: Subject) -> SensitivityCurves | None:
-    """Return the run's curves; None where it has none, or decides masks."""
-    space = subject.compressor.space
-    if decides_masks(space) or not run.sensitivity.exists():
-        return None
-    return SensitivityCurves.load(run.sensitivity)
+    proposal = Screening(space, costs, curves, original_reward).improve(
+        known.within(budget, costs).best(prior),
+        budget,
+        known,
+        np.random.default_rng(_SEED),
+        curiosity=0.0,
+    )
+    return {"the prior": prior, "the proposal": proposal}

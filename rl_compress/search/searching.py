@@ -263,9 +263,10 @@ class SearchTask:
 
         drawn = drawn_budgets([own.budget, *self.subject.others])
         levels = [recommended(one.budget) for one in drawn]
-        measured = [own.reference_reward]
-        for widths in levels[1 : 1 + len(self.subject.others)]:
-            measured.append(_first(candidates, [widths, space.smallest_widths]).reward)
+        measured = [own.reference_reward] + [
+            _first(candidates, [widths, space.smallest_widths]).reward
+            for widths in levels[1 : 1 + len(self.subject.others)]
+        ]
         rewards = reference_rewards(drawn, measured, original_reward)
         return tuple(
             Goal(one.budget, None if curves is None else widths, reference, one.share)
