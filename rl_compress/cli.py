@@ -240,6 +240,7 @@ def compress(
         from rl_compress import run as running
         from rl_compress.inspection import best_policy
         from rl_compress.policy.compression_policy import CompressionPolicy
+        from rl_compress.rebudget import policy_for
         from rl_compress.reporting.console import print_result
 
         loaded = _load(job, set_, budget)
@@ -250,9 +251,12 @@ def compress(
         else:
             folder, bounds = run or Path(), loaded.effective_budget()
             subject = None
-            if "latency_ms" in bounds:
+            if budget or "latency_ms" in bounds:
                 subject = running.prepare_job(loaded, folder / "pretraining", monitor)
-            chosen = best_policy(folder, bounds, subject)
+            if budget and subject is not None:
+                chosen = policy_for(loaded, folder, subject, monitor)
+            else:
+                chosen = best_policy(folder, bounds, subject)
         directory = output or Path("compressed") / loaded.name
         manifest = running.compress(
             loaded,
@@ -367,7 +371,12 @@ def _load(path: Path, overrides: list[str] | None, budget: list[str] | None = No
             f"space.quantization.{key}={getattr(own, key)}"
             for key in ("weight_bits", "activation_bits")
         ]
-        changes += ["device=null", "budget={}", *(f"budget.{bound}" for bound in budget)]
+        changes += [
+            "device=null",
+            "search.budgets=[]",
+            "budget={}",
+            *(f"budget.{bound}" for bound in budget),
+        ]
     return load_job(path, changes)
 
 

@@ -119,6 +119,7 @@ class Job(BaseModel):
     @model_validator(mode="after")
     def _sections_agree(self) -> Job:
         self.search.check_action(self.space.action)
+        self.search.check_budgets(self.space.action, racing=self.evaluation.racing)
         sparse = self.space.pruning.structure != "channels"
         if sparse and self.evaluation.recalibration == "reconstruction":
             raise ConfigError(
@@ -128,7 +129,7 @@ class Job(BaseModel):
         masks = self.space.action == "mask"
         profile = self.device_profile()
         quantization = self.space.quantization.resolved(
-            self.effective_budget(),
+            {*self.effective_budget(), *(cost for spec in self.search.budgets for cost in spec)},
             searchable=not (masks or sparse),
             kernels=None if profile is None else (profile.weight_bits, profile.activation_bits),
         )

@@ -129,7 +129,7 @@ def _search_in(
     progress, stopped_early = task.search_for_policy()
     if stopped_early:
         monitor.say(f"search ended early: {stopped_early}")
-    best = choose(run, job, stopped_early)
+    best = choose(run, job, subject, stopped_early)
     monitor.phase("fine-tuning")
     start = time.perf_counter()
     manifest = _deliver(job, subject, best.realised_policy(), run.best, monitor)
@@ -196,6 +196,7 @@ def prepare_job(
         job.target,
         job.space,
         job.effective_budget(),
+        others=job.search.budgets,
         contribution=contribution,
         latency_table=None if table is None else Path(table),
         latency_batch_size=job.export.latency_batch_size,
@@ -240,18 +241,23 @@ def make_task(
     )
 
 
-def choose(run: RunDirectory, job: Job, stopped_early: str | None = None) -> EvaluationRecord:
-    """Write the Pareto front and return the record with the highest reward.
+def choose(
+    run: RunDirectory, job: Job, subject: Subject, stopped_early: str | None = None
+) -> EvaluationRecord:
+    """Write the Pareto front and return the record with the highest reward within the budget.
+
+    The front is over all records, those for other budgets included.
 
     Raises:
-        EvaluationError: There is no record; the message says why the search stopped.
+        EvaluationError: There is no such record; the message says why the search stopped.
     """
     records = EvaluationStore(run.evaluations).read()
-    if not records:
+    best = best_distinct(list(filter(subject.may_win, records)), 1)
+    if not best:
         raise EvaluationError(f"{run.path}: no variant could be evaluated ({stopped_early})")
     front = pareto_front(records, job.objective.objectives(job.effective_budget()))
     run.write_records("pareto.parquet", front)
-    return best_distinct(records, 1)[0]
+    return best[0]
 
 
 def compress(
@@ -314,9 +320,10 @@ def _verify(
 
     assert manifest.scores is not None, "what was delivered just now has scores"
     scores = manifest.scores.search
+    records = EvaluationStore(run.evaluations).read()
     rows = verify_candidates(
         run.verification,
-        best_distinct(EvaluationStore(run.evaluations).read(), count),
+        best_distinct(list(filter(subject.may_win, records)), count),
         delivered={manifest.policy_id: (scores.before_finetuning, scores.delivered, seconds)},
         fine_tune=fine_tune,
         score=lambda variant: target.score(variant.model, "search"),

@@ -8,6 +8,7 @@ stored before the worker hears of it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -71,18 +72,25 @@ class Ledger(Protocol):
 class EvaluationLedger:
     """The ledger of one run, on top of its store."""
 
-    def __init__(self, store: EvaluationStore, limit: int) -> None:
+    def __init__(
+        self,
+        store: EvaluationStore,
+        limit: int,
+        may_win: Callable[[EvaluationRecord], bool] = lambda _record: True,
+    ) -> None:
         """Take over what the store holds already.
 
         Args:
             store: Where records go.
             limit: Number of distinct variants that the run measures.
+            may_win: Whether a record can be the best; by default all can.
 
         Raises:
             CorruptFileError: The store cannot be read.
         """
         self._store = store
         self._limit = limit
+        self._may_win = may_win
         self._records = {record.policy_id: record for record in store.read()}
         self._next_id = 1 + max(
             (record.evaluation_id for record in self._records.values()), default=-1
@@ -192,7 +200,7 @@ class EvaluationLedger:
         return max(own, key=_rank, default=None)
 
     def _note_best(self, record: EvaluationRecord) -> None:
-        if not record.scored_in_full:
+        if not (record.scored_in_full and self._may_win(record)):
             return
         if self._best is None or _rank(record) > _rank(self._best):
             self._best = record

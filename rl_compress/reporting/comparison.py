@@ -53,7 +53,9 @@ def contenders(files: RunFiles) -> list[Contender]:
     for records, curves in [own, *((one.evaluations, one.sensitivity) for one in files.beside)]:
         if not records:
             continue
-        rewards = np.array([record.reward for record in records], dtype=np.float64)
+        rewards = np.array(
+            [record.reward if files.may_win(record) else np.nan for record in records]
+        )
         algorithm = records[0].algorithm
         found.setdefault(algorithm, []).append(np.fmax.accumulate(rewards))
         started.setdefault(algorithm, count_sensitivity_evaluations(curves))

@@ -64,6 +64,16 @@ class RunFiles:
     """Candidates that a finished search had measured before."""
     beside: list[SearchFiles]
     """The searches that this one is compared with; those without an evaluation are left out."""
+
+    def may_win(self, record: EvaluationRecord) -> bool:
+        """Say whether a record is for the job's own budget, not for a looser one of several."""
+        search = self.job.get("search")
+        if not (isinstance(search, dict) and search.get("budgets")):
+            return True
+        bounds, costs = (self.space or {}).get("budget") or {}, record.costs()
+        # What was not measured was not bounded either, or it is predicted and not in the record.
+        return all(costs[cost] <= bound for cost, bound in bounds.items() if cost in costs)
+
     failures: list[Failure] = field(default_factory=list)
     """Variants that could not be evaluated, in the order of time."""
 

@@ -288,7 +288,7 @@ def chosen_record(files: RunFiles) -> EvaluationRecord | None:
     scored = [
         record
         for record in files.evaluations
-        if record.scored_in_full and math.isfinite(record.score)
+        if record.scored_in_full and math.isfinite(record.score) and files.may_win(record)
     ]
     if files.manifest is not None:
         delivered = files.manifest["policy_id"]

@@ -229,6 +229,13 @@ class SearchConfig(BaseModel):
         description="Discount of rewards, per step of an episode; by default 1, and 0.1 with "
         "masks, where every step has its own reward.",
     )
+    budgets: list[dict[str, float | str]] = Field(
+        default_factory=list,
+        description="Further budgets, each as the job's `budget`, that the agent is trained for "
+        "besides the job's own, which decides what is delivered; `rl-compress compress --run DIR "
+        "--budget` takes the policy for another one. Where all bound the same single cost, budgets "
+        "between them are met too.",
+    )
     convergence: int | None = Field(
         default=None,
         ge=1,
@@ -269,6 +276,35 @@ class SearchConfig(BaseModel):
             raise ConfigError(
                 f"search.budget_handling: masks are projected onto the budget, and cannot "
                 f"{self.budget_handling}; leave it out, or choose space.action: ratio"
+            )
+
+    def check_budgets(self, action: Literal["ratio", "mask"], *, racing: bool) -> None:
+        """Make sure that the search can be for several budgets, if it is to be.
+
+        Raises:
+            ConfigError: Nothing learns from other budgets, masks are decided, or variants are
+                raced, and those of tight budgets would be dropped against those of loose ones.
+        """
+        if not self.budgets:
+            return
+        if not all(self.budgets):
+            raise ConfigError(
+                "search.budgets: each must have at least one bound; remove empty ones"
+            )
+        if not self.learns:
+            raise ConfigError(
+                f"search.budgets: {self.algorithm} does not learn and is for one budget; choose "
+                "ppo, or leave them out"
+            )
+        if action == "mask":
+            raise ConfigError(
+                "search.budgets: masks are decided for one budget; leave them out, or choose "
+                "space.action: ratio"
+            )
+        if racing:
+            raise ConfigError(
+                "search.budgets: variants of different budgets cannot be raced against each other; "
+                "set evaluation.racing: false, or leave them out"
             )
 
     @property

@@ -12,7 +12,8 @@ Observation space
 Rewards
     Zero until the episode ends; then the variant's reward relative to the prior's, in units of the
     reward that the prior loses against the uncompressed target, clipped to ``[-3, 3]``. Zero means
-    "as good as the prior", one "as good as the uncompressed target".
+    "as good as the prior", one "as good as the uncompressed target". With several budgets each
+    episode is played for one of them, relative to its own prior (:mod:`rl_compress.search.goals`).
 Episode end
     After the last group (``episode: layerwise``) or the only step (``episode: whole``). The last
     ``info`` holds ``evaluation_id`` and ``reward``, or ``exhausted`` when the run's number of
@@ -36,6 +37,7 @@ from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.budget_handling import BudgetHandling, bring_within, clip, plain_keep
+from rl_compress.search.goals import Goal, Within, pick
 from rl_compress.search.observation import Observer
 from rl_compress.search.screening import Known, Records, Screening
 from rl_compress.search.sensitivity import SensitivityCurves
@@ -70,11 +72,22 @@ class Problem:
     episode: Episode
     residual_scale: float
     budget_handling: BudgetHandling = "projection"
+    goals: tuple[Goal, ...] = ()
+    """What episodes are played for, where it is not the one budget alone."""
 
     @property
-    def reward_scale(self) -> float:
-        """Return what the reference loses against the uncompressed target."""
-        return max(self.original_reward - self.reference_reward, 1e-6)
+    def goal(self) -> Goal:
+        """Return the job's own budget with its prior and reference."""
+        return Goal(self.budget, self.prior, self.reference_reward)
+
+    @property
+    def may_win(self) -> Within:
+        """Tell which records may be the best of the search."""
+        return Within(self.budget, self.compressor.space, self.compressor.costs)
+
+    def reward_scale(self, goal: Goal | None = None) -> float:
+        """Return what a goal's reference loses against the uncompressed target."""
+        return max(self.original_reward - (goal or self.goal).reference_reward, 1e-6)
 
 
 class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
@@ -106,8 +119,13 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._space = problem.compressor.space
         self._costs = problem.compressor.costs
         self._observer = Observer(
-            problem.compressor, problem.budget, problem.prior, problem.curves, problem.reward_scale
+            problem.compressor,
+            problem.budget,
+            problem.prior,
+            problem.curves,
+            problem.reward_scale(),
         )
+        self._goal = problem.goal
         decisions = self._space.num_decisions if problem.episode == "whole" else 1
         bound = self._observer.bound
         self.observation_space = gym.spaces.Box(
@@ -127,6 +145,9 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         super().reset(seed=seed)
         if seed is not None:
             self._proposed.clear()
+        if self._problem.goals:
+            self._goal = pick(self._problem.goals, self.np_random)
+            self._observer.face(self._goal.budget, self._goal.prior)
         self._group = self._next_open(0)
         self._keep = np.ones(len(self._space))
         self._widths = self._space.full_widths
@@ -149,7 +170,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     def _decide(self, value: float) -> None:
         index, units = self._group, self._space.num_units
-        prior, problem = self._problem.prior, self._problem
+        prior, problem = self._goal.prior, self._problem
         if prior is not None:
             if index == self._next_open(0):
                 self._centre = self._best_known(prior)
@@ -162,7 +183,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._widths[index] = self._space.nearest(wanted)[index]
         if problem.budget_handling == "clip":
             self._widths[index] = clip(
-                self._widths, index, problem.budget, self._space, self._costs
+                self._widths, index, self._goal.budget, self._space, self._costs
             )
             self._keep[index] = self._widths[index] / units[index]
         self._group = self._next_open(index + 1)
@@ -172,7 +193,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         if self._screening is None:
             return prior
         self._known = self._records()
-        return self._known.best(prior)
+        return self._known.within(self._goal.budget, self._costs).best(prior)
 
     def _new_widths(self) -> Widths:
         """Return the decisions' widths on the budget, or near them if this env had them before.
@@ -180,18 +201,18 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         A converged agent proposes the same variants again and again; a variant nearby tells it
         more than the one it knows, and the run its number of evaluations.
         """
-        keep, noise, problem = self._keep, _FIRST_NOISE, self._problem
+        keep, noise, budget = self._keep, _FIRST_NOISE, self._goal.budget
         if self._screening is not None:
-            proposal = project(keep, problem.budget, self._space, self._costs)
-            return self._screening.improve(proposal, problem.budget, self._known, self.np_random)
+            proposal = project(keep, budget, self._space, self._costs)
+            return self._screening.improve(proposal, budget, self._known, self.np_random)
         for _ in range(_NEARBY_TRIES):
             widths = bring_within(
-                problem.budget_handling,
+                self._problem.budget_handling,
                 keep,
-                problem.budget,
+                budget,
                 self._space,
                 self._costs,
-                fill=problem.prior is not None,
+                fill=self._goal.prior is not None,
             )
             if tuple(widths.tolist()) not in self._proposed:
                 break
@@ -213,6 +234,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             return -_REWARD_BOUND, {"error": str(error)}
         if record is None:
             return 0.0, {"exhausted": True}
-        advantage = (record.reward - self._problem.reference_reward) / self._problem.reward_scale
+        advantage = record.reward - self._goal.reference_reward
+        advantage /= self._problem.reward_scale(self._goal)
         reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))
         return reward, {"evaluation_id": record.evaluation_id, "reward": record.reward}

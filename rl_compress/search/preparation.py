@@ -21,6 +21,7 @@ from rl_compress.policy.space_config import UNQUANTIZED, SpaceConfig
 from rl_compress.pruning.contribution import Train
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.quantization.bits import Bits
+from rl_compress.search.goals import Within
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
@@ -36,6 +37,8 @@ class Subject:
     example_inputs: tuple[Tensor, ...]
     compressor: Compressor
     budget: Budget
+    others: tuple[Budget, ...] = ()
+    """Further budgets that the agent is trained for."""
     latency_table: LatencyTable | None = None
     """What latencies are predicted from, where the budget bounds them."""
 
@@ -43,6 +46,11 @@ class Subject:
     def original_costs(self) -> dict[str, float]:
         """Costs of the uncompressed, unquantized target."""
         return self.compressor.costs.original
+
+    @property
+    def may_win(self) -> Within:
+        """Tell which records may be the best of a search on it."""
+        return Within(self.budget, self.compressor.space, self.compressor.costs)
 
     def describe_space(self) -> dict[str, Any]:
         """Return groups, costs and notes as plain data, for ``space.json``."""
@@ -95,6 +103,7 @@ def prepare(
     space: SpaceConfig,
     budget: Mapping[str, float | str],
     *,
+    others: Sequence[Mapping[str, float | str]] = (),
     contribution: ContributionConfig | None = None,
     latency_table: Path | None = None,
     latency_batch_size: int = 1,
@@ -107,6 +116,7 @@ def prepare(
         target_config: What to compress.
         space: What may be decided.
         budget: Upper bounds, as in a job file.
+        others: Likewise for the other budgets that an agent is to be trained for.
         contribution: How contributions are measured, where they rank units.
         latency_table: File to predict latencies from, where the budget bounds them; by default
             the table of this machine in the cache.
@@ -124,7 +134,7 @@ def prepare(
     model = build_model(target, target_config)
     example_inputs = target.example_inputs()
     table = None
-    if LATENCY in budget:
+    if any(LATENCY in spec for spec in (budget, *others)):
         # Before anything is trained: it is of the architecture, whatever the weights.
         table = _latency_table(model, example_inputs, space, latency_table, latency_batch_size)
     train(model, target)
@@ -140,7 +150,14 @@ def prepare(
         costs.original[LATENCY] = costs.costs(compressor.space.full_widths)[LATENCY]
     parsed = Budget.parse(budget, costs.original)
     parsed.check_feasible(compressor.space, costs, costs.original)
-    return Subject(target, model, example_inputs, compressor, parsed, table)
+    further = []
+    for number, spec in enumerate(others):
+        try:
+            further.append(Budget.parse(spec, costs.original))
+            further[-1].check_feasible(compressor.space, costs, costs.original)
+        except ConfigError as error:
+            raise type(error)(f"search.budgets[{number}]: {error}") from None
+    return Subject(target, model, example_inputs, compressor, parsed, tuple(further), table)
 
 
 def _latency_table(

@@ -56,12 +56,24 @@ class Known:
         """Return no records."""
         return cls(np.zeros((0, 0), dtype=np.int64), np.zeros(0))
 
+    def within(self, budget: Budget, cost_function: CostFunction) -> Known:
+        """Return the records within a budget; others may be of looser ones."""
+        if not len(self.widths):
+            return self
+        fits = _within(self.widths, budget, cost_function)
+        return Known(self.widths[fits], self.rewards[fits])
+
     def best(self, otherwise: Widths) -> Widths:
         """Return the levels with the highest reward."""
         return self.widths[int(np.argmax(self.rewards))] if len(self.rewards) else otherwise
 
 
 Records = Callable[[], Known]
+
+
+def _within(widths: Widths, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
+    costs = cost_function.batch(widths)
+    return np.logical_and.reduce([costs[cost] <= bound for cost, bound in budget.bounds])
 
 
 class Screening:
@@ -91,7 +103,13 @@ class Screening:
         self._top = np.array([len(levels) - 1 for levels in self._levels])
 
     def improve(
-        self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator
+        self,
+        proposal: Widths,
+        budget: Budget,
+        known: Known,
+        rng: np.random.Generator,
+        *,
+        curiosity: float | None = None,
     ) -> Widths:
         """Return what to evaluate instead of a proposal.
 
@@ -100,6 +118,8 @@ class Screening:
             budget: Upper bounds.
             known: The records so far, of this or of other budgets.
             rng: Draws mutations and curiosity.
+            curiosity: The multiple of the uncertainty that counts for a variant; 0 where what is
+                returned is to be the best, not the most instructive one. By default drawn.
 
         Returns:
             Allowed levels within the budget that are not among the records, unless there seem to be
@@ -110,17 +130,17 @@ class Screening:
         if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
             self._predictor.fit(known.widths, self._ceiling(known) - known.rewards)
             self._fitted = known
-        curiosity = rng.exponential(_CURIOSITY)
+        multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
         def hope(places: Widths) -> Floats:
             mean, deviation = self._predictor.predict(places)
-            return mean - curiosity * deviation
+            return mean - multiple * deviation
 
         places = self._predictor.positions(self._starts(proposal, budget, known, rng))
         hopes = hope(places)
         for _ in range(_GENERATIONS):
             children = np.unique(self._mutated(places, rng), axis=0)
-            children = children[self._within(self._at(children), budget)]
+            children = children[_within(self._at(children), budget, self._costs)]
             places, first = np.unique(np.concatenate([places, children]), axis=0, return_index=True)
             hopes = np.concatenate([hopes, hope(children)])[first]
             best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
@@ -148,17 +168,13 @@ class Screening:
     def _starts(
         self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator
     ) -> Widths:
-        affordable = np.flatnonzero(self._within(known.widths, budget))
-        order = affordable[np.argsort(-known.rewards[affordable], kind="stable")]
+        affordable = known.within(budget, self._costs)
+        order = np.argsort(-affordable.rewards, kind="stable")
         strangers = [
             project(rng.uniform(0.1, 1.0, len(self._top)), budget, self._space, self._costs)
             for _ in range(_STRANGERS)
         ]
-        return np.stack([proposal, *known.widths[order[:_BEST]], *strangers])
-
-    def _within(self, widths: Widths, budget: Budget) -> npt.NDArray[np.bool_]:
-        costs = self._costs.batch(widths)
-        return np.logical_and.reduce([costs[cost] <= bound for cost, bound in budget.bounds])
+        return np.stack([proposal, *affordable.widths[order[:_BEST]], *strangers])
 
     def _mutated(self, places: Widths, rng: np.random.Generator) -> Widths:
         """Return places with a few levels moved, the first of several down, the second up."""

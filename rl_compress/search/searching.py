@@ -13,6 +13,7 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
+from rl_compress.policy.budget import Budget
 from rl_compress.policy.mask_projection import decides_masks, project_mask
 from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
@@ -25,6 +26,7 @@ from rl_compress.search.baselines.registry import make_baseline
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.convergence import Convergence
 from rl_compress.search.env import Problem
+from rl_compress.search.goals import Goal, drawn_budgets, reference_rewards
 from rl_compress.search.mask_prior import mask_prior
 from rl_compress.search.objective import Objective, ObjectiveConfig
 from rl_compress.search.preparation import Subject
@@ -75,7 +77,7 @@ class SearchTask:
         """
         evaluator = self.make_evaluator()
         store = EvaluationStore(self.run.evaluations)
-        ledger = EvaluationLedger(store, self.search.evaluations)
+        ledger = EvaluationLedger(store, self.search.evaluations, self.subject.may_win)
         self.on_progress(ledger.progress())
         curves = self.curves(evaluator) if self.search.needs_curves else None
         reward = Objective(self.objective, evaluator.original_costs)
@@ -226,17 +228,49 @@ class SearchTask:
                 candidates(uniform)
         full = compressor.space.full_widths
         original = evaluator.evaluate(full).score if curves is None else curves.original_score
+        original_reward = reward(original, evaluator.original_costs)
+        own = Goal(budget, prior, record.reward)
         return Problem(
             compressor=compressor,
             budget=subject.budget,
             curves=curves,
             prior=prior,
             reference_reward=record.reward,
-            original_reward=reward(original, evaluator.original_costs),
+            original_reward=original_reward,
             screens=screens,
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
             budget_handling=self.search.handling,
+            goals=self._goals(own, candidates, curves, original_reward),
+        )
+
+    def _goals(
+        self,
+        own: Goal,
+        candidates: CandidateEvaluator,
+        curves: SensitivityCurves | None,
+        original_reward: float,
+    ) -> tuple[Goal, ...]:
+        """Return what episodes are played for; nothing where there is one budget only."""
+        space, costs = self.subject.compressor.space, self.subject.compressor.costs
+        if not self.subject.others:
+            return ()
+
+        def recommended(budget: Budget) -> Widths:
+            if curves is None:
+                return project(np.full(len(space), 0.5), budget, space, costs)
+            return greedy_widths(curves, budget, space, costs)
+
+        drawn = drawn_budgets([own.budget, *self.subject.others])
+        levels = [recommended(one.budget) for one in drawn]
+        measured = [own.reference_reward] + [
+            _first(candidates, [widths, space.smallest_widths]).reward
+            for widths in levels[1 : 1 + len(self.subject.others)]
+        ]
+        rewards = reference_rewards(drawn, measured, original_reward)
+        return tuple(
+            Goal(one.budget, None if curves is None else widths, reference, one.share)
+            for one, widths, reference in zip(drawn, levels, rewards, strict=True)
         )
 
 

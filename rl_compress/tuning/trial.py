@@ -17,8 +17,8 @@ from rl_compress.export.artifact import load_compressed
 from rl_compress.export.manifest import Manifest
 from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job, parse_job, with_values
+from rl_compress.reporting.run_files import read_run
 from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.store import EvaluationStore
 from rl_compress.run import search
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.regression import RegressionTarget
@@ -71,7 +71,8 @@ def run_trial(job: Job, values: Mapping[str, Any], directory: Path) -> dict[str,
 
 def _figures(job: Job, run: RunDirectory) -> dict[str, Any]:
     """Return what a finished run found, and delivered."""
-    (best,) = best_distinct(EvaluationStore(run.evaluations).read(), 1)
+    read = read_run(run.path)
+    (best,) = best_distinct(list(filter(read.may_win, read.evaluations)), 1)
     manifest = Manifest.load(run.best / "manifest.json")
     figures: dict[str, Any] = {"best_score": best.score, "best_reward": best.reward}
     for cost, change in manifest.costs.items():

@@ -4,11 +4,13 @@
     python tests/benchmarks/search_quality.py pipeline --targets cnn --seeds 3
     python tests/benchmarks/search_quality.py finetuned
     python tests/benchmarks/search_quality.py share
+    python tests/benchmarks/search_quality.py conditioned
 
 `joint` compares algorithms by their best score after N evaluations; it can be interrupted and
 continued, and given further algorithms later. `pipeline` compares the joint search with pruning and
-quantizing one after the other, `finetuned` measures what a delivered model loses, and `share` how
-much of an env runner's time evaluations take. Results go to `results/search_quality/`.
+quantizing one after the other, `finetuned` measures what a delivered model loses, `share` how much
+of an env runner's time evaluations take, and `conditioned` one agent for several budgets with an
+agent for each. Results go to `results/search_quality/`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
 
-from quality import finetuned, joint, pipeline, share
+from quality import conditioned, finetuned, joint, pipeline, share
 from quality.subjects import TARGETS, VARIANTS, Subjects
 
 RESULTS = Path(__file__).parent / "results" / "search_quality"
@@ -66,6 +68,8 @@ def main() -> None:
     added = command(finetuned, "fashion", 100)
     added.add_argument("--epochs", type=int, default=8, help="of fine-tuning")
     command(share, "fashion", 60)
+    added = command(conditioned, "cnn", 100, seeds=3)
+    added.add_argument("--shared-evaluations", type=int, default=150, help="of the one agent")
     options = parser.parse_args()
     options.run(options, Subjects(options.fashion_folder), options.out)
 

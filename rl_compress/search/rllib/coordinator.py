@@ -47,7 +47,7 @@ class Coordinator:
 
     def __init__(self, store: str, limit: int, kit: WorkerKit) -> None:
         """Open the run's store and keep the kit."""
-        self._ledger = EvaluationLedger(EvaluationStore(store), limit)
+        self._ledger = EvaluationLedger(EvaluationStore(store), limit, kit.problem.may_win)
         self._kit = kit
         self._answered = {record.policy_id: record for record in self._ledger.references()}
         self._published = Known.nothing()

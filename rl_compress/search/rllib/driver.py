@@ -73,7 +73,10 @@ def run_rllib(
         SearchStalledError: No runner delivers samples.
     """
     steps, odds = _episode(kit.problem, config)
-    convergence = Convergence(config.convergence, EvaluationStore(store).read)
+    may_win = kit.problem.may_win
+    convergence = Convergence(
+        config.convergence, lambda: filter(may_win, EvaluationStore(store).read())
+    )
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
         name = f"coordinator-{uuid.uuid4().hex}"

@@ -119,7 +119,10 @@ class Subjects:
     def prepared(self, job: Job) -> Prepared:
         """Return the job's subject with its evaluator."""
         data = described(job)
-        key = json.dumps({name: data[name] for name in SUBJECT_SECTIONS}, sort_keys=True)
+        key = json.dumps(
+            {name: data[name] for name in SUBJECT_SECTIONS} | {"others": data["search"]["budgets"]},
+            sort_keys=True,
+        )
         if key not in self._prepared:
             start = time.perf_counter()
             with TemporaryDirectory() as folder:

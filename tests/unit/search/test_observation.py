@@ -23,7 +23,7 @@ FULL = np.array([8, 12, 20])
 
 def _observer(problem: Problem) -> Observer:
     return Observer(
-        problem.compressor, problem.budget, problem.prior, problem.curves, problem.reward_scale
+        problem.compressor, problem.budget, problem.prior, problem.curves, problem.reward_scale()
     )
 
 
@@ -73,7 +73,7 @@ def test_sensitivities_are_squashed_and_increase(
     assert curve[0] == 0.0
     assert (np.diff(curve) > 0).all()
     assert problem.curves is not None
-    drop = problem.curves.drop_at(2, 2) / problem.reward_scale
+    drop = problem.curves.drop_at(2, 2) / problem.reward_scale()
     assert curve[-1] == pytest.approx(drop / (1 + drop), rel=1e-5)
 
 

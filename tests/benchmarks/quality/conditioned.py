@@ -1,0 +1,170 @@
+"""`conditioned`: one agent for several budgets against an agent for each of them.
+
+The one is trained for three budgets, and also asked for two between them that no listed one is.
+What it is worth at a budget is what `rl-compress compress --run --budget` would deliver: the best
+of its records within the budget, of the prior, and of what is proposed (evaluations that come on
+top are counted). An agent for the budget alone answers with its best record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rl_compress.rebudget import proposals
+from rl_compress.results.environment import describe_environment
+from rl_compress.search.rllib.cluster import connected
+
+from .searches import search
+from .statistics import Spread
+from .subjects import Prepared, Subjects, described
+
+LISTED = (0.05, 0.1, 0.2)
+BETWEEN = (0.07, 0.14)
+"""Sizes, as fractions of the uncompressed one; the second listed is the job's own."""
+
+GOAL_POINTS = 0.3
+GOAL_EVALUATIONS = 1.5
+
+Row = dict[str, Any]
+
+
+def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
+    """Search by both ways with every seed; print and write a table and the verdict."""
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for target in options.targets:
+        rows: dict[str, dict[str, list[Row]]] = {}
+        with connected(None, options.env_runners, 1):
+            for seed in seeds:
+                found = {"one agent": _shared(options, subjects, target, seed)}
+                found["an agent each"] = {
+                    size: _alone(options, subjects, target, size, seed)
+                    for size in (*LISTED, *BETWEEN)
+                }
+                for way, by_size in found.items():
+                    for size, row in by_size.items():
+                        rows.setdefault(str(size), {}).setdefault(way, []).append(row)
+        text = _table(options, target, rows)
+        print(text)
+        (out / f"conditioned-{target}.md").write_text(text, encoding="utf-8")
+        data = {
+            "environment": describe_environment(),
+            "evaluations": options.evaluations,
+            "shared_evaluations": options.shared_evaluations,
+            "job": described(subjects.job(target, _overrides(options, LISTED[1], 0))),
+            "by_size": rows,
+        }
+        (out / f"conditioned-{target}.json").write_text(
+            json.dumps(data, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+def _overrides(options: argparse.Namespace, size: float, seed: int) -> dict[str, Any]:
+    return {
+        "budget": {"size_bytes": size},
+        "search.algorithm": "ppo",
+        "search.num_env_runners": options.env_runners,
+        "search.evaluations": options.evaluations,
+        "search.seed": seed,
+    }
+
+
+def _alone(
+    options: argparse.Namespace, subjects: Subjects, target: str, size: float, seed: int
+) -> Row:
+    job = subjects.job(target, _overrides(options, size, seed))
+    prepared = subjects.prepared(job)
+    done = search(prepared, job)
+    best = max(done.records, key=lambda record: (record.score, -record.evaluation_id))
+    return _row(prepared, best.realised_policy(), best.score, "a record", len(done.records))
+
+
+def _shared(
+    options: argparse.Namespace, subjects: Subjects, target: str, seed: int
+) -> dict[float, Row]:
+    own = LISTED[1]
+    job = subjects.job(
+        target,
+        {
+            **_overrides(options, own, seed),
+            "search.evaluations": options.shared_evaluations,
+            "search.budgets": [{"size_bytes": size} for size in LISTED if size != own],
+        },
+    )
+    prepared = subjects.prepared(job)
+    done = search(prepared, job)
+    curves = prepared.curves(job.search.sensitivity_levels)
+    rows = {}
+    for size in (*LISTED, *BETWEEN):
+        there = subjects.prepared(subjects.job(target, _overrides(options, size, seed)))
+        subject, evaluator = there.subject, there.evaluator
+        space = subject.compressor.space
+        within = [record for record in done.records if subject.may_win(record)]
+        compared = {
+            name: (evaluator.evaluate(widths).score, space.policy_of(widths))
+            for name, widths in proposals(
+                subject, curves, done.records, curves.original_score
+            ).items()
+        }
+        if within:
+            best = max(within, key=lambda record: record.score)
+            compared = {"a record": (best.score, best.realised_policy()), **compared}
+        source = max(compared, key=lambda name: compared[name][0])
+        rows[size] = _row(
+            there, compared[source][1], compared[source][0], source, len(done.records)
+        )
+        rows[size]["record"] = compared["a record"][0] if within else None
+    return rows
+
+
+def _row(prepared: Prepared, policy: Any, score: float, source: str, evaluations: int) -> Row:
+    subject = prepared.subject
+    variant = prepared.evaluator.variant(subject.compressor.space.widths_of(policy))
+    original = subject.target.score(subject.model, "search")
+    accuracy = subject.target.score(variant, "search")
+    return {
+        "score": score,
+        "points_lost": original - accuracy,
+        "source": source,
+        "evaluations": evaluations,
+    }
+
+
+def _table(options: argparse.Namespace, target: str, rows: dict[str, dict[str, list[Row]]]) -> str:
+    made = options.shared_evaluations / options.evaluations
+    lines = [
+        f"# One agent for several budgets, {target}",
+        "",
+        f"{options.seeds} seeds; one agent with {options.shared_evaluations} evaluations for "
+        f"{', '.join(map(str, LISTED))} of the size, agents for one budget with "
+        f"{options.evaluations} each. KL is the divergence from the uncompressed target, points "
+        "are of accuracy lost, both on the search split, mean and standard deviation.",
+        "",
+        "| size | trained for | KL, one agent | KL, an agent each | points, one | points, each "
+        "| behind | answered by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    met = made <= GOAL_EVALUATIONS
+    for size, ways in sorted(rows.items(), key=lambda item: float(item[0])):
+        one, each = ways["one agent"], ways["an agent each"]
+        points = [Spread.of([row["points_lost"] for row in way]) for way in (one, each)]
+        losses = [Spread.of([-row["score"] for row in way]) for way in (one, each)]
+        behind = points[0].mean - points[1].mean
+        listed = float(size) in LISTED
+        met = met and (behind <= GOAL_POINTS or not listed)
+        sources = ", ".join(row["source"] for row in one)
+        lines.append(
+            f"| {size} | {'yes' if listed else 'no'} | {losses[0]} | {losses[1]} | "
+            f"{points[0].mean:.2f} ± {points[0].deviation:.2f} | "
+            f"{points[1].mean:.2f} ± {points[1].deviation:.2f} | {behind:+.2f} | {sources} |"
+        )
+    lines += [
+        "",
+        f"At most {GOAL_POINTS} points behind at every budget trained for, at {made:.1f} times the "
+        f"evaluations of one agent: {'met' if met else 'not met'}.",
+        "",
+    ]
+    return "\n".join(lines)
