@@ -65,6 +65,9 @@ class RunFiles:
     beside: list[SearchFiles]
     """The searches that this one is compared with; those without an evaluation are left out."""
 
+    failures: list[Failure] = field(default_factory=list)
+    """Variants that could not be evaluated, in the order of time."""
+
     def may_win(self, record: EvaluationRecord) -> bool:
         """Say whether a record is for the job's own budget, not for a looser one of several."""
         search = self.job.get("search")
@@ -73,9 +76,6 @@ class RunFiles:
         bounds, costs = (self.space or {}).get("budget") or {}, record.costs()
         # What was not measured was not bounded either, or it is predicted and not in the record.
         return all(costs[cost] <= bound for cost, bound in bounds.items() if cost in costs)
-
-    failures: list[Failure] = field(default_factory=list)
-    """Variants that could not be evaluated, in the order of time."""
 
 
 def read_run(directory: Path) -> RunFiles:

@@ -4,7 +4,8 @@ Evaluations are few and dear, predictions many and cheap. So the levels near wha
 and near the best records are searched, by mutations within the budget, for a variant whose loss may
 be low: predicted mean minus a random multiple of its uncertainty, as in randomised upper confidence
 bounds (Berk et al., "Randomised Gaussian process upper confidence bound", IJCAI 2020). A random
-multiple lets workers that know the same try different variants, and no schedule is needed.
+multiple lets workers that know the same try different variants; it falls as evaluations are used
+up, so that a search ends by refining what it found.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _WRONG_BY = 1.0
 _ROOM = 0.05
 """What is taken to be above the best reward, as a share of how far it is above the median."""
 
-_CURIOSITY = 3.0
-"""Mean of the multiple of the uncertainty."""
+_CURIOSITY = (3.0, 0.3)
+"""Mean of the multiple of the uncertainty, before the first evaluation and after the last."""
 _BEST, _STRANGERS = 8, 4
 """Records, and random variants, that mutations start from."""
 _GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
@@ -69,6 +70,17 @@ class Known:
 
 
 Records = Callable[[], Known]
+
+
+def drawn_curiosity(used: float, rng: np.random.Generator) -> float:
+    """Draw the multiple of the uncertainty that counts for a variant.
+
+    Args:
+        used: Share of the search's evaluations that are used up.
+        rng: Draws it.
+    """
+    first, last = _CURIOSITY
+    return float(rng.exponential(first + (last - first) * min(used, 1.0)))
 
 
 def _within(widths: Widths, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
@@ -108,8 +120,7 @@ class Screening:
         budget: Budget,
         known: Known,
         rng: np.random.Generator,
-        *,
-        curiosity: float | None = None,
+        curiosity: float,
     ) -> Widths:
         """Return what to evaluate instead of a proposal.
 
@@ -117,24 +128,26 @@ class Screening:
             proposal: Allowed levels within the budget, shape ``(D,)``.
             budget: Upper bounds.
             known: The records so far, of this or of other budgets.
-            rng: Draws mutations and curiosity.
-            curiosity: The multiple of the uncertainty that counts for a variant; 0 where what is
-                returned is to be the best, not the most instructive one. By default drawn.
+            rng: Draws mutations.
+            curiosity: The multiple of the uncertainty that counts for a variant, as
+                :func:`drawn_curiosity` gives it; 0 where what is returned is to be the best, not
+                the most instructive one.
 
         Returns:
             Allowed levels within the budget that are not among the records, unless there seem to be
             no others.
         """
+        measured = {row.tobytes() for row in known.widths}
         if len(known.widths) < _FIRST:
-            return self._wrong_prior(budget, rng)
+            wrong = self._wrong_prior(budget, rng)
+            return wrong if wrong.tobytes() not in measured else self._stranger(budget, rng)
         if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
             self._predictor.fit(known.widths, self._ceiling(known) - known.rewards)
             self._fitted = known
-        multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
         def hope(places: Widths) -> Floats:
             mean, deviation = self._predictor.predict(places)
-            return mean - multiple * deviation
+            return mean - curiosity * deviation
 
         places = self._predictor.positions(self._starts(proposal, budget, known, rng))
         hopes = hope(places)
@@ -145,7 +158,6 @@ class Screening:
             hopes = np.concatenate([hopes, hope(children)])[first]
             best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
             places, hopes = places[best], hopes[best]
-        measured = {row.tobytes() for row in known.widths}
         for widths in self._at(places):
             filled = self._filled(widths, budget)
             if filled.tobytes() not in measured:
@@ -170,11 +182,12 @@ class Screening:
     ) -> Widths:
         affordable = known.within(budget, self._costs)
         order = np.argsort(-affordable.rewards, kind="stable")
-        strangers = [
-            project(rng.uniform(0.1, 1.0, len(self._top)), budget, self._space, self._costs)
-            for _ in range(_STRANGERS)
-        ]
+        strangers = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
         return np.stack([proposal, *affordable.widths[order[:_BEST]], *strangers])
+
+    def _stranger(self, budget: Budget, rng: np.random.Generator) -> Widths:
+        keep = rng.uniform(0.1, 1.0, len(self._top))
+        return project(keep, budget, self._space, self._costs)
 
     def _mutated(self, places: Widths, rng: np.random.Generator) -> Widths:
         """Return places with a few levels moved, the first of several down, the second up."""

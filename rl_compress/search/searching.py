@@ -39,6 +39,9 @@ from rl_compress.targets.factory import TargetConfig
 
 logger = logging.getLogger(__name__)
 
+_SMALLEST_SCALE = 0.1
+"""Unit of rewards, at least, as a share of how far the uniform variant's is from the prior's."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SearchTask:
@@ -222,10 +225,12 @@ class SearchTask:
         references = [uniform, space.smallest_widths]
         record = _first(candidates, references if prior is None else [prior, *references])
         screens = self.search.screens and not decides_masks(space)
+        spread = 0.0
         if screens:
             # Far from the prior, it tells the reward predictor how much rewards can differ.
             with contextlib.suppress(EvaluationError):
-                candidates(uniform)
+                if (far := candidates(uniform)) is not None:
+                    spread = abs(record.reward - far.reward)
         full = compressor.space.full_widths
         original = evaluator.evaluate(full).score if curves is None else curves.original_score
         original_reward = reward(original, evaluator.original_costs)
@@ -238,6 +243,8 @@ class SearchTask:
             reference_reward=record.reward,
             original_reward=original_reward,
             screens=screens,
+            evaluations=self.search.evaluations,
+            smallest_scale=max(_SMALLEST_SCALE * spread, 1e-6),
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,
             budget_handling=self.search.handling,
