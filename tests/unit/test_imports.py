@@ -37,6 +37,7 @@ ORDER = (
     "run",
     "scheduled",
     "inspection",
+    "rebudget",
     "tuning",
     "submission",
     "cli",
