@@ -35,7 +35,7 @@ def test_a_line_holds_the_message_and_the_fields() -> None:
 
 
 def test_what_libraries_add_for_themselves_is_left_out() -> None:
-    assert "_ray_timestamp_ns" not in _line("hello", extra={"_ray_timestamp_ns": 1})
+    assert "_stamp" not in _line("hello", extra={"_stamp": 1})
 
 
 def test_an_error_is_within_the_line() -> None:
