@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -117,6 +118,11 @@ class RemoteFolder:
         """The last part of the path."""
         return self._root.rpartition("/")[2]
 
+    @property
+    def is_lost(self) -> bool:
+        """Say whether all patience was in vain; nothing is tried any more."""
+        return bool(self._lost)
+
     def list(self) -> dict[str, int]:
         """Return the size in bytes of every whole file, by name.
 
@@ -138,10 +144,7 @@ class RemoteFolder:
             with self._fs.open_input_stream(self._path(name)) as stream:
                 return stream.read()
 
-        try:
-            return self._retried(action)
-        except FileNotFoundError:
-            return None
+        return self._retried(_unless_missing(action))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole."""
@@ -154,19 +157,17 @@ class RemoteFolder:
             FileNotFoundError: There is no such local file.
             StorageError: See :meth:`list`.
         """
+        with path.open("rb") as file:
 
-        def copy(stream: pa.NativeFile) -> None:
-            with path.open("rb") as file:
+            def copy(stream: pa.NativeFile) -> None:
+                file.seek(0)
                 shutil.copyfileobj(file, stream, 8 << 20)
 
-        self._retried(lambda: self._write(name, copy))
+            self._retried(lambda: self._write(name, copy))
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there does no harm."""
-        try:
-            self._retried(lambda: self._fs.delete_file(self._path(name)))
-        except FileNotFoundError:
-            return
+        self._retried(_unless_missing(lambda: self._fs.delete_file(self._path(name))))
 
     def fetch(self, folder: Path) -> None:
         """Copy everything into a local folder, several files at a time."""
@@ -197,8 +198,6 @@ class RemoteFolder:
         while True:
             try:
                 return action()
-            except FileNotFoundError:
-                raise
             except (OSError, pa.ArrowException) as error:
                 delay = _DELAYS_S[min(attempt, len(_DELAYS_S) - 1)]
                 if time.monotonic() + delay > deadline:
@@ -209,6 +208,17 @@ class RemoteFolder:
                     raise StorageError(message) from None
                 time.sleep(delay)
                 attempt += 1
+
+
+def _unless_missing(action: Callable[[], _Result]) -> Callable[[], _Result | None]:
+    """Let an action return None where there is no such file."""
+
+    def missing_is_none() -> _Result | None:
+        with contextlib.suppress(FileNotFoundError):
+            return action()
+        return None
+
+    return missing_is_none
 
 
 def _explain(error: Exception) -> str:

@@ -78,7 +78,7 @@ def remote_lock(
         stop.set()
         thread.join()
         with contextlib.suppress(StorageError):
-            if _read(beating).get("holder") == holder:
+            if not remote.is_lost and _read(beating).get("holder") == holder:
                 beating.delete(LOCK_FILE)
 
 

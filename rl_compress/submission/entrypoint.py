@@ -18,7 +18,8 @@ def entrypoint(storage: str | None) -> str:
 
     Args:
         storage: Run directory on storage that all nodes share, a path or a URI: a run of
-            the job that is there already is resumed. Without, the run is printed to the log when the search has ended.
+            the job that is there already is resumed. Without, the run is printed to the log when
+            the search has ended.
     """
     if storage is None:
         return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,10 @@ from rl_compress.results.remote import RemoteFolder, is_uri, shown
 
 
 @pytest.fixture(params=["file", "s3"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Server) -> Iterator[RemoteFolder]:
+def folder(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Server) -> RemoteFolder:
     name = request.node.originalname
     uri = f"file://{tmp_path}/there/run" if request.param == "file" else s3.uri(f"{name}/run")
-    yield RemoteFolder(uri)
+    return RemoteFolder(uri)
 
 
 def test_files_come_back_until_they_are_deleted(folder: RemoteFolder, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ def run(command: str, folder: Path, *, code: int = 0) -> tuple[int, list[str]]:
     """Return the exit code, and what `python` was called with; the search ends with a code."""
     python = folder / "python"
     python.write_text(
-        f'#!/bin/sh\necho "$@"\ncase "$2" in rl_compress.cli) exit {code};; *holds_run) test -e {folder}/there;; esac\n',
+        f'#!/bin/sh\necho "$@"\ncase "$2" in rl_compress.cli) exit {code};; '
+        f"*holds_run) test -e {folder}/there;; esac\n",
         encoding="utf-8",
     )
     python.chmod(0o755)
