@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,17 @@ Output = Annotated[
 ]
 
 
+OutputOrURI = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR|URI",
+        help="Directory to write, or s3://bucket/runs/name, or gs://…; must be new.",
+    ),
+]
+
+
 @app.callback()
 def _main(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
@@ -67,7 +79,7 @@ def check(job: JobFile, set_: Overrides = None) -> None:
 @app.command()
 def search(
     job: JobFile,
-    output: Output = None,
+    output: OutputOrURI = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the job's run in --output, or its latest.")
     ] = False,
@@ -120,7 +132,7 @@ def search(
         )
         monitor.close()
         if result is not None:
-            print_result(result.manifest.model_dump(mode="json"), result.directory)
+            print_result(result.manifest.model_dump(mode="json"), result.directory, result.location)
 
 
 @app.command()
@@ -141,7 +153,7 @@ def tune(
         from rl_compress.tuning.sweep import tune as run_sweep
 
         loaded = _load(job, set_)
-        directory = output or Path("sweeps") / loaded.name
+        directory = _local(output) or Path("sweeps") / loaded.name
         result = run_sweep(loaded, directory, resume=resume, address=address, monitor=monitor)
         monitor.close()
         print_sweep(result.rows, result.best, list(loaded.tune.space), result.directory)
@@ -170,7 +182,7 @@ def sensitivity(
         loaded = _load(job, set_)
         if run is not None and not attack:
             raise ConfigError("--run: is for --attack; add that, or leave it out")
-        directory = output or Path("sensitivity") / loaded.name
+        directory = _local(output) or Path("sensitivity") / loaded.name
         if attack:
             before, after = map_attacks(loaded, directory, run=run, monitor=monitor)
             monitor.close()
@@ -199,7 +211,7 @@ def latency_table(
         from rl_compress.reporting.latency_console import print_latency_table
 
         loaded = _load(job, set_)
-        table, path = measure_latency_table(loaded, output, device=device, monitor=monitor)
+        table, path = measure_latency_table(loaded, _local(output), device=device, monitor=monitor)
         monitor.close()
         print_latency_table(table, path)
 
@@ -227,7 +239,10 @@ def evaluate(
 def compress(
     job: JobFile,
     policy: Annotated[Path | None, typer.Option(help="A policy file (JSON).")] = None,
-    run: Annotated[Path | None, typer.Option(help="A run whose best policy to take.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|URI", help="A run whose best policy to take."),
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(metavar="COST=VALUE", help="With --run: instead of the job's budget."),
@@ -241,47 +256,59 @@ def compress(
         from rl_compress.inspection import best_policy
         from rl_compress.policy.compression_policy import CompressionPolicy
         from rl_compress.rebudget import policy_for
+        from rl_compress.remote_runs import fetched
         from rl_compress.reporting.console import print_result
 
         loaded = _load(job, set_, budget)
         if (policy is None) == (run is None):
             raise ConfigError("give either --policy FILE or --run DIR")
-        if policy is not None:
-            chosen = CompressionPolicy.load(policy)
-        else:
-            folder, bounds = run or Path(), loaded.effective_budget()
-            subject = None
-            if budget or "latency_ms" in bounds:
-                subject = running.prepare_job(loaded, folder / "pretraining", monitor)
-            if budget and subject is not None:
-                chosen = policy_for(loaded, folder, subject, monitor)
+        with contextlib.ExitStack() as stack:
+            folder = None if run is None else stack.enter_context(fetched(run))
+            if policy is not None:
+                chosen = CompressionPolicy.load(policy)
             else:
-                chosen = best_policy(folder, bounds, subject)
-        directory = output or Path("compressed") / loaded.name
-        manifest = running.compress(
-            loaded,
-            chosen,
-            directory,
-            pretraining=run / "pretraining" if run else None,
-            monitor=monitor,
-        )
+                assert folder is not None, "one of the two is given"
+                bounds = loaded.effective_budget()
+                subject = None
+                if budget or "latency_ms" in bounds:
+                    subject = running.prepare_job(loaded, folder / "pretraining", monitor)
+                if budget and subject is not None:
+                    chosen = policy_for(loaded, folder, subject, monitor)
+                else:
+                    chosen = best_policy(folder, bounds, subject)
+            directory = _local(output) or Path("compressed") / loaded.name
+            manifest = running.compress(
+                loaded,
+                chosen,
+                directory,
+                pretraining=folder / "pretraining" if folder else None,
+                monitor=monitor,
+            )
         monitor.close()
-        print_result(manifest.model_dump(mode="json"), directory)
+        print_result(manifest.model_dump(mode="json"), directory, str(directory))
 
 
 @app.command()
 def report(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The directory of a run or a sweep.")
+        str, typer.Argument(metavar="DIR|URI", help="The directory of a run or a sweep.")
     ],
 ) -> None:
     """Build report.html of a run or a sweep again."""
     with _reported():
+        from rl_compress.remote_runs import fetched, put
         from rl_compress.reporting.report import build_report
         from rl_compress.reporting.sweep_report import SWEEP_FILE, build_sweep_report
+        from rl_compress.results.remote import is_uri, shown
 
-        is_sweep = (directory / SWEEP_FILE).exists()
-        typer.echo(f"wrote {(build_sweep_report if is_sweep else build_report)(directory)}")
+        with fetched(directory) as folder:
+            is_sweep = (folder / SWEEP_FILE).exists()
+            written = (build_sweep_report if is_sweep else build_report)(folder)
+            if is_uri(directory):
+                put(written, directory)
+                typer.echo(f"wrote {shown(directory)}, {written.name}")
+            else:
+                typer.echo(f"wrote {written}")
 
 
 @app.command()
@@ -299,13 +326,18 @@ def submit(
         bool, typer.Option("--wait", help="Show the log, and fetch the run at the end.")
     ] = False,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="With --wait: directory for the run; must be new."),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR|URI",
+            help="With --wait: directory for the run; must be new. A URI is the same as --storage.",
+        ),
     ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR",
+            metavar="DIR|URI",
             help="Keep the run there, on storage that all nodes share, and resume what is there.",
         ),
     ] = None,
@@ -331,21 +363,26 @@ def submit(
 ) -> None:
     """Run `search` on a cluster, through Ray's Jobs API."""
     with _reported():
+        from rl_compress.results.remote import is_uri, shown
         from rl_compress.submission import submit as submission
 
         loaded = _load(job, set_)
+        if output is not None and storage is None and is_uri(output):
+            output, storage = None, output
         if output is not None and (not wait or storage is not None):
             raise ConfigError(
                 "--output: is where --wait fetches a run that --storage does not keep; give --wait "
                 "without --storage, or leave --output out"
             )
-        directory = submission.free_directory(loaded, output) if wait and not storage else None
+        directory = None
+        if wait and not storage:
+            directory = submission.free_directory(loaded, Path(output) if output else None)
         place = submission.Place(storage, include or (), pip or (), cpus, gpus)
         submitted = submission.submit(loaded, address, place, id_)
         typer.echo(f"{'submitted' if submitted.is_new else 'found'} {submitted.id}", err=True)
         if wait:
             submission.wait(submitted, directory, lambda piece: typer.echo(piece, nl=False))
-            typer.echo(f"run directory: {directory or storage}", err=True)
+            typer.echo(f"run directory: {directory or shown(storage or '')}", err=True)
         else:
             typer.echo(f"to wait for it, add: --wait --id {submitted.id}", err=True)
 
@@ -378,6 +415,17 @@ def _load(path: Path, overrides: list[str] | None, budget: list[str] | None = No
             *(f"budget.{bound}" for bound in budget),
         ]
     return load_job(path, changes)
+
+
+def _local(output: Path | None) -> Path | None:
+    """Return an output that can only be local.
+
+    Raises:
+        ConfigError: It is a URI.
+    """
+    if output is not None and re.match(r"\w{2,}:/", str(output)):
+        raise ConfigError(f"--output {output}: must be local here; only `search` takes a URI")
+    return output
 
 
 @contextlib.contextmanager

@@ -41,6 +41,10 @@ class CorruptFileError(RLCompressError):
     exit_code = 2
 
 
+class StorageError(RLCompressError):
+    """Remote storage cannot be reached; what was done is kept locally."""
+
+
 class EvaluationError(RLCompressError):
     """Variants could not be evaluated."""
 

@@ -23,6 +23,7 @@ from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.pruning.contribution_history import save_history
+from rl_compress.remote_runs import opened
 from rl_compress.reporting.report import build_report
 from rl_compress.reporting.run_files import read_run
 from rl_compress.reporting.run_summary import summarize
@@ -31,7 +32,6 @@ from rl_compress.results.environment import describe_environment
 from rl_compress.results.pareto import pareto_front
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.run_lock import run_lock
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.comparison import check_baselines, plan, run_beside
 from rl_compress.search.preparation import Subject, prepare
@@ -49,10 +49,13 @@ class RunResult:
     """What a run produced."""
 
     directory: Path
+    """Where its files are on this machine."""
     best: EvaluationRecord
     """The evaluation with the highest reward."""
     manifest: Manifest
     """What was delivered, with its figures."""
+    location: str
+    """The run directory, or the URI that it is kept at."""
 
 
 def search(
@@ -70,7 +73,9 @@ def search(
 
     Args:
         job: What to compress, and how far.
-        output: The run directory; by default ``runs/<name>/<time>``.
+        output: The run directory, or a URI of one, as ``s3://bucket/runs/name``; by default
+            ``runs/<name>/<time>``. With a URI the run works in a folder of the cache, and any
+            machine can resume it.
         resume: Continue the job's earlier run in that directory; without ``output``, the latest.
         address: A Ray cluster; by default a local one is started.
         verify: Fine-tune that many of the best candidates too, to see whether the search ordered
@@ -83,14 +88,12 @@ def search(
         RLCompressError: Bad input, or a run that failed; evaluations made are kept.
     """
     check_baselines(baselines)
-    run = _locate(job, output, resume=resume)
-    with run_lock(run.path):
+    where = _locate(job, output, resume=resume)
+    with opened(where, monitor or SilentMonitor()) as (run, telling):
         run.check(job.to_yaml(), resume=resume)
         if address is not None and job.search.learns:
             check_reachable(address)
-        return _search_in(
-            run, job, address, verify, baselines, seeds, monitor=monitor or SilentMonitor()
-        )
+        return _search_in(run, job, address, verify, baselines, seeds, monitor=telling)
 
 
 def _search_in(
@@ -119,7 +122,7 @@ def _search_in(
     )
     run.create(job.to_yaml())
     run.note_fingerprint(fingerprint)
-    monitor.say(f"run directory: {run.path}")
+    monitor.say(f"run directory: {run.location}")
     if subject.compressor.contribution is not None:
         save_history(subject.compressor.contribution, run.contribution)
     run.write_json("space.json", subject.describe_space())
@@ -142,7 +145,7 @@ def _search_in(
     run.write_json("summary.json", summarize(read_run(run.path), progress))
     build_report(run.path)
     run.finish()
-    return RunResult(run.path, best, manifest)
+    return RunResult(run.path, best, manifest, run.location)
 
 
 def asked_for(job: Job, *, verify: int = 0, baselines: Sequence[str] = (), seeds: int = 1) -> str:
@@ -254,7 +257,7 @@ def choose(
     records = EvaluationStore(run.evaluations).read()
     best = best_distinct(list(filter(subject.may_win, records)), 1)
     if not best:
-        raise EvaluationError(f"{run.path}: no variant could be evaluated ({stopped_early})")
+        raise EvaluationError(f"{run.location}: no variant could be evaluated ({stopped_early})")
     front = pareto_front(records, job.objective.objectives(job.effective_budget()))
     run.write_records("pareto.parquet", front)
     return best[0]
@@ -362,16 +365,14 @@ def _beside(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}-pretraining")
 
 
-def _locate(job: Job, output: str | Path | None, *, resume: bool) -> RunDirectory:
-    """Find the directory named, the job's latest, or a new one."""
+def _locate(job: Job, output: str | Path | None, *, resume: bool) -> str | Path:
+    """Find the place named, the job's latest, or a new one."""
     home = RUNS / job.name
     if output is not None:
-        path = Path(output)
-    elif resume:
+        return output
+    if resume:
         earlier = sorted(path for path in home.glob("*") if (path / "job.yaml").exists())
         if not earlier:
             raise ConfigError(f"--resume: there is no run of {job.name} in {home}; leave it out")
-        path = earlier[-1]
-    else:
-        path = home / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return RunDirectory(path)
+        return earlier[-1]
+    return home / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")

@@ -13,9 +13,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rl_compress.errors import RunDirectoryError
+from rl_compress.errors import ConfigError, RunDirectoryError
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
+from rl_compress.results.remote import is_uri
 from rl_compress.results.run_directory import NEW, RunDirectory
 from rl_compress.results.run_lock import LOCK_FILE, run_lock
 from rl_compress.run import RUNS, RunResult, asked_for, search
@@ -68,6 +69,11 @@ def search_if_changed(
     )
     if output is None:
         return None if _is_done(_latest(job), job, asked, monitor) else run()
+    if is_uri(output):
+        raise ConfigError(
+            f"--output {output}: --if-changed replaces directories, which remote storage cannot; "
+            f"give a local directory, or leave --if-changed out"
+        )
     path = Path(output)
     beside = path.with_name(path.name + NEW)
     if not path.exists() and RunDirectory(beside).is_finished:
@@ -85,7 +91,7 @@ def search_if_changed(
         beside.rename(path)
         (replaced / LOCK_FILE).unlink(missing_ok=True)
     monitor.say(f"the new run is now in {path}, the older one in {replaced}")
-    return RunResult(path, result.best, result.manifest)
+    return RunResult(path, result.best, result.manifest, str(path))
 
 
 def _is_done(older: RunDirectory | None, job: Job, asked: str, monitor: Monitor) -> bool:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 if "RL_COMPRESS_CACHE" not in os.environ:
     os.environ["RL_COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="rl-compress-cache-")
@@ -58,3 +62,17 @@ def ray_session() -> Iterator[Any]:
     )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """Start a server of a module's own, with credentials set."""
+    from s3_server import CREDENTIALS, S3Server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        server = S3Server()
+        yield server
+        server.stop()

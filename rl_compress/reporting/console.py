@@ -81,14 +81,20 @@ def _choices(bits: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def print_result(manifest: Mapping[str, Any], directory: Path) -> None:
-    """Print the comparison of the uncompressed and the delivered model."""
+def print_result(manifest: Mapping[str, Any], directory: Path, location: str) -> None:
+    """Print the comparison of the uncompressed and the delivered model.
+
+    Args:
+        manifest: What was delivered.
+        directory: Where it is on this machine.
+        location: Where it is kept: the same, or a URI.
+    """
     _console.print(comparison_table(manifest))
     if predicted := (manifest["latency_ms"] or {}).get("predicted"):
         error = predicted["median_error_percent"]
         _say(f"latency table of {predicted['device']}: median error {error:.1f} %")
     report = directory / "report.html"
-    _console.print(f"written to {directory}", highlight=False, soft_wrap=True)
+    _console.print(f"written to {location}", highlight=False, soft_wrap=True)
     if report.exists():
         _console.print(f"report: {report}", highlight=False, soft_wrap=True)
 

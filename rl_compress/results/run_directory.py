@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rl_compress.errors import RunDirectoryError
+from rl_compress.results.mirror import Mirror
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_lock import LOCK_FILE
 from rl_compress.results.schema import to_table
+from rl_compress.results.store import EvaluationStore
 
 NEW = ".new"
 """Ends the name of a directory whose run is to take an older one's place."""
@@ -24,9 +26,20 @@ _STARTED = "fingerprint.started.json"
 class RunDirectory:
     """Files of one run; each is written whole and renamed into place."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the directory; nothing is created."""
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
+        """Name the directory; nothing is created.
+
+        Args:
+            path: The directory, or the folder within a working folder.
+            mirror: Keeps its copy on remote storage.
+        """
         self.path = path
+        self.mirror = mirror
+
+    @property
+    def location(self) -> str:
+        """Where the run is kept: a path, or a URI."""
+        return str(self.path) if self.mirror is None else self.mirror.remote.uri
 
     @property
     def name(self) -> str:
@@ -37,6 +50,21 @@ class RunDirectory:
     def evaluations(self) -> Path:
         """Folder of the evaluation records."""
         return self.path / "evaluations"
+
+    def store(self) -> EvaluationStore:
+        """Open the store of evaluation records; what it takes is on remote storage at once."""
+        if self.mirror is None:
+            return EvaluationStore(self.evaluations)
+        return EvaluationStore(self.evaluations, self.mirror.keep)
+
+    def push(self) -> None:
+        """Bring the copy on remote storage, if there is one, to what is here.
+
+        Raises:
+            StorageError: The storage stayed away.
+        """
+        if self.mirror is not None:
+            self.mirror.push()
 
     @property
     def sensitivity(self) -> Path:
@@ -96,25 +124,25 @@ class RunDirectory:
         """
         job_file = self.path / "job.yaml"
         if self.path.exists() and not self.path.is_dir():
-            raise RunDirectoryError(f"{self.path}: is a file; name a directory with --output")
+            raise RunDirectoryError(f"{self.location}: is a file; name a directory with --output")
         if job_file.exists():
             if job_file.read_text(encoding="utf-8") != job_yaml:
                 raise RunDirectoryError(
-                    f"{self.path}: holds a run of another job (its job.yaml differs from this "
+                    f"{self.location}: holds a run of another job (its job.yaml differs from this "
                     f"one); choose another --output"
                 )
             if not resume:
                 raise RunDirectoryError(
-                    f"{self.path}: holds a run of this job already; add --resume to continue it, "
-                    f"or choose another --output"
+                    f"{self.location}: holds a run of this job already; add --resume to continue "
+                    f"it, or choose another --output"
                 )
         elif resume:
             raise RunDirectoryError(
-                f"{self.path}: there is no run to resume (no job.yaml); leave out --resume"
+                f"{self.location}: there is no run to resume (no job.yaml); leave out --resume"
             )
         elif self.path.exists() and {path.name for path in self.path.iterdir()} - {LOCK_FILE}:
             raise RunDirectoryError(
-                f"{self.path}: is not empty and holds no run; choose another --output"
+                f"{self.location}: is not empty and holds no run; choose another --output"
             )
 
     def create(self, job_yaml: str) -> None:

@@ -7,7 +7,7 @@ part, and a process killed at any moment leaves only whole parts behind.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,9 +36,18 @@ class EvaluationStore:
     One process writes (the ledger's); any number may read.
     """
 
-    def __init__(self, location: str | Path) -> None:
-        """Open, and create where needed, the folder ``location`` (path or URI)."""
+    def __init__(
+        self, location: str | Path, written: Callable[[str], None] = lambda _path: None
+    ) -> None:
+        """Open, and create where needed, a folder.
+
+        Args:
+            location: Path or URI.
+            written: Called with the path of each file that was written, before anybody hears of
+                what is in it.
+        """
         self._fs, self._root = open_location(location)
+        self._written = written
         self._fs.create_dir(self._root, recursive=True)
 
     def append(self, record: EvaluationRecord) -> None:
@@ -71,6 +80,7 @@ class EvaluationStore:
         with self._fs.open_output_stream(path + _UNFINISHED) as file:
             file.write(text.encode())
         self._fs.move(path + _UNFINISHED, path)
+        self._written(path)
 
     def read_failures(self) -> list[Failure]:
         """Return all failures in the order in which they happened.
@@ -113,4 +123,5 @@ class EvaluationStore:
         with self._fs.open_output_stream(unfinished) as file:
             pq.write_table(to_table(records), file)
         self._fs.move(unfinished, path)
+        self._written(path)
         return path

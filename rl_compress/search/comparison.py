@@ -65,7 +65,7 @@ def run_beside(
     """
     total = evaluations * len(chosen)
     for number, (algorithm, seed) in enumerate(chosen):
-        run = RunDirectory(task.run.baselines / f"{algorithm}-seed{seed}")
+        run = RunDirectory(task.run.baselines / f"{algorithm}-seed{seed}", task.run.mirror)
         run.evaluations.mkdir(parents=True, exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
         settings = task.search.model_copy(

@@ -79,10 +79,11 @@ class SearchTask:
             The run's figures, and why it ended early, or None.
         """
         evaluator = self.make_evaluator()
-        store = EvaluationStore(self.run.evaluations)
+        store = self.run.store()
         ledger = EvaluationLedger(store, self.search.evaluations, self.subject.may_win)
         self.on_progress(ledger.progress())
         curves = self.curves(evaluator) if self.search.needs_curves else None
+        self.run.push()
         reward = Objective(self.objective, evaluator.original_costs)
         candidates = CandidateEvaluator(
             evaluator, ledger, self.subject.compressor.space, reward, self.identity
@@ -195,8 +196,9 @@ class SearchTask:
         return run_rllib(
             kit,
             self.search,
-            store=str(self.run.evaluations.resolve()),
+            store=self.run.store(),
             checkpoints=self.run.checkpoints,
+            on_checkpoint=self.run.push,
             tensorboard=self.run.path / "tensorboard",
             address=self.address,
             advance=self.on_progress,

@@ -19,6 +19,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rl_compress.errors import ConfigError, SubmissionError
 from rl_compress.job import Job
 from rl_compress.policy.budget import BUDGETABLE, Budget
+from rl_compress.results.remote import check_uri, is_uri
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.run import RUNS
 from rl_compress.submission.client import connect, follow
@@ -35,7 +36,8 @@ class Place:
     """Where and with what a job runs on a cluster."""
 
     storage: str | None = None
-    """Run directory on storage that all nodes share; else the run is sent back through the log."""
+    """Run directory on storage that all nodes share, a path or a URI; else the run is sent back
+    through the log."""
     include: Sequence[Path] = field(default=())
     """Files and folders that the target needs beside its module and weights."""
     pip: Sequence[str] = field(default=())
@@ -73,10 +75,13 @@ def submit(job: Job, address: str, place: Place, submission_id: str | None = Non
     """
     if submission_id is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", submission_id):
         raise ConfigError(f"--id {submission_id}: use letters, digits, points, - and _ only")
-    if place.storage is not None and not place.storage.startswith("/"):
+    if place.storage is not None and is_uri(place.storage):
+        # What is wrong with it is told here; whether it can be reached matters on the cluster.
+        check_uri(place.storage)
+    elif place.storage is not None and not place.storage.startswith("/"):
         raise ConfigError(
             f"--storage {place.storage}: give the absolute path of a folder that is mounted on "
-            f"all nodes, as /storage/runs/{job.name}"
+            f"all nodes, as /storage/runs/{job.name}, or a URI, as s3://bucket/runs/{job.name}"
         )
     # What its costs are fractions of, only the target knows; what they are called is known here.
     Budget.parse(job.effective_budget(), dict.fromkeys(BUDGETABLE, 1.0))

@@ -34,6 +34,7 @@ ORDER = (
     "reporting",
     "job",
     "monitor",
+    "remote_runs",
     "run",
     "scheduled",
     "inspection",

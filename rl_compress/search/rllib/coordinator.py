@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rl_compress.errors import StorageError
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.candidates import Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
@@ -45,9 +48,10 @@ class WorkerKit:
 class Coordinator:
     """Runs as a named actor; after a restart it knows again what the store holds."""
 
-    def __init__(self, store: str, limit: int, kit: WorkerKit) -> None:
-        """Open the run's store and keep the kit."""
-        self._ledger = EvaluationLedger(EvaluationStore(store), limit, kit.problem.may_win)
+    def __init__(self, store: EvaluationStore, limit: int, kit: WorkerKit) -> None:
+        """Read the run's store and keep the kit."""
+        self._lost_storage = ""
+        self._ledger = EvaluationLedger(store, limit, kit.problem.may_win)
         self._kit = kit
         self._answered = {record.policy_id: record for record in self._ledger.references()}
         self._published = Known.nothing()
@@ -82,7 +86,9 @@ class Coordinator:
         return self._published
 
     def claim(self, policy_id: str, worker: int) -> Claim:
-        """See :meth:`EvaluationLedger.claim`."""
+        """See :meth:`EvaluationLedger.claim`; nothing is granted when the storage is lost."""
+        if self._lost_storage:
+            return Claim("exhausted")
         claim = self._ledger.claim(policy_id, worker)
         if claim.record is not None:
             self._answered[policy_id] = claim.record
@@ -91,13 +97,15 @@ class Coordinator:
 
     def complete(self, record: EvaluationRecord) -> None:
         """See :meth:`EvaluationLedger.complete`."""
-        self._ledger.complete(record)
+        with self._storage():
+            self._ledger.complete(record)
         self._answered[record.policy_id] = record
         self._metrics.show(self._ledger.progress())
 
     def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """See :meth:`EvaluationLedger.fail`."""
-        self._ledger.fail(policy_id, worker, error, policy)
+        with self._storage():
+            self._ledger.fail(policy_id, worker, error, policy)
         self._metrics.show(self._ledger.progress())
 
     def progress(self) -> Progress:
@@ -107,6 +115,18 @@ class Coordinator:
     def last_error(self) -> str | None:
         """See :meth:`EvaluationLedger.last_error`."""
         return self._ledger.last_error()
+
+    def lost_storage(self) -> str:
+        """Return why records do not reach the run's storage any more; empty while they do."""
+        return self._lost_storage
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        """Note that the storage stayed away: the driver ends the search, workers only wait."""
+        try:
+            yield
+        except StorageError as error:
+            self._lost_storage = str(error)
 
 
 class RemoteLedger:
@@ -133,7 +153,7 @@ class RemoteLedger:
         return ray.get(self._coordinator.progress.remote())
 
 
-def start_coordinator(name: str, store: str, limit: int, kit: WorkerKit) -> Any:
+def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: WorkerKit) -> Any:
     """Start the actor under a name that workers find it by; it restarts if it is killed.
 
     It stays on the driver's node, whose disk holds the run directory.

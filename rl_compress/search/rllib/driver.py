@@ -13,7 +13,7 @@ import numpy as np
 import ray
 from tensorboardX import SummaryWriter
 
-from rl_compress.errors import SearchStalledError
+from rl_compress.errors import SearchStalledError, StorageError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.policy.mask_projection import decides_masks
 from rl_compress.results.store import EvaluationStore
@@ -45,9 +45,10 @@ def run_rllib(
     kit: WorkerKit,
     config: SearchConfig,
     *,
-    store: str,
+    store: EvaluationStore,
     checkpoints: Path,
     tensorboard: Path,
+    on_checkpoint: Callable[[], None] = lambda: None,
     address: str | None = None,
     advance: Advance = lambda _progress: None,
 ) -> tuple[Progress, str | None]:
@@ -59,9 +60,10 @@ def run_rllib(
     Args:
         kit: What the workers need.
         config: The job's search section.
-        store: Location of the run's evaluations.
+        store: The run's evaluations.
         checkpoints: Folder for the algorithm's checkpoints, on a disk of the driver.
         tensorboard: Folder for RLlib's logs, likewise.
+        on_checkpoint: Called when a checkpoint is whole.
         address: The Ray cluster; None for a local one.
         advance: Hears of progress several times a second.
 
@@ -71,12 +73,11 @@ def run_rllib(
     Raises:
         ConfigError: The algorithm cannot decide what the space asks for.
         SearchStalledError: No runner delivers samples.
+        StorageError: The storage of the evaluations stayed away.
     """
     steps, odds = _episode(kit.problem, config)
     may_win = kit.problem.may_win
-    convergence = Convergence(
-        config.convergence, lambda: filter(may_win, EvaluationStore(store).read())
-    )
+    convergence = Convergence(config.convergence, lambda: filter(may_win, store.read()))
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
         name = f"coordinator-{uuid.uuid4().hex}"
@@ -88,7 +89,9 @@ def run_rllib(
         try:
             # The agent's networks are small, and the runners need the cores.
             with threads(1), _watched(coordinator, advance):
-                reason = _train(algorithm, coordinator, checkpoints, writer, convergence)
+                reason = _train(
+                    algorithm, coordinator, checkpoints, on_checkpoint, writer, convergence
+                )
             return ray.get(coordinator.progress.remote()), reason
         finally:
             writer.close()
@@ -124,6 +127,7 @@ def _train(
     algorithm: Any,
     coordinator: Any,
     checkpoints: Path,
+    on_checkpoint: Callable[[], None],
     writer: SummaryWriter,
     convergence: Convergence,
 ) -> str | None:
@@ -138,6 +142,8 @@ def _train(
         ray.get(coordinator.publish.remote())
         result = algorithm.train()
         iteration += 1
+        if lost := ray.get(coordinator.lost_storage.remote()):
+            raise StorageError(lost)
         empty = 0 if result.get("env_runners", {}).get("num_episodes") else empty + 1
         if empty >= _MAX_EMPTY_ITERATIONS:
             error = ray.get(coordinator.last_error.remote())
@@ -151,6 +157,7 @@ def _train(
         stale = stale + 1 if progress.done == before.done else 0
         if iteration % _CHECKPOINT_EVERY == 0 or progress.exhausted:
             algorithm.save_to_path(str((checkpoints / "latest").resolve()))
+            on_checkpoint()
         if stale > patience:
             return f"the agent proposed no new variant in {stale} updates"
         if progress.failures > max(20, progress.done):

@@ -14,7 +14,8 @@ def run(command: str, folder: Path, *, code: int = 0) -> tuple[int, list[str]]:
     """Return the exit code, and what `python` was called with; the search ends with a code."""
     python = folder / "python"
     python.write_text(
-        f'#!/bin/sh\necho "$@"\ncase "$2" in rl_compress.cli) exit {code};; esac\n',
+        f'#!/bin/sh\necho "$@"\ncase "$2" in rl_compress.cli) exit {code};; '
+        f"*holds_run) test -e {folder}/there;; esac\n",
         encoding="utf-8",
     )
     python.chmod(0o755)
@@ -47,3 +48,13 @@ def test_a_run_on_storage_is_begun_and_then_resumed(tmp_path: Path) -> None:
     storage.mkdir()
     (storage / "job.yaml").touch()
     assert run(entrypoint(str(storage)), tmp_path) == (0, [f"{call} --resume"])
+
+
+def test_a_run_behind_a_uri_is_begun_and_then_resumed(tmp_path: Path) -> None:
+    uri = "s3://bucket/runs/a?region=x&scheme=http"
+    ask = f"-m rl_compress.submission.holds_run {uri}"
+    call = f"-m rl_compress.cli search job.yaml --output {uri}"
+
+    assert run(entrypoint(uri), tmp_path, code=1) == (1, [ask, call])
+    (tmp_path / "there").touch()
+    assert run(entrypoint(uri), tmp_path) == (0, [ask, f"{call} --resume"])

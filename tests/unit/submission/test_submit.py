@@ -31,6 +31,8 @@ NOWHERE = "http://127.0.0.1:1"
         (["--output", "run", "--wait", "--storage", "/runs"], ["--output", "--storage"]),
         (["--output", ".", "--wait"], ["--output", "another job"]),
         (["--storage", "runs"], ["--storage", "absolute"]),
+        (["--storage", "ftp://host/runs"], ["ftp://host/runs", "s3://"]),
+        (["--output", "s3://bucket"], ["s3://bucket", "names no folder"]),
         (["--id", "a/b"], ["--id a/b"]),
         ([], ["--address", NOWHERE, "cannot connect"]),
     ],
