@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from ray.tune import Callback
@@ -10,25 +11,34 @@ from ray.tune import Callback
 from rl_compress.errors import ConfigError
 from rl_compress.job import Job
 
+_WANDB_MODE = "WANDB_MODE"
+
 
 def check_loggers(job: Job) -> None:
-    """Make sure that the loggers' packages are there.
+    """Make sure that the loggers' packages are there, and that Weights & Biases knows its user.
 
     Raises:
-        ConfigError: One is not.
+        ConfigError: One is not, or it does not.
     """
     for name in job.tune.loggers:
         if name != "tensorboard" and importlib.util.find_spec(name) is None:
             raise ConfigError(
                 f"tune.loggers: {name} is not installed; pip install 'rl-compress[{name}]'"
             )
+    if "wandb" in job.tune.loggers and os.environ.get(_WANDB_MODE) not in ("offline", "disabled"):
+        import wandb
+
+        if not wandb.api.api_key:
+            raise ConfigError(
+                "tune.loggers: wandb is not logged in; set WANDB_API_KEY, run wandb login, or set "
+                "WANDB_MODE=offline"
+            )
 
 
 def logger_callbacks(job: Job, directory: Path) -> list[Callback]:
     """Return the callbacks that a job asks for.
 
-    Weights & Biases heeds its own environment variables, such as ``WANDB_MODE=offline`` and
-    ``WANDB_API_KEY``.
+    Weights & Biases heeds the environment: ``WANDB_MODE=offline`` keeps all in the directory.
 
     Args:
         job: The sweep's.
@@ -47,5 +57,9 @@ def logger_callbacks(job: Job, directory: Path) -> list[Callback]:
     if "wandb" in job.tune.loggers:
         from ray.air.integrations.wandb import WandbLoggerCallback
 
-        callbacks.append(WandbLoggerCallback(project=job.name, dir=str(directory.resolve())))
+        options = {"dir": str(directory.resolve())}
+        # Its processes may be of a cluster that was started with another environment.
+        if mode := os.environ.get(_WANDB_MODE):
+            options["mode"] = mode
+        callbacks.append(WandbLoggerCallback(project=job.name, **options))
     return callbacks

@@ -22,6 +22,7 @@ from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.reporting.sweep_report import SWEEP_FILE, build_sweep_report
 from rl_compress.results.environment import describe_environment
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.run_lock import run_lock
 from rl_compress.run import prepare_job
@@ -210,8 +211,8 @@ def _trainable(
     """Be a Tune trial; runs in a process of its own."""
     values = dict(config)
 
-    def report(evaluations: int, best_score: float) -> None:
-        ray_tune.report({EVALUATIONS: evaluations, BEST_SCORE: best_score})
+    def report(evaluations: int, best: EvaluationRecord) -> None:
+        ray_tune.report({EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs()})
 
     row = run_trial(
         job, values, Path(directory) / trial_id(values), measurements=measurements, report=report

@@ -22,6 +22,7 @@ from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job, parse_job, with_values
 from rl_compress.monitor import SilentMonitor
 from rl_compress.reporting.run_files import RunFiles, read_run
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.run import search
 from rl_compress.targets.factory import build_model, make_target
@@ -51,17 +52,17 @@ def trial_job(job: Job, values: Mapping[str, Any]) -> Job:
 class _Reporter(SilentMonitor):
     """Tells how far a trial's search has come, twenty times in all."""
 
-    def __init__(self, report: Callable[[int, float], None]) -> None:
+    def __init__(self, report: Callable[[int, EvaluationRecord], None]) -> None:
         self._report = report
         self._next = 1
 
     def searched(self, progress: Progress) -> None:
-        """Report the evaluations so far, and the score of the best variant within the budget."""
+        """Report the evaluations so far, and the best variant within the budget."""
         # The end is reported when the variant is delivered, or a scheduler would stop it before.
         if progress.best is None or not self._next <= progress.done < progress.limit:
             return
         self._next = progress.done + math.ceil(progress.limit / _REPORTS)
-        self._report(progress.done, progress.best.score)
+        self._report(progress.done, progress.best)
 
 
 def run_trial(
@@ -70,7 +71,7 @@ def run_trial(
     directory: Path,
     *,
     measurements: SharedMeasurements | None = None,
-    report: Callable[[int, float], None] = lambda _evaluations, _best_score: None,
+    report: Callable[[int, EvaluationRecord], None] = lambda _evaluations, _best: None,
 ) -> dict[str, Any]:
     """Run a trial, or take up the one that is in the directory.
 
@@ -79,7 +80,8 @@ def run_trial(
         values: The trial's values of the varied keys.
         directory: Where its run goes.
         measurements: What other trials of the sweep measured.
-        report: Hears now and then of the evaluations so far, and the best score within the budget.
+        report: Hears now and then of the evaluations so far, and of the best variant within the
+            budget.
 
     Returns:
         The trial's row: ``trial``, the values, ``status``, ``error``, and its figures.
@@ -151,7 +153,7 @@ def _search_figures(read: RunFiles) -> dict[str, Any]:
     best = best_distinct(list(filter(read.may_win, read.evaluations)), 1)
     figures: dict[str, Any] = {}
     if best:
-        figures = {"best_score": best[0].score, "best_reward": best[0].reward}
+        figures = {"best_score": best[0].score, "best_reward": best[0].reward, **best[0].costs()}
     return {
         **figures,
         "evaluations": len(read.evaluations),

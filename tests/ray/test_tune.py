@@ -222,6 +222,17 @@ def test_loggers_keep_the_figures(
             assert run.data.params["search.seed"] == "0"
 
 
+def test_without_a_login_wandb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not wandb.api.api_key
+    job = _job(tune={"space": {"search.seed": {"grid": [0]}}, "loggers": ["wandb"]})
+    with pytest.raises(ConfigError, match="WANDB_MODE=offline"):
+        tune(job, tmp_path / "sweep")
+
+
 @pytest.mark.parametrize(
     ("tuned", "missing", "message"),
     [
