@@ -156,7 +156,15 @@ def tune(
         directory = _local(output) or Path("sweeps") / loaded.name
         result = run_sweep(loaded, directory, resume=resume, address=address, monitor=monitor)
         monitor.close()
-        print_sweep(result.rows, result.best, list(loaded.tune.space), result.directory)
+        print_sweep(
+            result.rows,
+            result.best,
+            list(loaded.tune.space),
+            result.directory,
+            statuses=result.statuses,
+            measured=result.measured,
+            cache_hits=result.cache_hits,
+        )
 
 
 @app.command()

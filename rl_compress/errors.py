@@ -35,6 +35,10 @@ class RunDirectoryError(ConfigError):
     """The output directory belongs to another job, or lacks what was asked of it."""
 
 
+class DirectoryInUseError(RunDirectoryError):
+    """Another process runs in the output directory at this moment."""
+
+
 class CorruptFileError(RLCompressError):
     """A stored file (parquet part, safetensors, JSON) cannot be read."""
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import RunIdentity
+from rl_compress.evaluation.shared import SharedMeasurements
 from rl_compress.export.delivery import deliver
 from rl_compress.export.fine_tuned import FineTuned, fine_tune_variant
 from rl_compress.export.manifest import Manifest
@@ -68,6 +69,7 @@ def search(
     baselines: Sequence[str] = (),
     seeds: int = 1,
     monitor: Monitor | None = None,
+    measurements: SharedMeasurements | None = None,
 ) -> RunResult:
     """Compress a target: search for the best policy, carry it out, fine-tune, deliver, report.
 
@@ -83,6 +85,7 @@ def search(
         baselines: Searches to compare with, at the same number of evaluations.
         seeds: Seeds that those searches, and this one, are repeated with.
         monitor: Hears of progress.
+        measurements: What other trials of the same sweep measured; the run is one of them.
 
     Raises:
         RLCompressError: Bad input, or a run that failed; evaluations made are kept.
@@ -93,7 +96,16 @@ def search(
         run.check(job.to_yaml(), resume=resume)
         if address is not None and job.search.learns:
             check_reachable(address)
-        return _search_in(run, job, address, verify, baselines, seeds, monitor=telling)
+        return _search_in(
+            run,
+            job,
+            address,
+            verify,
+            baselines,
+            seeds,
+            monitor=telling,
+            measurements=measurements,
+        )
 
 
 def _search_in(
@@ -105,6 +117,7 @@ def _search_in(
     seeds: int,
     *,
     monitor: Monitor,
+    measurements: SharedMeasurements | None,
 ) -> RunResult:
     """Run a job, or what is left of it, in a directory that is locked."""
     asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
@@ -127,7 +140,7 @@ def _search_in(
         save_history(subject.compressor.contribution, run.contribution)
     run.write_json("space.json", subject.describe_space())
     run.write_json("environment.json", describe_environment())
-    task = make_task(job, subject, run, address=address, monitor=monitor)
+    task = make_task(job, subject, run, address=address, monitor=monitor, measurements=measurements)
     monitor.phase("search")
     progress, stopped_early = task.search_for_policy()
     if stopped_early:
@@ -225,9 +238,16 @@ def make_task(
     *,
     address: str | None = None,
     monitor: Monitor | None = None,
+    measurements: SharedMeasurements | None = None,
 ) -> SearchTask:
     """Return the search that a job asks for on a prepared target."""
     monitor = monitor or SilentMonitor()
+    identity = RunIdentity(
+        run=run.name,
+        trial="" if measurements is None else run.name,
+        algorithm=job.search.algorithm,
+        seed=job.search.seed,
+    )
     return SearchTask(
         subject=subject,
         target=job.target,
@@ -236,8 +256,9 @@ def make_task(
         search=job.search,
         run=run,
         contribution_threshold=job.contribution.threshold,
-        identity=RunIdentity(run=run.name, algorithm=job.search.algorithm, seed=job.search.seed),
+        identity=identity,
         address=address,
+        measurements=measurements,
         on_sensitivity=monitor.step,
         on_progress=monitor.searched,
         say=monitor.say,

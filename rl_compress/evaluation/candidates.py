@@ -12,6 +12,7 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.ledger import Ledger
 from rl_compress.evaluation.racing import Rival
+from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.policy.budget import COSTS
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.results.record import EvaluationRecord
@@ -38,7 +39,7 @@ class CandidateEvaluator:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: Evaluator | SharedEvaluator,
         ledger: Ledger,
         space: SearchSpace,
         reward: Reward,
@@ -48,7 +49,7 @@ class CandidateEvaluator:
         """Keep the parts.
 
         Args:
-            evaluator: Measures variants in this process.
+            evaluator: Measures variants in this process, or finds what others measured.
             ledger: The run's one ledger.
             space: Names the decisions of widths.
             reward: ``(score, costs) -> reward`` of the objective.
@@ -111,7 +112,7 @@ class CandidateEvaluator:
             reward=self._reward(found.score, found.all_costs()),
             seed=self._identity.seed,
             wall_s=found.wall_s,
-            cached=False,
+            cached=found.cached,
             time=datetime.now(UTC),
             scored_share=found.scored_share,
         )

@@ -84,6 +84,8 @@ class Measurement:
     wall_s: float
     scored_share: float = 1.0
     """Share of the search split that was scored; below 1 the score is an estimate."""
+    cached: bool = False
+    """Whether another trial of the sweep made the measurement."""
 
     def all_costs(self) -> dict[str, float]:
         """Return the costs and, where it was measured, the latency."""

@@ -126,8 +126,22 @@ def print_sweep(
     best: Mapping[str, Any],
     keys: Sequence[str],
     directory: Path,
+    *,
+    statuses: Mapping[str, int],
+    measured: int,
+    cache_hits: int,
 ) -> None:
-    """Print a row for each trial of a sweep, and which was best."""
+    """Print a row for each trial of a sweep, and in one line which was best and what it took.
+
+    Args:
+        rows: Of all trials.
+        best: One of them.
+        keys: What was varied.
+        directory: The sweep's.
+        statuses: Number of trials by status.
+        measured: Variants that were measured.
+        cache_hits: Evaluations that were answered with what another trial had measured.
+    """
     table = Table(title=f"{len(rows)} trials", title_justify="left")
     figures = [name for name in _SWEEP_COLUMNS if any(name in row for row in rows)]
     for column in ("trial", *(key.rpartition(".")[2] for key in keys), "status", *figures):
@@ -136,12 +150,17 @@ def print_sweep(
         cells = [sweep_cell(row.get(name)) for name in ("trial", *keys, "status", *figures)]
         table.add_row(*cells, style="bold" if row["trial"] == best["trial"] else None)
     _console.print(table)
-    chosen = ", ".join(f"{key}={best[key]}" for key in keys)
-    _console.print(f"best: {chosen} ({best['trial']})", highlight=False, soft_wrap=True)
     for row in rows:
-        if row["status"] != "done":
-            _console.print(f"{row['trial']}: {row['error']}", highlight=False, soft_wrap=True)
-    _console.print(f"report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
+        if row["error"]:
+            _say(f"{row['trial']}: {row['error']}")
+    _say(f"report: {directory / 'report.html'}")
+    chosen = ", ".join(f"{key}={sweep_cell(best[key])}" for key in keys)
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    _say(
+        f"best: {best['trial']} ({chosen}), score {sweep_cell(best['best_score'])}; trials: "
+        f"{counts}; {measured} variants measured, {cache_hits} evaluations answered from the "
+        f"sweep's cache"
+    )
 
 
 def print_evaluation(found: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from rl_compress.errors import RunDirectoryError
+from rl_compress.errors import DirectoryInUseError, RunDirectoryError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ def run_lock(directory: Path) -> Iterator[None]:
     run goes on unprotected. Inside a block, the same process cannot enter a second one.
 
     Raises:
-        RunDirectoryError: Another run holds the lock, or the directory cannot be written.
+        DirectoryInUseError: Another run holds the lock.
+        RunDirectoryError: The directory cannot be written.
     """
     path = directory / LOCK_FILE
     missing = _missing(directory)
@@ -72,7 +73,7 @@ def _acquire(path: Path) -> TextIO:
             if error.errno in _HELD:
                 holder = _holder(file)
                 file.close()
-                raise RunDirectoryError(
+                raise DirectoryInUseError(
                     f"{path.parent}: {holder} is running in it; wait until that has ended, or "
                     f"choose another --output"
                 ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
+from rl_compress.evaluation.shared import SharedEvaluator, SharedMeasurements, Sharing
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.mask_projection import decides_masks, project_mask
 from rl_compress.policy.projection import project
@@ -33,7 +35,12 @@ from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.score_log import ScoreLog
 from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
-from rl_compress.search.shared_curves import keep_shared, load_shared, shared_path
+from rl_compress.search.shared_curves import (
+    keep_shared,
+    load_shared,
+    measurement_key,
+    shared_path,
+)
 from rl_compress.search.threshold_baselines import Contribution, Global
 from rl_compress.targets.factory import TargetConfig
 
@@ -57,6 +64,8 @@ class SearchTask:
     contribution_threshold: float
     """Where contribution pruning draws the line; used by that algorithm."""
     address: str | None = None
+    measurements: SharedMeasurements | None = None
+    """What other trials of the same sweep measured."""
     on_sensitivity: Callable[[int, int], None] = lambda _done, _total: None
     on_progress: Callable[[Progress], None] = lambda _progress: None
     say: Callable[[str], None] = lambda _line: None
@@ -78,24 +87,39 @@ class SearchTask:
         Returns:
             The run's figures, and why it ended early, or None.
         """
-        evaluator = self.make_evaluator()
+        own, sharing = self.make_evaluator(), self._sharing()
+        space = self.subject.compressor.space
+        evaluator = own if sharing is None else SharedEvaluator(own, space, sharing)
         store = self.run.store()
         ledger = EvaluationLedger(store, self.search.evaluations, self.subject.may_win)
         self.on_progress(ledger.progress())
         curves = self.curves(evaluator) if self.search.needs_curves else None
         self.run.push()
         reward = Objective(self.objective, evaluator.original_costs)
-        candidates = CandidateEvaluator(
-            evaluator, ledger, self.subject.compressor.space, reward, self.identity
-        )
+        candidates = CandidateEvaluator(evaluator, ledger, space, reward, self.identity)
         if self.search.learns:
-            found = self._learn(evaluator, ledger, candidates, reward, curves)
+            found = self._learn(evaluator, ledger, candidates, reward, curves, sharing)
         else:
             found = self._baseline(ledger, candidates, curves)
         store.compact()
         return found
 
-    def curves(self, evaluator: Evaluator) -> SensitivityCurves:
+    def _sharing(self) -> Sharing | None:
+        """Return where to look for others' measurements; None outside a sweep."""
+        if self.measurements is None:
+            return None
+        latencies = (self.objective.needs_latency, self.subject.latency_table)
+        key = measurement_key(
+            self.subject,
+            self.target,
+            self.evaluation,
+            self.objective.score,
+            self.objective.robustness,
+            latencies=pickle.dumps(latencies),
+        )
+        return Sharing(self.measurements, key, self.identity.trial)
+
+    def curves(self, evaluator: Evaluator | SharedEvaluator) -> SensitivityCurves:
         """Return the sensitivity curves, measured only if no search on the same target has.
 
         They are taken from the run directory, or from the cache that all searches share, and are
@@ -166,11 +190,12 @@ class SearchTask:
 
     def _learn(
         self,
-        evaluator: Evaluator,
+        evaluator: Evaluator | SharedEvaluator,
         ledger: EvaluationLedger,
         candidates: CandidateEvaluator,
         reward: Reward,
         curves: SensitivityCurves | None,
+        sharing: Sharing | None,
     ) -> tuple[Progress, str | None]:
         # Ray takes seconds to import, and baselines do without it.
         from rl_compress.search.rllib.coordinator import WorkerKit
@@ -192,6 +217,7 @@ class SearchTask:
             robustness=self.objective.robustness,
             reward=reward,
             identity=self.identity,
+            sharing=sharing,
         )
         return run_rllib(
             kit,
@@ -206,7 +232,7 @@ class SearchTask:
 
     def _problem(
         self,
-        evaluator: Evaluator,
+        evaluator: Evaluator | SharedEvaluator,
         candidates: CandidateEvaluator,
         reward: Reward,
         curves: SensitivityCurves | None,
@@ -283,7 +309,7 @@ class SearchTask:
         )
 
 
-def _score(evaluator: Evaluator, widths: Widths) -> float | None:
+def _score(evaluator: Evaluator | SharedEvaluator, widths: Widths) -> float | None:
     try:
         return evaluator.evaluate(widths).score
     except Exception as error:

@@ -31,10 +31,6 @@ def shared_path(
 ) -> Path:
     """Return where the cache keeps the curves of a search, named by all that decides them.
 
-    That is the weights as they are ordered, modules, the space, how variants are repaired and
-    scored, the target's options, a batch of its calibration and search splits, and the source files
-    that define target and model (a user edits those without changing a job).
-
     Args:
         subject: The prepared target.
         target: Its section of the job.
@@ -42,6 +38,35 @@ def shared_path(
         score: Name of the score.
         robustness: How strong the attack is, where that is the score.
         count: Measurements per dimension.
+    """
+    key = measurement_key(subject, target, evaluation, score, robustness)
+    name = hashlib.sha256(f"{key} {count}".encode()).hexdigest()[:32]
+    return cache_dir() / "sensitivity" / f"{name}.parquet"
+
+
+def measurement_key(
+    subject: Subject,
+    target: TargetConfig,
+    evaluation: EvaluationConfig,
+    score: str,
+    robustness: RobustnessConfig,
+    *,
+    latencies: bytes = b"",
+) -> str:
+    """Return a digest of all that decides what is found when a variant is measured.
+
+    That is the weights as they are ordered, modules, the space, how variants are repaired and
+    scored, the target's options, a batch of its calibration and search splits, and the source files
+    that define target and model (a user edits those without changing a job). Budget, weights of the
+    reward, algorithm and seed decide which variants are measured, not what is found.
+
+    Args:
+        subject: The prepared target.
+        target: Its section of the job.
+        evaluation: How variants are repaired.
+        score: Name of the score.
+        robustness: How strong the attack is, where that is the score.
+        latencies: What they come from, where they are part of what is found.
     """
     compressor = subject.compressor
     digest = hashlib.sha256()
@@ -60,9 +85,8 @@ def shared_path(
         "evaluation": evaluation.model_dump(mode="json", exclude={"timeout_s"}),
         "score": score,
         "robustness": robustness.model_dump(mode="json"),
-        "count": count,
     }
-    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode() + latencies)
     for name, tensor in sorted(compressor.network.tensors.items()):
         digest.update(name.encode())
         add_tensor(digest, tensor)
@@ -71,7 +95,7 @@ def shared_path(
             add_tensor(digest, tensor)
     for path in sorted(set(source_files(target.factory, subject.target, subject.model))):
         digest.update(path.read_bytes())
-    return cache_dir() / "sensitivity" / f"{digest.hexdigest()[:32]}.parquet"
+    return digest.hexdigest()[:32]
 
 
 def load_shared(path: Path) -> SensitivityCurves | None:

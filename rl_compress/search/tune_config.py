@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rl_compress.errors import ConfigError
+
+Sampler = Literal["random", "tpe", "nsga2"]
+Logger = Literal["tensorboard", "mlflow", "wandb"]
 
 
 class Domain(BaseModel):
@@ -72,6 +77,52 @@ class TuneConfig(BaseModel):
     trials: int = Field(
         default=1, ge=1, description="Draws of the random keys, each for every point of the grid."
     )
+    sampler: Sampler = Field(
+        default="random",
+        description="Where draws come from. `random`; `tpe`: from what gave the best scores so "
+        "far; `nsga2`: from the trials whose delivered variants no other beats in score and all "
+        "costs of the Pareto front. The latter two need the extra `optuna`, and no key has a grid.",
+    )
+    scheduler: Literal["none", "asha"] = Field(
+        default="none",
+        description="`asha` stops a trial early whose best score is, after as many evaluations, "
+        "not among the better third; not with `nsga2`.",
+    )
+    grace_evaluations: int | None = Field(
+        default=None,
+        ge=1,
+        description="Evaluations that `asha` leaves every trial; by default a ninth of all.",
+    )
     max_concurrent: int | None = Field(
         default=None, ge=1, description="Trials at a time; by default as many as there is room for."
     )
+    num_gpus_per_driver: float = Field(
+        default=0.0,
+        ge=0,
+        description="GPUs of each trial's own process, which measures sensitivities and "
+        "fine-tunes, beside those of its env runners; fractions allowed.",
+    )
+    loggers: list[Logger] = Field(
+        default_factory=list,
+        description="Where trials' figures are logged besides: `tensorboard` in `ray/`; `mlflow` "
+        "and `wandb` need the extras of these names.",
+    )
+    mlflow_tracking_uri: str | None = Field(
+        default=None,
+        description="Where MLflow keeps its runs; by default `mlflow.db` in the sweep's directory.",
+    )
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> TuneConfig:
+        grids = [key for key, domain in self.space.items() if domain.grid is not None]
+        if grids and self.sampler != "random":
+            raise ConfigError(
+                f"tune.space.{grids[0]}: a grid is run in full, and leaves {self.sampler} nothing "
+                f"to draw; write choice instead, or set tune.sampler: random"
+            )
+        if self.sampler == "nsga2" and self.scheduler != "none":
+            raise ConfigError(
+                f"tune.scheduler: {self.scheduler} compares one figure, and nsga2 has several; "
+                f"choose none, or tune.sampler: tpe"
+            )
+        return self

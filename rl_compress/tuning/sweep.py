@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import functools
-import itertools
+import math
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,38 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray import tune as ray_tune
-from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rl_compress.errors import ConfigError, EvaluationError, RunDirectoryError
+from rl_compress.evaluation.shared import SharedMeasurements
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.reporting.sweep_report import SWEEP_FILE, build_sweep_report
 from rl_compress.results.environment import describe_environment
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
+from rl_compress.results.run_lock import run_lock
 from rl_compress.run import prepare_job
 from rl_compress.search.rllib.cluster import connected
-from rl_compress.search.tune_config import Domain
+from rl_compress.tuning.comparison import add_hypervolumes
+from rl_compress.tuning.loggers import check_loggers, logger_callbacks
+from rl_compress.tuning.resources import check_room, placement_group
+from rl_compress.tuning.strategies import (
+    BEST_SCORE,
+    EVALUATIONS,
+    check_installed,
+    objectives,
+    sampler,
+    scheduler,
+    tune_domain,
+)
+from rl_compress.tuning.sweep_evaluations import start_evaluations
+from rl_compress.tuning.tracker import Tracker
 from rl_compress.tuning.trial import run_trial, trial_id, trial_job
 
 TRIALS = "trials"
 
-_POLL_S = 0.5
+_MAX_FAILURES = 2
+"""Times that a trial whose process dies is taken up again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +57,21 @@ class SweepResult:
     rows: list[dict[str, Any]]
     """A row for each trial, as in ``sweep.parquet``."""
     best: dict[str, Any]
-    """The row with the highest score on the search split; rewards differ with their weights."""
+    """The row of the trial that delivered the highest score on the search split, before
+    fine-tuning; rewards cannot be compared, for they differ with their weights."""
+    measured: int
+    """Variants that were measured, by all trials together."""
+
+    @property
+    def cache_hits(self) -> int:
+        """Evaluations that were answered with what another trial had measured."""
+        return sum(row.get("cache_hits") or 0 for row in self.rows)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """Number of trials that are ``done``, ``stopped`` and ``failed``."""
+        found = collections.Counter(row["status"] for row in self.rows)
+        return {status: found[status] for status in ("done", "stopped", "failed")}
 
 
 def tune(
@@ -56,7 +85,8 @@ def tune(
     """Run a job many times, with the keys of its `tune` section varied, on Ray Tune.
 
     Trials are ordinary runs in ``trials/``, named after their values; so a sweep that is resumed
-    runs again only what is not finished, and continues what was begun.
+    runs again only what is not finished, and continues what was begun. What they measure is kept in
+    ``evaluations/``, where they find what others measured: no variant is measured twice.
 
     Args:
         job: With a `tune` section.
@@ -66,29 +96,35 @@ def tune(
         monitor: Hears of progress.
 
     Raises:
-        ConfigError: The section is empty, or a combination of values is no valid job.
+        ConfigError: The section is empty, a package is missing, or a combination of values is no
+            valid job.
         EvaluationError: No trial succeeded.
     """
     monitor = monitor or SilentMonitor()
     check_space(job)
+    check_installed(job)
+    check_loggers(job)
     sweep = RunDirectory(Path(output))
-    sweep.check(job.to_yaml(), resume=resume)
-    prepare_job(job, sweep.pretraining, monitor, before_training=lambda: None)
-    (sweep.path / TRIALS).mkdir(parents=True, exist_ok=True)
-    sweep.write_text("job.yaml", job.to_yaml())
-    sweep.write_json("environment.json", describe_environment())
-    monitor.phase("sweep")
-    runners = job.search.num_env_runners if job.search.learns else 0
-    with connected(address, runners + 1, job.search.num_cpus_per_env_runner):
-        rows = _run(job, sweep.path / TRIALS, monitor)
-    pq.write_table(_table(rows), sweep.path / f"{SWEEP_FILE}.tmp")
-    (sweep.path / f"{SWEEP_FILE}.tmp").replace(sweep.path / SWEEP_FILE)
-    monitor.phase("report")
-    build_sweep_report(sweep.path)
+    with run_lock(sweep.path):
+        sweep.check(job.to_yaml(), resume=resume)
+        prepare_job(job, sweep.pretraining, monitor, before_training=lambda: None)
+        (sweep.path / TRIALS).mkdir(parents=True, exist_ok=True)
+        sweep.write_text("job.yaml", job.to_yaml())
+        sweep.write_json("environment.json", describe_environment())
+        monitor.phase("sweep")
+        runners = job.search.num_env_runners if job.search.learns else 0
+        with connected(address, runners + 1, job.search.num_cpus_per_env_runner):
+            rows, measured = _run(job, sweep, monitor)
+        add_hypervolumes(job, sweep.path / TRIALS, rows)
+        pq.write_table(_table(rows), sweep.path / f"{SWEEP_FILE}.tmp")
+        (sweep.path / f"{SWEEP_FILE}.tmp").replace(sweep.path / SWEEP_FILE)
+        monitor.phase("report")
+        build_sweep_report(sweep.path)
     done = [row for row in rows if row["status"] == "done"]
     if not done:
         raise EvaluationError(f"{sweep.path}: no trial succeeded ({rows[0]['error']})")
-    return SweepResult(sweep.path, rows, max(done, key=lambda row: row["best_score"]))
+    best = max(done, key=lambda row: row["best_score"])
+    return SweepResult(sweep.path, rows, best, measured)
 
 
 def check_space(job: Job) -> None:
@@ -101,115 +137,90 @@ def check_space(job: Job) -> None:
         raise ConfigError(
             "tune.space: name the keys to vary, as contribution.alpha: {grid: [0.3, 0.9]}"
         )
+    if "objective.score" in job.tune.space:
+        raise ConfigError(
+            "tune.space: objective.score cannot be varied, for trials are compared by it; run a "
+            "sweep for each score"
+        )
+    for values in _examples(job):
+        trial_job(job, values)
+
+
+def _examples(job: Job) -> list[dict[str, Any]]:
+    """Return values of trials: each key's with the others at their first.
+
+    Keys are independent but for conflicts between sections, which the trials themselves report.
+    """
     examples = {key: domain.examples() for key, domain in job.tune.space.items()}
-    # Each key's values with the others at their first: keys are independent but for conflicts
-    # between sections, which the trials themselves report.
     first = {key: values[0] for key, values in examples.items()}
-    for key, values in examples.items():
-        for value in values:
-            trial_job(job, {**first, key: value})
+    return [{**first, key: value} for key, values in examples.items() for value in values]
 
 
-def _run(job: Job, directory: Path, monitor: Monitor) -> list[dict[str, Any]]:
-    """Run all trials; returns their rows, in a fixed order."""
-    bundles = [{"CPU": 1.0}]
-    if job.search.learns:
-        runner = {"CPU": job.search.num_cpus_per_env_runner}
-        if job.search.num_gpus_per_env_runner:
-            runner["GPU"] = job.search.num_gpus_per_env_runner
-        bundles += [runner] * job.search.num_env_runners
-    _check_room(bundles)
-    total = job.tune.trials * _grid_size(job.tune.space)
-    trainable = ray_tune.with_resources(
-        functools.partial(_trainable, job=job, directory=str(directory.resolve())),
-        ray_tune.PlacementGroupFactory(bundles),
+def _run(job: Job, sweep: RunDirectory, monitor: Monitor) -> tuple[list[dict[str, Any]], int]:
+    """Run all trials.
+
+    Returns:
+        Their rows, in a fixed order, and the number of variants measured.
+    """
+    for values in _examples(job):
+        check_room(job, values)
+    trials = sweep.path / TRIALS
+    grids = [domain.grid for domain in job.tune.space.values() if domain.grid is not None]
+    total = job.tune.trials * math.prod(map(len, grids))
+    tracker = Tracker(sweep.path, trials, total, monitor)
+    actor, measurements = start_evaluations(sweep.evaluations)
+    trainable = functools.partial(
+        _trainable, job=job, directory=str(trials.resolve()), measurements=measurements
     )
-    # Tune's own tables would tear the progress bar apart.
+    single = len(objectives(job)) == 1
+    # Tune's own tables would tear the progress bar apart, and logs are kept on demand only.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     tuner = ray_tune.Tuner(
-        trainable,
-        param_space={key: _domain(domain) for key, domain in job.tune.space.items()},
+        ray_tune.with_resources(trainable, functools.partial(placement_group, job)),
+        param_space={key: tune_domain(domain) for key, domain in job.tune.space.items()},
         tune_config=ray_tune.TuneConfig(
+            metric=BEST_SCORE if single else None,
+            mode="max" if single else None,
             num_samples=job.tune.trials,
             max_concurrent_trials=job.tune.max_concurrent,
-            search_alg=BasicVariantGenerator(random_state=job.search.seed),
+            search_alg=sampler(job, tracker.begun),
+            scheduler=scheduler(job),
         ),
         run_config=ray_tune.RunConfig(
             name="tune",
-            storage_path=str((directory.parent / "ray").resolve()),
+            storage_path=str((sweep.path / "ray").resolve()),
             verbose=0,
+            failure_config=ray_tune.FailureConfig(max_failures=_MAX_FAILURES),
+            callbacks=[tracker, *logger_callbacks(job, sweep.path)],
         ),
     )
-    with _watched(directory, total, monitor):
-        results = tuner.fit()
-    rows = []
-    for result in results:
-        values = {key: result.config[key] for key in job.tune.space} if result.config else {}
-        row = (result.metrics or {}).get("row")
-        if row is None:
-            error = " ".join(str(result.error).split()) if result.error else "it was lost"
-            row = {"trial": trial_id(values), **values, "status": "failed", "error": error[-500:]}
-        rows.append(row)
-    return sorted(rows, key=lambda row: [str(row[key]) for key in job.tune.space])
+    try:
+        tuner.fit()
+        ray.get(actor.compact.remote())
+        measured = ray.get(actor.measured.remote())
+    finally:
+        ray.kill(actor, no_restart=True)
+    rows = sorted(tracker.rows.values(), key=lambda row: [str(row[key]) for key in job.tune.space])
+    return rows, measured
 
 
-def _trainable(config: Mapping[str, Any], *, job: Job, directory: str) -> None:
+def _trainable(
+    config: Mapping[str, Any], *, job: Job, directory: str, measurements: SharedMeasurements
+) -> None:
     """Be a Tune trial; runs in a process of its own."""
     values = dict(config)
-    row = run_trial(job, values, Path(directory) / trial_id(values))
-    ray_tune.report({"row": row, "best_score": row.get("best_score", float("-inf"))})
 
+    def report(evaluations: int, best: EvaluationRecord) -> None:
+        ray_tune.report({EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs()})
 
-@contextlib.contextmanager
-def _watched(directory: Path, total: int, monitor: Monitor) -> Iterator[None]:
-    """Tell the monitor of finished trials, from a thread: Tune blocks until all are done."""
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(_POLL_S):
-            monitor.step(len(list(directory.glob("*/best/manifest.json"))), total)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _domain(domain: Domain) -> Any:
-    if domain.grid is not None:
-        return ray_tune.grid_search(domain.grid)
-    if domain.choice is not None:
-        return ray_tune.choice(domain.choice)
-    if domain.uniform is not None:
-        return ray_tune.uniform(*domain.uniform)
-    if domain.loguniform is not None:
-        return ray_tune.loguniform(*domain.loguniform)
-    assert domain.randint is not None
-    return ray_tune.randint(*domain.randint)
-
-
-def _grid_size(space: Mapping[str, Domain]) -> int:
-    grids = [domain.grid for domain in space.values() if domain.grid is not None]
-    return len(list(itertools.product(*grids)))
-
-
-def _check_room(bundles: list[dict[str, float]]) -> None:
-    """Make sure that the cluster can ever hold one trial.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    available = ray.cluster_resources()
-    for resource in ("CPU", "GPU"):
-        needed = sum(bundle.get(resource, 0.0) for bundle in bundles)
-        if needed > available.get(resource, 0.0):
-            raise ConfigError(
-                f"search.num_env_runners: a trial needs {needed:g} {resource}s for its driver and "
-                f"runners, but the cluster has {available.get(resource, 0.0):g}; use fewer runners"
-            )
+    row = run_trial(
+        job, values, Path(directory) / trial_id(values), measurements=measurements, report=report
+    )
+    # A trial that failed is the worst in every respect.
+    worst = {name: -math.inf if name == BEST_SCORE else math.inf for name in objectives(job)}
+    figures = {name: value for name, value in row.items() if isinstance(value, int | float)}
+    ray_tune.report({EVALUATIONS: 0, BEST_SCORE: -math.inf, **worst, **figures, "row": row})
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

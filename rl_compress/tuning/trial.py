@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from rl_compress.errors import RLCompressError
+from rl_compress.errors import CorruptFileError, DirectoryInUseError, RLCompressError
+from rl_compress.evaluation.ledger import Progress
+from rl_compress.evaluation.shared import SharedMeasurements
 from rl_compress.export.artifact import load_compressed
 from rl_compress.export.manifest import Manifest
 from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job, parse_job, with_values
-from rl_compress.reporting.run_files import read_run
+from rl_compress.monitor import SilentMonitor
+from rl_compress.reporting.run_files import RunFiles, read_run
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.run import search
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.regression import RegressionTarget
+
+_ROW_FILE = "row.json"
+_REPORTS = 20
+_POLL_S = 0.5
 
 
 def trial_id(values: Mapping[str, Any]) -> str:
@@ -40,41 +49,122 @@ def trial_job(job: Job, values: Mapping[str, Any]) -> Job:
     return parse_job(data, "tune.space")
 
 
-def run_trial(job: Job, values: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+class _Reporter(SilentMonitor):
+    """Tells how far a trial's search has come, twenty times in all."""
+
+    def __init__(self, report: Callable[[int, EvaluationRecord], None]) -> None:
+        self._report = report
+        self._next = 1
+
+    def searched(self, progress: Progress) -> None:
+        """Report the evaluations so far, and the best variant within the budget."""
+        # The end is reported when the variant is delivered, or a scheduler would stop it before.
+        if progress.best is None or not self._next <= progress.done < progress.limit:
+            return
+        self._next = progress.done + math.ceil(progress.limit / _REPORTS)
+        self._report(progress.done, progress.best)
+
+
+def run_trial(
+    job: Job,
+    values: Mapping[str, Any],
+    directory: Path,
+    *,
+    measurements: SharedMeasurements | None = None,
+    report: Callable[[int, EvaluationRecord], None] = lambda _evaluations, _best: None,
+) -> dict[str, Any]:
     """Run a trial, or take up the one that is in the directory.
 
     Args:
         job: The sweep's.
         values: The trial's values of the varied keys.
         directory: Where its run goes.
+        measurements: What other trials of the sweep measured.
+        report: Hears now and then of the evaluations so far, and of the best variant within the
+            budget.
 
     Returns:
-        The trial's row: ``trial``, the values, ``status``, and its figures.
+        The trial's row: ``trial``, the values, ``status``, ``error``, and its figures.
     """
-    start = time.perf_counter()
-    row: dict[str, Any] = {"trial": directory.name, **values}
+    while True:
+        if (row := load_row(directory)) is not None:
+            return row
+        start = time.perf_counter()
+        row = {"trial": directory.name, **values}
+        try:
+            own = trial_job(job, values)
+            search(
+                own,
+                directory,
+                resume=(directory / "job.yaml").exists(),
+                monitor=_Reporter(report),
+                measurements=measurements,
+            )
+            row |= {"status": "done", "error": "", **_figures(own, RunDirectory(directory))}
+        except DirectoryInUseError:
+            # The same values were drawn twice, or an interrupted sweep's trial is about to end.
+            time.sleep(_POLL_S)
+            continue
+        except RLCompressError as error:
+            return {**row, "status": "failed", "error": " ".join(str(error).split())}
+        row["seconds"] = time.perf_counter() - start
+        save_row(directory, row)
+        return row
+
+
+def stopped_row(values: Mapping[str, Any], directory: Path, seconds: float) -> dict[str, Any]:
+    """Return the row of a trial that a scheduler stopped: nothing was delivered.
+
+    Args:
+        values: The trial's values of the varied keys.
+        directory: Of its run.
+        seconds: How long it ran.
+    """
+    return {
+        "trial": directory.name,
+        **values,
+        "status": "stopped",
+        "error": "",
+        **_search_figures(read_run(directory)),
+        "seconds": seconds,
+    }
+
+
+def load_row(directory: Path) -> dict[str, Any] | None:
+    """Return the row of a trial that is done, or was stopped; None of any other."""
+    path = directory / _ROW_FILE
+    if not path.exists():
+        return None
     try:
-        own = trial_job(job, values)
-        run = RunDirectory(directory)
-        if not (run.best / "manifest.json").exists():
-            search(own, directory, resume=(directory / "job.yaml").exists())
-        return {
-            **row,
-            "status": "done",
-            "error": "",
-            **_figures(own, run),
-            "seconds": time.perf_counter() - start,
-        }
-    except RLCompressError as error:
-        return {**row, "status": "failed", "error": " ".join(str(error).split())}
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptFileError(
+            f"{path}: not readable JSON ({error}); remove it and resume the sweep"
+        ) from None
+
+
+def save_row(directory: Path, row: Mapping[str, Any]) -> None:
+    """Keep a trial's row, by which a resumed sweep knows it."""
+    RunDirectory(directory).write_json(_ROW_FILE, row)
+
+
+def _search_figures(read: RunFiles) -> dict[str, Any]:
+    """Return what a run's search found so far; the best variant is the one with most reward."""
+    best = best_distinct(list(filter(read.may_win, read.evaluations)), 1)
+    figures: dict[str, Any] = {}
+    if best:
+        figures = {"best_score": best[0].score, "best_reward": best[0].reward, **best[0].costs()}
+    return {
+        **figures,
+        "evaluations": len(read.evaluations),
+        "cache_hits": sum(record.cached for record in read.evaluations),
+    }
 
 
 def _figures(job: Job, run: RunDirectory) -> dict[str, Any]:
     """Return what a finished run found, and delivered."""
-    read = read_run(run.path)
-    (best,) = best_distinct(list(filter(read.may_win, read.evaluations)), 1)
+    figures = _search_figures(read_run(run.path))
     manifest = Manifest.load(run.best / "manifest.json")
-    figures: dict[str, Any] = {"best_score": best.score, "best_reward": best.reward}
     for cost, change in manifest.costs.items():
         figures[cost] = change.delivered
         figures[f"{cost}_share"] = change.delivered / max(change.original, 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from running import make_job
 from rl_compress.errors import ConfigError, RunDirectoryError
 from rl_compress.job import Job, parse_job
 from rl_compress.reporting.sweep_report import build_sweep_report
-from rl_compress.tuning.sweep import check_space, tune
+from rl_compress.results.store import EvaluationStore
+from rl_compress.tuning.sweep import SweepResult, check_space, tune
 from rl_compress.tuning.trial import trial_id
 
 SPACE: dict[str, Any] = {
@@ -70,10 +74,11 @@ def test_a_resumed_sweep_repeats_nothing(sweep: Path, ray_session: Any) -> None:
         tune(_job(), sweep)
 
 
-def test_a_trial_with_env_runners_takes_their_resources(ray_session: Any, tmp_path: Path) -> None:
+def test_trials_wait_until_their_driver_and_runners_fit(ray_session: Any, tmp_path: Path) -> None:
     job = _job(
         search__algorithm="ppo",
         search__num_env_runners=1,
+        search__num_cpus_per_env_runner=2.0,  # three CPUs of four: one trial at a time
         search__evaluations=3,
         tune={"space": {"search.residual_scale": {"uniform": [0.2, 0.4]}}, "trials": 2},
     )
@@ -82,6 +87,171 @@ def test_a_trial_with_env_runners_takes_their_resources(ray_session: Any, tmp_pa
     scales = [row["search.residual_scale"] for row in result.rows]
     assert len(set(scales)) == 2
     assert all(0.2 <= scale <= 0.4 for scale in scales)
+    # Both begin with the prior and the uniform variant.
+    assert sorted(row["cache_hits"] > 0 for row in result.rows) == [False, True]
+
+
+def test_trials_share_what_they_measure_and_weigh_it_themselves(
+    ray_session: Any, tmp_path: Path
+) -> None:
+    weights = {"objective.weights.macs": {"grid": [0.0, 0.5]}}
+    directory = tmp_path / "sweep"
+    result = tune(_job(search__evaluations=6, tune={"space": weights}), directory)
+    first, second = (
+        EvaluationStore(directory / "trials" / row["trial"] / "evaluations").read()
+        for row in result.rows
+    )
+    assert {r.policy_id: r.score for r in first} == {r.policy_id: r.score for r in second}
+    assert [row["evaluations"] for row in result.rows] == [6, 6]
+    # Whoever came first measured it.
+    assert result.measured == result.cache_hits == 6
+    assert [sum(r.cached for r in records) for records in (first, second)] == [
+        row["cache_hits"] for row in result.rows
+    ]
+    original = json.loads((directory / "trials" / first[0].trial / "space.json").read_text())
+    for record in first:
+        assert record.reward == record.score
+    for record in second:
+        saved = 1 - record.macs / original["costs"]["macs"]
+        assert record.reward == pytest.approx(record.score + 0.5 * saved)
+    (store,) = (directory / "evaluations").iterdir()
+    shared = EvaluationStore(store).read()
+    assert {record.policy_id for record in shared} == {record.policy_id for record in first}
+    assert all(0 <= row["hypervolume"] <= 1 for row in result.rows)
+
+
+ASHA = _job(
+    target={"factory": "tiny_target:tiny", "options": {"sleep_s": 0.1}},
+    search__evaluations=9,
+    tune={
+        "space": {"budget.macs": {"grid": [0.7, 0.1]}},
+        "scheduler": "asha",
+        "max_concurrent": 1,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def stopped_early(ray_session: Any, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    return tune(ASHA, tmp_path_factory.mktemp("asha") / "sweep")
+
+
+def test_asha_stops_what_is_worse(stopped_early: SweepResult) -> None:
+    result = stopped_early
+    stopped, done = result.rows
+    assert (stopped["status"], done["status"]) == ("stopped", "done")
+    assert 0 < stopped["evaluations"] < 9 == done["evaluations"]
+    assert stopped["best_score"] < done["best_score"]
+    assert result.best["trial"] == done["trial"]
+    assert not (result.directory / "trials" / stopped["trial"] / "best").exists()
+    assert result.statuses == {"done": 1, "stopped": 1, "failed": 0}
+
+
+@pytest.mark.slow
+def test_what_was_stopped_stays_so(stopped_early: SweepResult) -> None:
+    assert tune(ASHA, stopped_early.directory, resume=True).rows == stopped_early.rows
+
+
+@pytest.mark.slow
+def test_tpe_goes_on_where_it_was(ray_session: Any, tmp_path: Path) -> None:
+    job = _job(
+        tune={
+            "space": {"budget.macs": {"uniform": [0.1, 0.9]}},
+            "sampler": "tpe",
+            "trials": 3,
+            "max_concurrent": 1,
+        },
+    )
+    directory = tmp_path / "sweep"
+    rows = tune(job, directory).rows
+    assert len(rows) == 3
+    # As if it had been killed in its last trial.
+    lines = (directory / "begun.jsonl").read_text().splitlines()
+    last = trial_id(json.loads(lines[2]))
+    shutil.rmtree(directory / "trials" / last)
+    assert {row["trial"] for row in tune(job, directory, resume=True).rows} == {
+        row["trial"] for row in rows
+    }
+
+
+@pytest.mark.slow
+def test_nsga2_compares_score_and_costs(ray_session: Any, tmp_path: Path) -> None:
+    job = _job(
+        tune={
+            "space": {"budget.macs": {"uniform": [0.1, 0.9]}, "search.seed": {"choice": [0, 1]}},
+            "sampler": "nsga2",
+            "trials": 6,
+        },
+    )
+    result = tune(job, tmp_path / "sweep")
+    assert [row["status"] for row in result.rows] == ["done"] * len(result.rows)
+    assert all(row["macs_share"] <= row["budget.macs"] for row in result.rows)
+
+
+@pytest.mark.slow
+def test_equal_draws_are_one_trial(ray_session: Any, tmp_path: Path) -> None:
+    tuned = {"space": {"search.seed": {"choice": [3]}}, "trials": 3}
+    result = tune(_job(tune=tuned), tmp_path / "sweep")
+    assert [row["status"] for row in result.rows] == ["done"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("logger", ["tensorboard", "mlflow", "wandb"])
+def test_loggers_keep_the_figures(
+    ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str
+) -> None:
+    if logger != "tensorboard":
+        pytest.importorskip(logger)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    directory = tmp_path / "sweep"
+    space = {"search.seed": {"grid": [0]}}
+    result = tune(_job(tune={"space": space, "loggers": [logger]}), directory)
+    assert [row["status"] for row in result.rows] == ["done"]
+    match logger:
+        case "tensorboard":
+            assert list(directory.glob("ray/tune/*/events.out.tfevents.*"))
+        case "wandb":
+            assert list(directory.glob("wandb/offline-run-*/*.wandb"))
+        case "mlflow":
+            import mlflow
+
+            client = mlflow.MlflowClient(f"sqlite:///{directory / 'mlflow.db'}")
+            (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+            (run,) = client.search_runs([experiment.experiment_id])
+            assert run.data.metrics["best_score"] == result.best["best_score"]
+            assert run.data.params["search.seed"] == "0"
+
+
+def test_without_a_login_wandb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not wandb.api.api_key
+    job = _job(tune={"space": {"search.seed": {"grid": [0]}}, "loggers": ["wandb"]})
+    with pytest.raises(ConfigError, match="WANDB_MODE=offline"):
+        tune(job, tmp_path / "sweep")
+
+
+@pytest.mark.parametrize(
+    ("tuned", "missing", "message"),
+    [
+        ({"loggers": ["mlflow"]}, "mlflow", r"tune\.loggers: mlflow is not.*rl-compress\[mlflow\]"),
+        ({"loggers": ["wandb"]}, "wandb", r"tune\.loggers: wandb is not.*rl-compress\[wandb\]"),
+        ({"sampler": "tpe"}, "optuna", r"tune\.sampler: tpe needs Optuna.*rl-compress\[optuna\]"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tuned: Any, missing: str, message: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == missing else find(name)
+    )
+    space = {"search.seed": {"choice": [0, 1]}}
+    with pytest.raises(ConfigError, match=message):
+        tune(_job(tune={"space": space, **tuned}), tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_trial_larger_than_the_cluster_is_refused(ray_session: Any, tmp_path: Path) -> None:
@@ -100,6 +270,7 @@ def test_a_trial_larger_than_the_cluster_is_refused(ray_session: Any, tmp_path: 
         ({"contribution.alpha": {"grid": [0.5, 1.5]}}, r"contribution\.alpha"),
         ({"contribution.alpha": {"uniform": [0.5, 1.5]}}, r"contribution\.alpha"),
         ({"name.first": {"grid": ["a"]}}, "name is a value, not a section"),
+        ({"objective.score": {"grid": ["fidelity"]}}, r"objective\.score cannot be varied"),
     ],
 )
 def test_bad_spaces_are_refused_before_anything_starts(space: Any, message: str) -> None:

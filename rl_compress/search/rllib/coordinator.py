@@ -18,6 +18,7 @@ from rl_compress.evaluation.candidates import Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
 from rl_compress.evaluation.scores import ScoreName
+from rl_compress.evaluation.shared import Sharing
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import Problem
@@ -43,6 +44,8 @@ class WorkerKit:
     robustness: RobustnessConfig
     reward: Reward
     identity: RunIdentity
+    sharing: Sharing | None = None
+    """Where measurements of other trials are; None outside a sweep."""
 
 
 class Coordinator:

@@ -10,6 +10,7 @@ import ray
 
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.search.env import CompressionEnv, Problem
 from rl_compress.search.mask_env import MaskEnv
 from rl_compress.search.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit
@@ -45,10 +46,13 @@ def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator]:
     """Return the run's problem, and an evaluator that asks its coordinator."""
     coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
     kit, problem, evaluator = _equipment(config["coordinator"])
+    space, sharing = problem.compressor.space, kit.sharing
     evaluate = CandidateEvaluator(
-        evaluator,
+        evaluator
+        if sharing is None
+        else SharedEvaluator(evaluator, space, sharing, config.worker_index),
         RemoteLedger(coordinator),
-        problem.compressor.space,
+        space,
         kit.reward,
         kit.identity,
         worker=config.worker_index,

@@ -20,7 +20,7 @@ from rl_compress.search.objective import ObjectiveConfig
 from rl_compress.search.preparation import Subject
 from rl_compress.search.searching import SearchTask
 from rl_compress.search.sensitivity import SensitivityCurves
-from rl_compress.search.shared_curves import keep_shared, load_shared, shared_path
+from rl_compress.search.shared_curves import keep_shared, load_shared, measurement_key, shared_path
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.target import ClassificationTarget
 
@@ -79,6 +79,19 @@ def test_the_same_search_finds_the_same_curves() -> None:
 )
 def test_what_decides_curves_is_in_their_key(changes: dict[str, Any]) -> None:
     assert _path(**changes) != _path()
+
+
+def test_measurements_are_shared_whatever_curves_have_in_common() -> None:
+    arguments: dict[str, Any] = {
+        "target": TargetConfig(factory="nowhere:target"),
+        "evaluation": EvaluationConfig(timeout_s=5.0),
+        "score": "fidelity",
+        "robustness": RobustnessConfig(),
+    }
+    key = measurement_key(_subject(), **arguments)
+    other_limit = {**arguments, "evaluation": EvaluationConfig()}
+    assert measurement_key(_subject(), **other_limit) == key
+    assert measurement_key(_subject(), **arguments, latencies=b"measured") != key
 
 
 def test_an_edited_source_is_another_target(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rl_compress.errors import ConfigError
 from rl_compress.search.tune_config import Domain, TuneConfig
 
 
@@ -34,3 +35,15 @@ def test_examples_are_what_any_trial_could_get() -> None:
 def test_trials_are_counted_from_one() -> None:
     with pytest.raises(ValidationError, match="trials"):
         TuneConfig(trials=0)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"sampler": "tpe", "space": {"a": {"grid": [1]}}}, r"tune\.space\.a: a grid.*choice"),
+        ({"sampler": "nsga2", "scheduler": "asha"}, r"tune\.scheduler: asha compares one figure"),
+    ],
+)
+def test_parts_that_cannot_work_together_are_refused(section: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TuneConfig.model_validate(section)

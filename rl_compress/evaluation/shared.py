@@ -1,0 +1,140 @@
+"""Measurements that searches share: what one trial of a sweep measured, no other measures again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+from rl_compress.evaluation.evaluator import Evaluator, Measurement
+from rl_compress.evaluation.racing import Rival
+from rl_compress.policy.budget import COSTS, LATENCY
+from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.results.record import EvaluationRecord
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of a variant."""
+
+    status: Literal["granted", "known", "pending"]
+    """`granted`: measure it, it is leased to you; `pending`: somebody else is, ask again."""
+    record: EvaluationRecord | None = None
+    """The record that is known; its reward means nothing, for rewards differ with weights."""
+
+
+class SharedMeasurements(Protocol):
+    """The one place that all trials of a sweep ask; picklable, for workers ask too.
+
+    A lease ends when the variant is handed in or given up, or when the process dies that holds it.
+    A process measures one variant at a time.
+    """
+
+    def claim(self, key: str, policy_id: str) -> Answer:
+        """Ask for a variant's measurement, or to make it."""
+
+    def complete(self, key: str, record: EvaluationRecord) -> None:
+        """Hand in what was measured; its id is given anew."""
+
+    def give_up(self, key: str, policy_id: str) -> None:
+        """Return a lease without a measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Where a search looks for measurements, and as what."""
+
+    measurements: SharedMeasurements
+    key: str
+    """Digest of all that decides measurements; searches with the same one share them."""
+    trial: str
+    """Name of the trial that asks."""
+
+
+class SharedEvaluator:
+    """An evaluator that measures only what nobody has measured yet."""
+
+    def __init__(
+        self, evaluator: Evaluator, space: SearchSpace, sharing: Sharing, worker: int = 0
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            evaluator: Measures variants in this process.
+            space: Names the decisions of widths.
+            sharing: Where others' measurements are.
+            worker: Index of this worker; 0 is the driver.
+        """
+        self._evaluator = evaluator
+        self._space = space
+        self._sharing = sharing
+        self._worker = worker
+
+    @property
+    def original_costs(self) -> dict[str, float]:
+        """See :attr:`Evaluator.original_costs`."""
+        return self._evaluator.original_costs
+
+    def evaluate(self, widths: Widths, rival: Rival | None = None) -> Measurement:
+        """Return a variant's measurement, made here or elsewhere.
+
+        A variant that was raced and dropped was not measured to the end, and is not shared.
+
+        Args:
+            widths: As for :meth:`Evaluator.evaluate`.
+            rival: Likewise.
+
+        Raises:
+            EvaluationError: The variant could not be measured; others may try.
+        """
+        key, measurements = self._sharing.key, self._sharing.measurements
+        policy = self._space.policy_of(widths)
+        while (answer := measurements.claim(key, policy.policy_id)).status == "pending":
+            time.sleep(_POLL_S)
+        if answer.record is not None:
+            return self._measurement(answer.record)
+        try:
+            found = self._evaluator.evaluate(widths, rival)
+        except BaseException:
+            measurements.give_up(key, policy.policy_id)
+            raise
+        if found.scored_share < 1.0:
+            measurements.give_up(key, policy.policy_id)
+            return found
+        text = policy.to_json()
+        measurements.complete(
+            key,
+            EvaluationRecord(
+                evaluation_id=-1,
+                run=self._sharing.trial,
+                trial=self._sharing.trial,
+                worker=self._worker,
+                algorithm="",
+                policy=text,
+                policy_id=policy.policy_id,
+                realised=text,
+                **{cost: int(found.costs[cost]) for cost in COSTS},
+                latency_ms=found.latency_ms,
+                score=found.score,
+                reward=float("nan"),
+                seed=-1,
+                wall_s=found.wall_s,
+                cached=False,
+                time=datetime.now(UTC),
+            ),
+        )
+        return found
+
+    def _measurement(self, record: EvaluationRecord) -> Measurement:
+        costs = record.costs()
+        return Measurement(
+            score=record.score,
+            costs={cost: value for cost, value in costs.items() if cost != LATENCY},
+            latency_ms=record.latency_ms,
+            wall_s=record.wall_s,
+            # A trial that was interrupted finds what it measured itself.
+            cached=record.trial != self._sharing.trial,
+        )

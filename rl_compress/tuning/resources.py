@@ -1,0 +1,55 @@
+"""What one trial takes of the cluster: its own process and its env runners, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+
+from rl_compress.errors import ConfigError
+from rl_compress.job import Job
+from rl_compress.tuning.trial import trial_job
+
+
+def placement_group(job: Job, values: Mapping[str, Any]) -> ray_tune.PlacementGroupFactory:
+    """Return a trial's placement group, which Tune reserves as a whole before the trial starts.
+
+    Trials that wait hold nothing, so they cannot keep each other waiting.
+
+    Args:
+        job: The sweep's.
+        values: The trial's values of the varied keys.
+    """
+    return ray_tune.PlacementGroupFactory(_bundles(job, trial_job(job, values)))
+
+
+def check_room(job: Job, values: Mapping[str, Any]) -> None:
+    """Make sure that the cluster can ever hold a trial.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    bundles, available = _bundles(job, trial_job(job, values)), ray.cluster_resources()
+    for resource in ("CPU", "GPU"):
+        needed = sum(bundle.get(resource, 0.0) for bundle in bundles)
+        if needed > available.get(resource, 0.0):
+            raise ConfigError(
+                f"search.num_env_runners: a trial needs {needed:g} {resource}s for its driver and "
+                f"runners, but the cluster has {available.get(resource, 0.0):g}; use fewer runners"
+            )
+
+
+def _bundles(job: Job, trial: Job) -> list[dict[str, float]]:
+    """Return the driver's bundle, then one for each runner, as RLlib counts them."""
+    driver = {"CPU": 1.0, "GPU": job.tune.num_gpus_per_driver}
+    runner = {
+        "CPU": trial.search.num_cpus_per_env_runner,
+        "GPU": trial.search.num_gpus_per_env_runner,
+    }
+    runners = trial.search.num_env_runners if trial.search.learns else 0
+    return [
+        {resource: amount for resource, amount in bundle.items() if amount}
+        for bundle in (driver, *[runner] * runners)
+    ]
