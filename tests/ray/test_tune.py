@@ -74,6 +74,7 @@ def test_a_resumed_sweep_repeats_nothing(sweep: Path, ray_session: Any) -> None:
         tune(_job(), sweep)
 
 
+@pytest.mark.slow
 def test_trials_wait_until_their_driver_and_runners_fit(ray_session: Any, tmp_path: Path) -> None:
     job = _job(
         search__algorithm="ppo",
@@ -121,7 +122,7 @@ def test_trials_share_what_they_measure_and_weigh_it_themselves(
 
 
 ASHA = _job(
-    target={"factory": "tiny_target:tiny", "options": {"sleep_s": 0.1}},
+    target={"factory": "tiny_target:tiny", "options": {"sleep_s": 0.3}},
     search__evaluations=9,
     tune={
         "space": {"budget.macs": {"grid": [0.7, 0.1]}},
@@ -136,6 +137,7 @@ def stopped_early(ray_session: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return tune(ASHA, tmp_path_factory.mktemp("asha") / "sweep")
 
 
+@pytest.mark.slow
 def test_asha_stops_what_is_worse(stopped_early: SweepResult) -> None:
     result = stopped_early
     stopped, done = result.rows
