@@ -11,7 +11,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rl_compress.errors import CorruptFileError, RLCompressError
-from rl_compress.monitor import Monitor
+from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.tuning.trial import save_row, stopped_row, trial_id
 
 _BEGUN_FILE = "begun.jsonl"
@@ -39,6 +39,10 @@ class Tracker(Callback):
         self._started: dict[str, float] = {}
         self._begun = self._read()
         monitor.step(0, total)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the monitor: Tune keeps a copy of its callbacks on disk, but calls these."""
+        return {**vars(self), "_monitor": SilentMonitor()}
 
     @property
     def begun(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from running import make_job
 
 from rl_compress.errors import ConfigError, RunDirectoryError
 from rl_compress.job import Job, parse_job
+from rl_compress.reporting.live import ConsoleMonitor
 from rl_compress.reporting.sweep_report import build_sweep_report
 from rl_compress.results.store import EvaluationStore
 from rl_compress.tuning.sweep import SweepResult, check_space, tune
@@ -33,7 +34,9 @@ def _job(**changes: Any) -> Job:
 @pytest.fixture(scope="module")
 def sweep(ray_session: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sweep") / "sweep"
-    result = tune(_job(), directory)
+    monitor = ConsoleMonitor()  # as on the command line: Tune pickles what holds it
+    result = tune(_job(), directory, monitor=monitor)
+    monitor.close()
     assert result.directory == directory
     assert [row["status"] for row in result.rows] == ["done"] * 4
     assert result.best["best_score"] == max(row["best_score"] for row in result.rows)
