@@ -39,7 +39,7 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.budget_handling import BudgetHandling, bring_within, clip, plain_keep
 from rl_compress.search.goals import Goal, Within, pick
 from rl_compress.search.observation import Observer
-from rl_compress.search.screening import Known, Records, Screening, drawn_curiosity
+from rl_compress.search.screening import Known, Records, Screening
 from rl_compress.search.sensitivity import SensitivityCurves
 
 Episode = Literal["layerwise", "whole"]
@@ -65,8 +65,6 @@ class Problem:
     """The prior's widths, shape ``(num_groups,)``; None for plain actions."""
     screens: bool = False
     """Whether a reward predictor improves proposals, and the agent starts from the best so far."""
-    evaluations: int
-    """How many the search may make."""
     reference_reward: float
     """Reward of the prior's variant, or of the uniform one without a prior."""
     original_reward: float
@@ -208,9 +206,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         keep, noise, budget = self._keep, _FIRST_NOISE, self._goal.budget
         if self._screening is not None:
             proposal = project(keep, budget, self._space, self._costs)
-            used = len(self._known.rewards) / self._problem.evaluations
-            curiosity = drawn_curiosity(used, self.np_random)
-            return self._screening.improve(proposal, budget, self._known, self.np_random, curiosity)
+            return self._screening.improve(proposal, budget, self._known, self.np_random)
         for _ in range(_NEARBY_TRIES):
             widths = bring_within(
                 self._problem.budget_handling,

@@ -4,8 +4,8 @@ Evaluations are few and dear, predictions many and cheap. So the levels near wha
 and near the best records are searched, by mutations within the budget, for a variant whose loss may
 be low: predicted mean minus a random multiple of its uncertainty, as in randomised upper confidence
 bounds (Berk et al., "Randomised Gaussian process upper confidence bound", IJCAI 2020). A random
-multiple lets workers that know the same try different variants; it falls as evaluations are used
-up, so that a search ends by refining what it found.
+multiple lets workers that know the same try different variants, and no schedule is needed: one that
+falls did no better on four targets.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _WRONG_BY = 1.0
 _ROOM = 0.05
 """What is taken to be above the best reward, as a share of how far it is above the median."""
 
-_CURIOSITY = (3.0, 0.3)
-"""Mean of the multiple of the uncertainty, before the first evaluation and after the last."""
+_CURIOSITY = 3.0
+"""Mean of the multiple of the uncertainty."""
 _BEST, _STRANGERS = 8, 4
 """Records, and random variants, that mutations start from."""
 _GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
@@ -70,17 +70,6 @@ class Known:
 
 
 Records = Callable[[], Known]
-
-
-def drawn_curiosity(used: float, rng: np.random.Generator) -> float:
-    """Draw the multiple of the uncertainty that counts for a variant.
-
-    Args:
-        used: Share of the search's evaluations that are used up.
-        rng: Draws it.
-    """
-    first, last = _CURIOSITY
-    return float(rng.exponential(first + (last - first) * min(used, 1.0)))
 
 
 def _within(widths: Widths, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
@@ -120,7 +109,8 @@ class Screening:
         budget: Budget,
         known: Known,
         rng: np.random.Generator,
-        curiosity: float,
+        *,
+        curiosity: float | None = None,
     ) -> Widths:
         """Return what to evaluate instead of a proposal.
 
@@ -128,10 +118,9 @@ class Screening:
             proposal: Allowed levels within the budget, shape ``(D,)``.
             budget: Upper bounds.
             known: The records so far, of this or of other budgets.
-            rng: Draws mutations.
-            curiosity: The multiple of the uncertainty that counts for a variant, as
-                :func:`drawn_curiosity` gives it; 0 where what is returned is to be the best, not
-                the most instructive one.
+            rng: Draws mutations and curiosity.
+            curiosity: The multiple of the uncertainty that counts for a variant; 0 where what is
+                returned is to be the best, not the most instructive one. By default drawn.
 
         Returns:
             Allowed levels within the budget that are not among the records, unless there seem to be
@@ -144,10 +133,11 @@ class Screening:
         if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
             self._predictor.fit(known.widths, self._ceiling(known) - known.rewards)
             self._fitted = known
+        multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
         def hope(places: Widths) -> Floats:
             mean, deviation = self._predictor.predict(places)
-            return mean - curiosity * deviation
+            return mean - multiple * deviation
 
         places = self._predictor.positions(self._starts(proposal, budget, known, rng))
         hopes = hope(places)

@@ -271,7 +271,6 @@ class SearchTask:
             reference_reward=record.reward,
             original_reward=original_reward,
             screens=screens,
-            evaluations=self.search.evaluations,
             smallest_scale=max(_SMALLEST_SCALE * spread, 1e-6),
             episode=self.search.episode,
             residual_scale=self.search.residual_scale,

@@ -90,7 +90,6 @@ def _algorithm(evaluate: _Evaluate, search: dict[str, Any], bound: int = BOUND) 
         budget=Budget((("params", bound),)),
         curves=None,
         prior=None,
-        evaluations=100,
         reference_reward=float(VALUES.sum()) - 0.1,
         original_reward=float(VALUES.sum()),
         episode="whole",

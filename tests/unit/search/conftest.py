@@ -86,7 +86,6 @@ def make_problem(
             budget=budget,
             curves=curves if prior else None,
             prior=widths,
-            evaluations=100,
             reference_reward=evaluate.score(reference),
             original_reward=0.0,
             episode=episode,
