@@ -306,7 +306,8 @@ def report(
     with _reported():
         from rl_compress.remote_runs import fetched, put
         from rl_compress.reporting.report import build_report
-        from rl_compress.reporting.sweep_report import SWEEP_FILE, build_sweep_report
+        from rl_compress.reporting.sweep_files import SWEEP_FILE
+        from rl_compress.reporting.sweep_report import build_sweep_report
         from rl_compress.results.remote import is_uri, shown
 
         with fetched(directory) as folder:

@@ -89,7 +89,7 @@ def read_run(directory: Path) -> RunFiles:
     if not directory.is_dir():
         raise RunDirectoryError(f"{directory}: no such directory; give the directory of a run")
     run = RunDirectory(directory)
-    job_yaml, job = _read_job(directory / _JOB_FILE)
+    job_yaml, job = read_job(directory / _JOB_FILE)
     store = EvaluationStore(run.evaluations) if run.evaluations.is_dir() else None
     manifest, policy = run.best / "manifest.json", run.best / "policy.json"
     return RunFiles(
@@ -121,7 +121,13 @@ def _read_beside(folder: Path) -> list[SearchFiles]:
     return found
 
 
-def _read_job(path: Path) -> tuple[str, dict[str, Any]]:
+def read_job(path: Path) -> tuple[str, dict[str, Any]]:
+    """Read a job file as text and as plain data.
+
+    Raises:
+        RunDirectoryError: There is none.
+        CorruptFileError: It cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         job = yaml.safe_load(text)

@@ -20,7 +20,8 @@ from rl_compress.errors import ConfigError, EvaluationError, RunDirectoryError
 from rl_compress.evaluation.shared import SharedMeasurements
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
-from rl_compress.reporting.sweep_report import SWEEP_FILE, build_sweep_report
+from rl_compress.reporting.sweep_files import SWEEP_FILE, TRIALS
+from rl_compress.reporting.sweep_report import build_sweep_report
 from rl_compress.results.environment import describe_environment
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
@@ -42,8 +43,6 @@ from rl_compress.tuning.strategies import (
 from rl_compress.tuning.sweep_evaluations import start_evaluations
 from rl_compress.tuning.tracker import Tracker
 from rl_compress.tuning.trial import run_trial, trial_id, trial_job
-
-TRIALS = "trials"
 
 _MAX_FAILURES = 2
 """Times that a trial whose process dies is taken up again."""
@@ -115,7 +114,7 @@ def tune(
         runners = job.search.num_env_runners if job.search.learns else 0
         with connected(address, runners + 1, job.search.num_cpus_per_env_runner):
             rows, measured = _run(job, sweep, monitor)
-        add_hypervolumes(job, sweep.path / TRIALS, rows)
+        add_hypervolumes(job, sweep.path, rows)
         pq.write_table(_table(rows), sweep.path / f"{SWEEP_FILE}.tmp")
         (sweep.path / f"{SWEEP_FILE}.tmp").replace(sweep.path / SWEEP_FILE)
         monitor.phase("report")

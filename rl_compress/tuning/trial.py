@@ -168,6 +168,8 @@ def _figures(job: Job, run: RunDirectory) -> dict[str, Any]:
     for cost, change in manifest.costs.items():
         figures[cost] = change.delivered
         figures[f"{cost}_share"] = change.delivered / max(change.original, 1)
+    if manifest.scores is not None:
+        figures["delivered_score"] = manifest.scores.search.delivered
     if manifest.scores is not None and manifest.scores.test is not None:
         figures |= {
             "test_before": manifest.scores.test.original,
