@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import re
@@ -453,7 +454,8 @@ def _reported() -> Iterator[ConsoleMonitor]:
         _fail(monitor.interruption(), 1)
     except OSError as error:
         monitor.close()
-        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+        remedy = "; make room, and go on with --resume" if error.errno == errno.ENOSPC else ""
+        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}{remedy}", 1)
     except Exception as error:
         monitor.close()
         logging.getLogger(__name__).info("unexpected error", exc_info=error)

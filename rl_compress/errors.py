@@ -46,7 +46,7 @@ class CorruptFileError(RLCompressError):
 
 
 class StorageError(RLCompressError):
-    """Remote storage cannot be reached; what was done is kept locally."""
+    """A disk is full, or remote storage cannot be reached; what was stored before is kept."""
 
 
 class EvaluationError(RLCompressError):

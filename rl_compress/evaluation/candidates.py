@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator
-from rl_compress.evaluation.ledger import Ledger
+from rl_compress.evaluation.ledger import Claim, Ledger
 from rl_compress.evaluation.racing import Rival
 from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.policy.budget import COSTS
+from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.results.record import EvaluationRecord
 
@@ -86,6 +87,9 @@ class CandidateEvaluator:
                 return None
             if claim.status == "failed":
                 raise EvaluationError(f"variant {policy_id} failed before ({claim.error})")
+            if claim.status == "deadly":
+                self._fail(policy, claim, claim.error)
+                raise EvaluationError(f"variant {policy_id} failed ({claim.error})")
             if claim.status == "granted":
                 break
             time.sleep(_POLL_S)
@@ -93,8 +97,7 @@ class CandidateEvaluator:
             found = self._evaluator.evaluate(widths, self._rival(claim.incumbent))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            self._ledger.fail(policy_id, self._worker, message, policy.to_json())
-            self._log("failed", claim.evaluation_id, policy_id, error=message)
+            self._fail(policy, claim, message)
             raise EvaluationError(f"variant {policy_id} failed ({message})") from error
         realised = policy.to_json()
         record = EvaluationRecord(
@@ -126,6 +129,10 @@ class CandidateEvaluator:
             wall_s=record.wall_s,
         )
         return record
+
+    def _fail(self, policy: CompressionPolicy, claim: Claim, error: str) -> None:
+        self._ledger.fail(policy.policy_id, self._worker, error, policy.to_json())
+        self._log("failed", claim.evaluation_id, policy.policy_id, error=error)
 
     def _log(self, event: str, evaluation_id: int, policy_id: str, **found: float | str) -> None:
         """Write a line, with its parts as fields for programs."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from rl_compress.results.failure import Failure
+from rl_compress.results.grants import MOST_LOSSES
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 
@@ -25,8 +26,9 @@ _DRIVER = 0
 class Claim:
     """The ledger's answer."""
 
-    status: Literal["granted", "cached", "failed", "pending", "exhausted"]
-    """`pending`: another worker is measuring this variant; ask again."""
+    status: Literal["granted", "cached", "failed", "deadly", "pending", "exhausted"]
+    """`deadly`: say that the variant failed, for whoever measures it dies; `pending`: another
+    worker is measuring this variant, ask again."""
     evaluation_id: int = -1
     """Id of the granted evaluation."""
     record: EvaluationRecord | None = None
@@ -46,6 +48,11 @@ class Progress:
     cache_hits: int
     failures: int
     best: EvaluationRecord | None
+    lost: int = 0
+    """Measurements that were begun and never ended, for their process died; in all processes of
+    the run, those before it was resumed included."""
+    retried: int = 0
+    """Measurements that were begun again for that."""
 
     @property
     def exhausted(self) -> bool:
@@ -95,9 +102,11 @@ class EvaluationLedger:
         self._next_id = 1 + max(
             (record.evaluation_id for record in self._records.values()), default=-1
         )
+        self._grants = store.open_grants()
         self._in_flight: dict[str, int] = {}
         self._granted: dict[str, int] = {}
         self._failed = {failure.policy_id: failure.error for failure in store.read_failures()}
+        self._lost = self._grants.lost(self._records.keys() | self._failed.keys())
         self._cache_hits = 0
         self._best: EvaluationRecord | None = None
         self._best_by: dict[int, EvaluationRecord] = {}
@@ -108,11 +117,16 @@ class EvaluationLedger:
         """Answer a worker that wants to measure a variant.
 
         A worker measures one variant at a time, so its new claim ends an earlier one that it never
-        handed in (it was killed, and this is its successor).
+        handed in (it was killed, and this is its successor). A variant that its workers did not
+        survive several times is not granted again.
+
+        Raises:
+            StorageError: The grant cannot be noted.
         """
         for other, holder in list(self._in_flight.items()):
             if holder == worker:
                 del self._in_flight[other]
+                self._lost += 1
         if policy_id in self._records:
             self._cache_hits += 1
             return Claim("cached", record=self._records[policy_id])
@@ -124,6 +138,13 @@ class EvaluationLedger:
             return Claim("exhausted")
         if len(self._records) + len(self._in_flight) >= self._limit:
             return Claim("pending")  # a granted evaluation may yet fail and free its place
+        if self._grants.is_deadly(policy_id):
+            return Claim(
+                "deadly",
+                error=f"the process that measured it died, {MOST_LOSSES} times; out of memory, or "
+                f"a crash in native code",
+            )
+        self._grants.note(policy_id, worker)
         self._in_flight[policy_id] = worker
         self._granted[policy_id] = self._next_id
         self._next_id += 1
@@ -142,6 +163,7 @@ class EvaluationLedger:
     def _take(self, record: EvaluationRecord) -> None:
         if record.policy_id in self._records or len(self._records) >= self._limit:
             return
+        self._lost -= record.policy_id not in self._in_flight  # it was given up too early
         if self._granted.get(record.policy_id) != record.evaluation_id:
             # Granted by this ledger's predecessor, which was killed: the id may be taken since.
             record = dataclasses.replace(record, evaluation_id=self._next_id)
@@ -161,6 +183,11 @@ class EvaluationLedger:
         """
         try:
             if policy_id not in self._failed:
+                if policy_id not in self._in_flight:
+                    if self._grants.is_deadly(policy_id):
+                        self._grants.give_up(policy_id)
+                    else:
+                        self._lost -= 1
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 self._store.append_failure(
                     Failure(
@@ -184,6 +211,8 @@ class EvaluationLedger:
             cache_hits=self._cache_hits,
             failures=len(self._failed),
             best=self._best,
+            lost=self._lost,
+            retried=self._grants.retried,
         )
 
     def last_error(self) -> str | None:

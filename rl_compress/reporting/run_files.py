@@ -13,6 +13,7 @@ import yaml
 from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.export.manifest import Manifest
 from rl_compress.policy.compression_policy import CompressionPolicy
+from rl_compress.results.grants import GrantLog
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.results.verified import Verified, load_verified
@@ -67,6 +68,10 @@ class RunFiles:
 
     failures: list[Failure] = field(default_factory=list)
     """Variants that could not be evaluated, in the order of time."""
+    lost: int = 0
+    """Evaluations that ended with their process; of an unfinished run, those that it is at too."""
+    retried: int = 0
+    """Evaluations that were begun again for that."""
 
     def may_win(self, record: EvaluationRecord) -> bool:
         """Say whether a record is for the job's own budget, not for a looser one of several."""
@@ -91,6 +96,9 @@ def read_run(directory: Path) -> RunFiles:
     run = RunDirectory(directory)
     job_yaml, job = read_job(directory / _JOB_FILE)
     store = EvaluationStore(run.evaluations) if run.evaluations.is_dir() else None
+    evaluations, failures = (store.read(), store.read_failures()) if store else ([], [])
+    grants = GrantLog(None) if store is None else store.open_grants()
+    answered = {e.policy_id for e in evaluations} | {f.policy_id for f in failures}
     manifest, policy = run.best / "manifest.json", run.best / "policy.json"
     return RunFiles(
         directory=directory,
@@ -99,7 +107,7 @@ def read_run(directory: Path) -> RunFiles:
         environment=_read_json(directory / "environment.json"),
         space=_read_json(directory / "space.json", "groups"),
         sensitivity=_read_rows(run.sensitivity, _SENSITIVITY),
-        evaluations=store.read() if store else [],
+        evaluations=evaluations,
         pareto=_read_rows(directory / "pareto.parquet", ("score",)),
         contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
@@ -107,7 +115,9 @@ def read_run(directory: Path) -> RunFiles:
         verification=load_verified(run.verification),
         cache_hits=(_read_json(directory / "summary.json") or {}).get("cache_hits"),
         beside=_read_beside(run.baselines),
-        failures=store.read_failures() if store else [],
+        failures=failures,
+        lost=grants.lost(answered),
+        retried=grants.retried,
     )
 
 

@@ -52,6 +52,8 @@ def summarize(files: RunFiles, progress: Progress) -> dict[str, Any]:
         "dropped": dropped_early(files.evaluations),
         "samples_saved": samples_saved(files.evaluations),
         "failures": progress.failures,
+        "lost": progress.lost,
+        "retried": progress.retried,
         "sensitivity_evaluations": count_sensitivity_evaluations(files.sensitivity),
         "verification": {
             "candidates": len(files.verification),

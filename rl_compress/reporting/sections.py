@@ -163,6 +163,11 @@ def search(files: RunFiles) -> Markup:
     )
     if more := spared(records, files.cache_hits):
         facts += f" {more}"
+    if files.lost:
+        facts += (
+            f" {files.lost} evaluation{'s' if files.lost > 1 else ''} ended with the process, "
+            f"which was interrupted or killed; {files.retried} were begun again."
+        )
     if failures := files.failures:
         facts += (
             f" {len(failures)} variant{'s' if len(failures) > 1 else ''} could not be evaluated "

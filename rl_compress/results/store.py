@@ -16,11 +16,14 @@ from pyarrow import fs
 
 from rl_compress.errors import CorruptFileError
 from rl_compress.results.failure import Failure, from_lines, to_lines
+from rl_compress.results.grants import GrantLog
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.schema import from_table, to_table
+from rl_compress.results.written import written
 
 _UNFINISHED = ".tmp"
 _FAILURES = "failures.jsonl"
+_GRANTS = "grants.jsonl"
 
 
 def open_location(location: str | Path) -> tuple[fs.FileSystem, str]:
@@ -32,6 +35,8 @@ def open_location(location: str | Path) -> tuple[fs.FileSystem, str]:
 
 class EvaluationStore:
     """Records of one run, as ``part-*.parquet`` files, and its failures, as ``failures.jsonl``.
+
+    Beside them is the log of what was begun, ``grants.jsonl``, where the folder is a local one.
 
     One process writes (the ledger's); any number may read.
     """
@@ -51,7 +56,11 @@ class EvaluationStore:
         self._fs.create_dir(self._root, recursive=True)
 
     def append(self, record: EvaluationRecord) -> None:
-        """Store one record; when this returns, it outlives the process."""
+        """Store one record; when this returns, it outlives the process.
+
+        Raises:
+            StorageError: It cannot be written, as on a full disk, or the copy stayed away.
+        """
         self._write(f"part-{record.evaluation_id:06d}-{record.evaluation_id:06d}", [record])
 
     def read(self) -> list[EvaluationRecord]:
@@ -74,12 +83,17 @@ class EvaluationStore:
         return [records[key] for key in sorted(records)]
 
     def append_failure(self, failure: Failure) -> None:
-        """Store a failure; there are few, so that all are written again, as storage allows."""
+        """Store a failure; there are few, so that all are written again, as storage allows.
+
+        Raises:
+            StorageError: It cannot be written, as on a full disk, or the copy stayed away.
+        """
         path = posixpath.join(self._root, _FAILURES)
         text = to_lines([*self.read_failures(), failure])
-        with self._fs.open_output_stream(path + _UNFINISHED) as file:
-            file.write(text.encode())
-        self._fs.move(path + _UNFINISHED, path)
+        with written(path):
+            with self._fs.open_output_stream(path + _UNFINISHED) as file:
+                file.write(text.encode())
+            self._fs.move(path + _UNFINISHED, path)
         self._written(path)
 
     def read_failures(self) -> list[Failure]:
@@ -99,6 +113,11 @@ class EvaluationStore:
                 f"{path}: not a readable list of failures ({error}); remove it and resume, which "
                 f"evaluates its variants again"
             ) from None
+
+    def open_grants(self) -> GrantLog:
+        """Open the log of what was begun, which only the process that grants writes."""
+        local = isinstance(self._fs, fs.LocalFileSystem)
+        return GrantLog(Path(self._root) / _GRANTS if local else None)
 
     def compact(self) -> None:
         """Merge all parts into one, for quick reading."""
@@ -120,8 +139,9 @@ class EvaluationStore:
     def _write(self, name: str, records: Sequence[EvaluationRecord]) -> str:
         path = posixpath.join(self._root, f"{name}.parquet")
         unfinished = path + _UNFINISHED
-        with self._fs.open_output_stream(unfinished) as file:
-            pq.write_table(to_table(records), file)
-        self._fs.move(unfinished, path)
+        with written(path):
+            with self._fs.open_output_stream(unfinished) as file:
+                pq.write_table(to_table(records), file)
+            self._fs.move(unfinished, path)
         self._written(path)
         return path

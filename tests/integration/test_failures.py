@@ -1,13 +1,24 @@
-"""Variants that hang or fail: given up, stored, and never asked for again."""
+"""Variants that hang, fail or kill their process: given up, stored, never asked for again."""
 
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
-from running import count_parts, finish, read_records, run_here, start, wait_for, write_job
+from running import (
+    count_parts,
+    finish,
+    read_records,
+    run_here,
+    run_process,
+    start,
+    wait_for,
+    write_job,
+)
 
+from rl_compress import load_job
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.failure import Failure
@@ -76,3 +87,46 @@ def test_failed_variants_are_not_tried_again_by_a_resumed_run(
     assert after[: len(before)] == before
     assert len({failure.policy_id for failure in after}) == len(after)
     assert json.loads((run / "summary.json").read_text())["failures"] == len(after)
+
+
+def test_variants_that_kill_the_process_do_not_kill_the_run(tmp_path: Path) -> None:
+    """Here it is the driver that evaluates, and each time dies with it."""
+    job = write_job(
+        tmp_path,
+        search__evaluations=6,
+        objective__score="accuracy",
+        target__options={"kills": True},
+    )
+    run, killed = tmp_path / "run", 0
+    outcome = run_process("search", job, "--output", run, cwd=tmp_path)
+    while outcome.code == -signal.SIGKILL and killed < 9:
+        killed += 1
+        outcome = run_process("search", job, "--output", run, "--resume", cwd=tmp_path)
+
+    assert outcome.code == 0, outcome.stderr
+    assert len(read_records(run)) == 6
+    failures = _failures(run)
+    assert killed == 3 * len(failures) > 0
+    assert all("died, 3 times" in failure.error for failure in failures)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["lost"], summary["retried"]) == (killed, 2 * len(failures))
+    assert f"{killed} evaluations ended with the process" in (run / "report.html").read_text()
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    job, run = write_job(tmp_path), tmp_path / "run"
+    (run / "evaluations").mkdir(parents=True)
+    full = run / "evaluations" / "part-000007-000007.parquet.tmp"
+    full.symlink_to("/dev/full")
+    (run / "job.yaml").write_text(load_job(job).to_yaml(), encoding="utf-8")
+
+    outcome = run_here("search", job, "--output", run, "--resume")
+
+    assert outcome.code == 1
+    assert "No space left on device" in outcome.error
+    assert "--resume" in outcome.error
+    assert len(read_records(run)) == 7
+    full.unlink()
+    outcome = run_here("search", job, "--output", run, "--resume")
+    assert outcome.code == 0, outcome.stderr
+    assert len(read_records(run)) == 12

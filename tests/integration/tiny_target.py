@@ -7,6 +7,7 @@ Jobs name its factories as ``tiny_target:tiny``; the folder is on the path of th
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,6 +58,7 @@ class TinyTarget(ClassificationTarget):
         build_sleep_s: float = 0.0,
         fails: bool = False,
         hang_s: float = 0.0,
+        kills: bool = False,
         pids: str | None = None,
         splits: Mapping[str, Dataset[Any]] | None = None,
     ) -> None:
@@ -66,6 +68,7 @@ class TinyTarget(ClassificationTarget):
         self._build_sleep_s = build_sleep_s
         self._fails = fails
         self._hang_s = hang_s
+        self._kills = kills
         self._pids = pids
 
     def architecture(self) -> nn.Module:
@@ -84,6 +87,8 @@ class TinyTarget(ClassificationTarget):
             raise ValueError("this variant is cursed")
         if self._hang_s and split == "search" and is_cursed(model):
             time.sleep(self._hang_s)
+        if self._kills and split == "search" and is_deadly(model):
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory is short
         return super().score(model, split)
 
     def _train(self) -> nn.Module:
@@ -105,6 +110,12 @@ def is_cursed(model: nn.Module) -> bool:
     """Pick about a third of the variants, by their widths; the uncompressed one is not in it."""
     assert isinstance(model, TinyNet)
     return (model.fc1.out_features + model.conv1.out_channels) % 3 == 1
+
+
+def is_deadly(model: nn.Module) -> bool:
+    """Pick about one in eight of the variants, by their widths."""
+    assert isinstance(model, TinyNet)
+    return (model.fc1.out_features + model.conv1.out_channels) % 8 == 3
 
 
 def blobs() -> dict[str, Dataset[Any]]:
@@ -135,6 +146,7 @@ def tiny(
     build_sleep_s: float = 0.0,
     fails: bool = False,
     hang_s: float = 0.0,
+    kills: bool = False,
     pids: str | None = None,
 ) -> TinyTarget:
     """Make the sound target.
@@ -146,6 +158,7 @@ def tiny(
         build_sleep_s: Added to the building of the model.
         fails: Whether scoring raises for some variants.
         hang_s: How long scoring hangs for those.
+        kills: Whether scoring kills the process for some variants.
         pids: Folder in which every process that evaluates leaves a file named by its id.
     """
     return TinyTarget(
@@ -155,6 +168,7 @@ def tiny(
         build_sleep_s=build_sleep_s,
         fails=fails,
         hang_s=hang_s,
+        kills=kills,
         pids=pids,
     )
 

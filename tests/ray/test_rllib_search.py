@@ -16,6 +16,7 @@ import pytest
 from running import HERE as INTEGRATION
 from running import count_parts, is_alive, make_job, read_records, run_process, write_job
 
+from rl_compress.errors import StorageError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
 from rl_compress.results.run_directory import RunDirectory
@@ -165,6 +166,41 @@ def test_variants_that_hang_are_given_up_in_the_env_runners(tmp_path: Path) -> N
     assert len(failures) == progress.failures > 0
     assert {failure.worker for failure in failures} & {1, 2}
     assert all("evaluation.timeout_s" in failure.error for failure in failures)
+
+
+@pytest.mark.slow
+def test_variants_that_kill_their_env_runner_are_given_up(tmp_path: Path) -> None:
+    progress, reason = _search(
+        tmp_path,
+        search__evaluations=12,
+        search__prior="none",
+        search__residual_scale=1.0,
+        search__num_env_runners=1,
+        objective__score="accuracy",
+        target__options={"kills": True},
+    )
+
+    assert reason is None
+    assert progress.done == len(read_records(tmp_path)) == 12
+    failures = EvaluationStore(tmp_path / "evaluations").read_failures()
+    assert failures
+    assert all("died, 3 times" in failure.error for failure in failures)
+    assert progress.lost >= 3 * len(failures)
+    assert progress.retried >= 2 * len(failures)
+
+
+def test_full_disk_ends_the_search_with_all_that_was_stored(tmp_path: Path) -> None:
+    (tmp_path / "evaluations").mkdir()
+    full = tmp_path / "evaluations" / "part-000006-000006.parquet.tmp"
+    full.symlink_to("/dev/full")
+
+    with pytest.raises(StorageError, match=r"No space left on device.*--resume"):
+        _search(tmp_path)
+
+    assert 6 <= len(read_records(tmp_path)) <= 7
+    full.unlink()
+    progress, _ = _search(tmp_path)
+    assert progress.done == len(read_records(tmp_path)) == 12
 
 
 @pytest.mark.slow

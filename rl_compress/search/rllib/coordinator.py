@@ -92,7 +92,9 @@ class Coordinator:
         """See :meth:`EvaluationLedger.claim`; nothing is granted when the storage is lost."""
         if self._lost_storage:
             return Claim("exhausted")
-        claim = self._ledger.claim(policy_id, worker)
+        claim = Claim("exhausted")
+        with self._storage():
+            claim = self._ledger.claim(policy_id, worker)
         if claim.record is not None:
             self._answered[policy_id] = claim.record
             self._metrics.show(self._ledger.progress())
@@ -125,7 +127,7 @@ class Coordinator:
 
     @contextlib.contextmanager
     def _storage(self) -> Iterator[None]:
-        """Note that the storage stayed away: the driver ends the search, workers only wait."""
+        """Note a full disk, or storage that stays away: the driver ends the search then."""
         try:
             yield
         except StorageError as error:

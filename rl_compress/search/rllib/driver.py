@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,8 +29,13 @@ from rl_compress.search.rllib.quiet import without_native_warnings
 from rl_compress.search.rllib.replay import seed_replay
 from rl_compress.targets.threads import threads
 
-_MAX_EMPTY_ITERATIONS = 5
-"""Iterations without samples after which the runners count as dead: RLlib itself never says so."""
+_MAX_SILENCE_S = 300.0
+"""How long runners may deliver nothing before they count as dead, which RLlib itself never says.
+
+One that was killed is back in seconds, one whose node is lost when the cluster has replaced that.
+"""
+
+_SILENCE_POLL_S = 1.0
 
 _MAX_STALE_ITERATIONS = 50
 """Iterations without a new variant after which the agent counts as converged."""
@@ -132,7 +138,8 @@ def _train(
     convergence: Convergence,
 ) -> str | None:
     """Train until the evaluations are used up; return why it ended early, or None."""
-    empty = stale = iteration = 0
+    stale = iteration = 0
+    silent_since: float | None = None
     start = progress = ray.get(coordinator.progress.remote())
     # A resumed run first replays what is stored, without new variants.
     patience = _MAX_STALE_ITERATIONS + start.done
@@ -144,17 +151,13 @@ def _train(
         iteration += 1
         if lost := ray.get(coordinator.lost_storage.remote()):
             raise StorageError(lost)
-        empty = 0 if result.get("env_runners", {}).get("num_episodes") else empty + 1
-        if empty >= _MAX_EMPTY_ITERATIONS:
-            error = ray.get(coordinator.last_error.remote())
-            raise SearchStalledError(
-                f"search: the env runners delivered no samples in {empty} iterations "
-                f"({error or 'see the worker logs in the Ray session folder'}); "
-                f"what was evaluated is stored, resume with --resume"
-            )
         before, progress = progress, ray.get(coordinator.progress.remote())
         _log(writer, result, progress)
-        stale = stale + 1 if progress.done == before.done else 0
+        if result.get("env_runners", {}).get("num_episodes"):
+            silent_since = None
+            stale = stale + 1 if progress.done == before.done else 0
+        else:
+            silent_since = _wait(coordinator, silent_since)
         if iteration % _CHECKPOINT_EVERY == 0 or progress.exhausted:
             algorithm.save_to_path(str((checkpoints / "latest").resolve()))
             on_checkpoint()
@@ -164,6 +167,32 @@ def _train(
             error = ray.get(coordinator.last_error.remote())
             raise SearchStalledError(f"search: most variants cannot be evaluated ({error})")
     return None
+
+
+def _wait(coordinator: Any, silent_since: float | None) -> float:
+    """Give runners that deliver nothing time to come back; training returns at once meanwhile.
+
+    Args:
+        coordinator: Knows the last error.
+        silent_since: When training first returned without samples; None for now.
+
+    Returns:
+        When that was.
+
+    Raises:
+        SearchStalledError: It was too long ago.
+    """
+    now = time.monotonic()
+    since = now if silent_since is None else silent_since
+    if now - since > _MAX_SILENCE_S:
+        error = ray.get(coordinator.last_error.remote())
+        raise SearchStalledError(
+            f"search: the env runners delivered nothing for {_MAX_SILENCE_S:.0f} s "
+            f"({error or 'see the worker logs in the Ray session folder'}); "
+            f"what was evaluated is stored, resume with --resume"
+        )
+    time.sleep(_SILENCE_POLL_S)
+    return since
 
 
 @contextlib.contextmanager

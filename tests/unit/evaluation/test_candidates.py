@@ -172,3 +172,25 @@ def test_a_variant_that_another_worker_measures_is_waited_for(
     ledger.complete(theirs)
     thread.join(timeout=10)
     assert answers == [theirs]
+
+
+def test_a_variant_that_no_process_survives_is_stored_as_failed_with_its_policy(
+    target: ClassificationTarget, compressor: Compressor, store: EvaluationStore
+) -> None:
+    policy = compressor.space.policy_of(NARROW)
+    for _ in range(3):  # processes that did not come so far as to hand anything in
+        EvaluationLedger(store, 2).claim(policy.policy_id, 3)
+    evaluator = Evaluator(target, compressor, "fidelity", EvaluationConfig())
+    candidates = CandidateEvaluator(
+        evaluator,
+        EvaluationLedger(store, 2),
+        compressor.space,
+        lambda score, _costs: score,
+        IDENTITY,
+        worker=3,
+    )
+    with pytest.raises(EvaluationError, match="died, 3 times"):
+        candidates(NARROW)
+    (failure,) = store.read_failures()
+    assert (failure.policy_id, failure.policy) == (policy.policy_id, policy.to_json())
+    assert candidates(OTHER) is not None

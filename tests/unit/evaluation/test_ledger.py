@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import records
 
+from rl_compress.errors import StorageError
 from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
@@ -222,3 +225,47 @@ def test_failures_outlive_the_ledger(store: EvaluationStore) -> None:
     failure = store.read_failures()[0]
     assert (failure.policy_id, failure.policy, failure.worker) == ("a", '{"a": 1}', 3)
     assert store.read() == []
+
+
+def test_lost_and_repeated_measurements_are_counted_over_all_processes(
+    store: EvaluationStore,
+) -> None:
+    first = EvaluationLedger(store, 5)
+    measure(first, "a")
+    first.claim("b", 1)
+    first.claim("c", 2)
+    assert first.progress().lost == 0
+    first.claim("d", 1)  # the successor of the worker that measured b
+    assert (first.progress().lost, first.progress().retried) == (1, 0)
+    resumed = EvaluationLedger(store, 5)  # its predecessor was killed with two in flight
+    assert resumed.progress().lost == 3
+    measure(resumed, "b", worker=1)
+    measure(resumed, "c", worker=2)
+    assert (resumed.progress().lost, resumed.progress().retried) == (3, 2)
+
+
+def test_a_variant_that_no_worker_survives_is_given_up(store: EvaluationStore) -> None:
+    ledger = EvaluationLedger(store, 5)
+    for _ in range(3):
+        assert ledger.claim("a", 1).status == "granted"
+    claim = ledger.claim("a", 1)
+    assert claim.status == "deadly"
+    assert "died, 3 times" in claim.error
+    ledger.fail("a", 1, claim.error, "{}")
+    assert EvaluationLedger(store, 5).claim("a", 2).status == "failed"
+    assert ledger.progress().lost == EvaluationLedger(store, 5).progress().lost == 3
+
+
+def test_a_full_disk_loses_nothing_that_was_stored(store: EvaluationStore, tmp_path: Path) -> None:
+    ledger = EvaluationLedger(store, 5)
+    measure(ledger, "a")
+    claim = ledger.claim("b", 1)
+    unfinished = tmp_path / "evaluations" / "part-000001-000001.parquet.tmp"
+    unfinished.symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"part-000001.*No space left on device.*--resume"):
+        ledger.complete(make_record("b", claim.evaluation_id))
+    assert [record.policy_id for record in store.read()] == ["a"]
+    unfinished.unlink()
+    resumed = EvaluationLedger(store, 5)
+    measure(resumed, "b")
+    assert [record.policy_id for record in store.read()] == ["a", "b"]

@@ -54,3 +54,16 @@ def test_closing_removes_the_log(tmp_path: Path) -> None:
     log(np.array([1, 2]))
     log.close()
     assert not (tmp_path / "log").exists()
+
+
+def test_widths_that_no_process_survives_are_given_up(tmp_path: Path) -> None:
+    class Died(BaseException):
+        pass
+
+    def die(_widths: Widths) -> float:
+        raise Died
+
+    for _ in range(3):
+        with pytest.raises(Died):
+            ScoreLog(tmp_path / "log", die)(np.array([1, 2]))
+    assert ScoreLog(tmp_path / "log", die)(np.array([1, 2])) is None
