@@ -123,10 +123,7 @@ class EvaluationLedger:
         Raises:
             StorageError: The grant cannot be noted.
         """
-        for other, holder in list(self._in_flight.items()):
-            if holder == worker:
-                del self._in_flight[other]
-                self._lost += 1
+        self.release(worker)
         if policy_id in self._records:
             self._cache_hits += 1
             return Claim("cached", record=self._records[policy_id])
@@ -151,6 +148,13 @@ class EvaluationLedger:
         return Claim(
             "granted", evaluation_id=self._next_id - 1, incumbent=self._incumbent_of(worker)
         )
+
+    def release(self, worker: int) -> None:
+        """Let others measure what a worker was granted and never handed in: it is dead."""
+        for policy_id, holder in list(self._in_flight.items()):
+            if holder == worker:
+                del self._in_flight[policy_id]
+                self._lost += 1
 
     def complete(self, record: EvaluationRecord) -> None:
         """Store a record, then count it; a second record of the same variant is dropped."""

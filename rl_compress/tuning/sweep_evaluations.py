@@ -15,27 +15,7 @@ from rl_compress.evaluation.shared import Answer
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.rllib.coordinator import NAMESPACE
-
-
-@dataclass
-class _Lease:
-    """Somebody measures a variant."""
-
-    holder: Any
-    """Handle of the actor that does."""
-    ping: ray.ObjectRef
-    """Call that waits behind its work, and fails when it dies."""
-
-    def is_held(self) -> bool:
-        """Say whether the holder still lives."""
-        done, _ = ray.wait([self.ping], timeout=0)
-        if done:
-            try:
-                ray.get(self.ping)
-            except ray.exceptions.RayActorError:
-                return False
-            self.ping = self.holder.__ray_ready__.remote()
-        return True
+from rl_compress.search.rllib.lease import Lease
 
 
 class SweepEvaluations:
@@ -50,7 +30,7 @@ class SweepEvaluations:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._stores: dict[str, EvaluationStore] = {}
         self._records: dict[str, dict[str, EvaluationRecord]] = {}
-        self._leases: dict[tuple[str, str], _Lease] = {}
+        self._leases: dict[tuple[str, str], Lease] = {}
         for path in sorted(self._folder.iterdir()):
             self._open(path.name)
 
@@ -72,7 +52,7 @@ class SweepEvaluations:
         other = self._leases.get((key, policy_id))
         if other is not None and other.is_held():
             return Answer("pending")
-        self._leases[key, policy_id] = _Lease(asking, asking.__ray_ready__.remote())
+        self._leases[key, policy_id] = Lease(asking)
         return Answer("granted")
 
     def complete(self, key: str, record: EvaluationRecord) -> None:

@@ -22,6 +22,7 @@ from rl_compress.evaluation.shared import Sharing
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import Problem
+from rl_compress.search.rllib.lease import Lease
 from rl_compress.search.rllib.metrics import RunMetrics
 from rl_compress.search.screening import Known
 from rl_compress.targets.factory import TargetConfig
@@ -56,6 +57,7 @@ class Coordinator:
         self._lost_storage = ""
         self._ledger = EvaluationLedger(store, limit, kit.problem.may_win)
         self._kit = kit
+        self._leases: dict[int, Lease] = {}
         self._answered = {record.policy_id: record for record in self._ledger.references()}
         self._published = Known.nothing()
         self._metrics = RunMetrics(kit.identity)
@@ -88,17 +90,33 @@ class Coordinator:
         """Return the records that :meth:`publish` let out."""
         return self._published
 
-    def claim(self, policy_id: str, worker: int) -> Claim:
-        """See :meth:`EvaluationLedger.claim`; nothing is granted when the storage is lost."""
-        if self._lost_storage:
-            return Claim("exhausted")
+    def claim(self, policy_id: str, worker: int, holder: list[Any]) -> Claim:
+        """See :meth:`EvaluationLedger.claim`; nothing is granted when the storage is lost.
+
+        Args:
+            policy_id: Of the variant.
+            worker: Index of the worker that asks.
+            holder: Handle of its actor, boxed.
+        """
         claim = Claim("exhausted")
         with self._storage():
-            claim = self._ledger.claim(policy_id, worker)
+            if not self._lost_storage:
+                claim = self._ledger.claim(policy_id, worker)
+        if claim.status == "granted":
+            self._leases[worker] = Lease(*holder)
+        elif claim.status == "pending":
+            self._release_the_dead()
         if claim.record is not None:
             self._answered[policy_id] = claim.record
             self._metrics.show(self._ledger.progress())
         return claim
+
+    def _release_the_dead(self) -> None:
+        """Void the claims of workers that died, which may not have a successor for long."""
+        for worker, lease in list(self._leases.items()):
+            if not lease.is_held():
+                self._ledger.release(worker)
+                del self._leases[worker]
 
     def complete(self, record: EvaluationRecord) -> None:
         """See :meth:`EvaluationLedger.complete`."""
@@ -143,7 +161,8 @@ class RemoteLedger:
 
     def claim(self, policy_id: str, worker: int) -> Claim:
         """See :meth:`EvaluationLedger.claim`."""
-        return ray.get(self._coordinator.claim.remote(policy_id, worker))
+        asking = ray.get_runtime_context().current_actor
+        return ray.get(self._coordinator.claim.remote(policy_id, worker, [asking]))
 
     def complete(self, record: EvaluationRecord) -> None:
         """See :meth:`EvaluationLedger.complete`; returns when the record is stored."""

@@ -33,8 +33,8 @@ def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     out.mkdir(parents=True, exist_ok=True)
     for target in options.targets:
-        for title, overrides in BUDGETS.items():
-            row = _deliver(options, subjects, target, overrides)
+        for title in options.budgets or BUDGETS:
+            row = _deliver(options, subjects, target, BUDGETS[title])
             loss = row["test"]["original"] - row["test"]["delivered"]
             before = row["test"]["original"] - row["test"]["before_finetuning"]
             print(
@@ -64,7 +64,6 @@ def _deliver(
             "search.num_env_runners": options.env_runners,
             "search.seed": options.first_seed,
             "finetuning.epochs": options.epochs,
-            "finetuning.batch_size": 128,
         },
     )
     start = time.perf_counter()
