@@ -5,15 +5,28 @@ Its nodes can be killed and added while drivers, which are other processes still
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Environment of everything that is to stay on the loopback interface, drivers included."""
+ENVIRONMENT = {
+    # On any system but Linux Ray stays on the loopback interface by itself.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+    # Dead nodes are noticed in a second instead of in fifteen.
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "300",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Environment of the cluster, and of the drivers that are to join it."""
 
 
 class Nodes:
@@ -26,9 +39,11 @@ class Nodes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **LOOPBACK},
+            env={**os.environ, **ENVIRONMENT},
         )
-        self.address: str = self._ask("start")["address"]
+        started = self._ask("start")
+        self.address: str = started["address"]
+        self._head: int = started["raylet"]
         self.raylets: list[int] = []
         """Process ids of the nodes' raylets, in the order in which they were added."""
         for number in cpus:
@@ -45,13 +60,13 @@ class Nodes:
         self._ask("kill", raylet=raylet)
         self.raylets.remove(raylet)
 
-    def workers(self, pids: Path) -> dict[int, int]:
-        """Return the raylet of each process that left its id in a folder and still runs."""
-        found = {}
-        for path in pids.iterdir():
-            if (parent := _parent(int(path.name))) in self.raylets:
-                found[int(path.name)] = parent
-        return found
+    def runners(self) -> dict[int, int]:
+        """Return the process id of each env runner that runs, with that of its node's raylet."""
+        return {pid: raylet for pid, raylet in _actors("EnvRunner") if raylet in self.raylets}
+
+    def coordinators(self) -> list[int]:
+        """Return the process ids of the coordinators that run; they are where the driver is."""
+        return [pid for pid, raylet in _actors("Coordinator") if raylet == self._head]
 
     def close(self) -> None:
         """End all nodes."""
@@ -77,13 +92,15 @@ class Nodes:
         raise RuntimeError(f"the cluster's process ended ({self._process.poll()})")
 
 
-def _parent(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    state, parent = stat.rpartition(")")[2].split()[:2]
-    return None if state == "Z" else int(parent)
+def _actors(name: str) -> Iterator[tuple[int, int]]:
+    """Yield the process ids of actors of a class, and of their parents."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
+            # An actor's title is its class, and the method that it is at.
+            if re.match(rf"ray::\w*{name}\b", title):
+                stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+                yield int(folder.name), int(stat.rpartition(")")[2].split()[1])
 
 
 def _serve() -> None:
@@ -102,7 +119,8 @@ def _serve() -> None:
         match command:
             case "start":
                 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **common})
-                answer["address"] = cluster.address
+                head = cluster.head_node.all_processes["raylet"][0].process.pid
+                answer = {"address": cluster.address, "raylet": head}
             case "add":
                 node = cluster.add_node(num_cpus=arguments["cpus"], **common)
                 raylet = node.all_processes["raylet"][0].process.pid

@@ -148,6 +148,7 @@ def tiny(
     hang_s: float = 0.0,
     kills: bool = False,
     pids: str | None = None,
+    ballast: str = "",
 ) -> TinyTarget:
     """Make the sound target.
 
@@ -160,7 +161,9 @@ def tiny(
         hang_s: How long scoring hangs for those.
         kills: Whether scoring kills the process for some variants.
         pids: Folder in which every process that evaluates leaves a file named by its id.
+        ballast: Makes what workers are told large, and nothing else.
     """
+    del ballast
     return TinyTarget(
         batchnorm=batchnorm,
         sleep_s=sleep_s,

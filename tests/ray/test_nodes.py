@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from nodes import LOOPBACK, Nodes
+from nodes import ENVIRONMENT, Nodes
 from running import count_parts, finish, read_records, start, wait_for, write_job
 
 EVALUATIONS = 32
@@ -16,17 +17,17 @@ EVALUATIONS = 32
 
 def _search(folder: Path, nodes: Nodes, sleep_s: float) -> subprocess.Popen[str]:
     """Start a search with two runners, each of which fills a node of its own."""
-    (folder / "pids").mkdir()
     job = write_job(
         folder,
         search__algorithm="ppo",
         search__evaluations=EVALUATIONS,
         search__num_cpus_per_env_runner=1.0,
-        target__options={"sleep_s": sleep_s, "pids": str(folder / "pids")},
+        # What workers are told is too large to travel with the call that starts an actor.
+        target__options={"sleep_s": sleep_s, "ballast": "x" * (1 << 20)},
         finetuning__epochs=0,
     )
     arguments = ("search", job, "--output", folder / "run", "--address", nodes.address)
-    return start(*arguments, cwd=folder, env={**os.environ, **LOOPBACK})
+    return start(*arguments, cwd=folder, env={**os.environ, **ENVIRONMENT})
 
 
 def _assert_complete(folder: Path) -> None:
@@ -36,18 +37,20 @@ def _assert_complete(folder: Path) -> None:
 
 
 def test_runners_spread_over_nodes_outlive_one_and_use_one_that_joins_late(tmp_path: Path) -> None:
+    """And the coordinator, killed after all that, comes back too."""
     with Nodes(1, 1) as nodes:
         process = _search(tmp_path, nodes, sleep_s=0.2)
         wait_for(lambda: count_parts(tmp_path / "run") >= 6, process)
-        workers = nodes.workers(tmp_path / "pids")
-        assert sorted(workers.values()) == sorted(nodes.raylets)
+        assert sorted(nodes.runners().values()) == sorted(nodes.raylets)
 
         nodes.kill(nodes.raylets[0])
         wait_for(lambda: count_parts(tmp_path / "run") >= 12, process)
-        assert set(nodes.workers(tmp_path / "pids").values()) == set(nodes.raylets)
+        assert set(nodes.runners().values()) == set(nodes.raylets)
 
         late = nodes.add(1)
-        wait_for(lambda: late in nodes.workers(tmp_path / "pids").values(), process)
+        wait_for(lambda: late in nodes.runners().values(), process)
+        (coordinator,) = nodes.coordinators()
+        os.kill(coordinator, signal.SIGKILL)
         outcome = finish(process)
 
     assert outcome.code == 0, outcome.stderr

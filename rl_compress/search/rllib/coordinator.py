@@ -52,15 +52,21 @@ class WorkerKit:
 class Coordinator:
     """Runs as a named actor; after a restart it knows again what the store holds."""
 
-    def __init__(self, store: EvaluationStore, limit: int, kit: WorkerKit) -> None:
-        """Read the run's store and keep the kit."""
+    def __init__(self, store: EvaluationStore, limit: int, kit: list[ray.ObjectRef]) -> None:
+        """Read the run's store and fetch the kit.
+
+        Args:
+            store: The run's.
+            limit: Number of evaluations.
+            kit: Reference to the :class:`WorkerKit`, boxed.
+        """
         self._lost_storage = ""
-        self._ledger = EvaluationLedger(store, limit, kit.problem.may_win)
-        self._kit = kit
+        self._kit: WorkerKit = ray.get(kit[0])
+        self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
         self._leases: dict[int, Lease] = {}
         self._answered = {record.policy_id: record for record in self._ledger.references()}
         self._published = Known.nothing()
-        self._metrics = RunMetrics(kit.identity)
+        self._metrics = RunMetrics(self._kit.identity)
         self._metrics.show(self._ledger.progress())
 
     def kit(self) -> WorkerKit:
@@ -177,10 +183,17 @@ class RemoteLedger:
         return ray.get(self._coordinator.progress.remote())
 
 
-def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: WorkerKit) -> Any:
+def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: ray.ObjectRef) -> Any:
     """Start the actor under a name that workers find it by; it restarts if it is killed.
 
     It stays on the driver's node, whose disk holds the run directory.
+
+    Args:
+        name: The actor's.
+        store: The run's.
+        limit: Number of evaluations.
+        kit: Reference to the :class:`WorkerKit`, which the caller keeps as long as the actor is to
+            restart: Ray does not keep an argument that is too large to travel with the call.
     """
     here = ray.get_runtime_context().get_node_id()
     options = {
@@ -191,4 +204,4 @@ def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: Worker
         "max_task_retries": -1,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
     }
-    return ray.remote(Coordinator).options(**options).remote(store, limit, kit)
+    return ray.remote(Coordinator).options(**options).remote(store, limit, [kit])

@@ -87,8 +87,9 @@ def run_rllib(
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
         name = f"coordinator-{uuid.uuid4().hex}"
+        kept = ray.put(kit)
         with without_native_warnings():
-            coordinator = start_coordinator(name, store, config.evaluations, kit)
+            coordinator = start_coordinator(name, store, config.evaluations, kept)
             algorithm = make_config(config, name, steps, odds).build_algo()
         seed_replay(algorithm, config.seed)
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
