@@ -136,6 +136,8 @@ class CandidateEvaluator:
 
     def _log(self, event: str, evaluation_id: int, policy_id: str, **found: float | str) -> None:
         """Write a line, with its parts as fields for programs."""
+        if not logger.isEnabledFor(logging.INFO):
+            return
         fields = {
             "run": self._identity.run,
             "trial": self._identity.trial,

@@ -233,12 +233,15 @@ class EvaluationLedger:
         return max(own, key=_rank, default=None)
 
     def _note_best(self, record: EvaluationRecord) -> None:
-        if not (record.scored_in_full and self._may_win(record)):
+        best, by = self._best, self._best_by.get(record.worker)
+        is_best = best is None or _rank(record) > _rank(best)
+        is_best_by = by is None or _rank(record) > _rank(by)
+        # Costs are not computed, for a bound on them, where the reward decides already.
+        if not (is_best or is_best_by) or not (record.scored_in_full and self._may_win(record)):
             return
-        if self._best is None or _rank(record) > _rank(self._best):
+        if is_best:
             self._best = record
-        by = self._best_by.get(record.worker)
-        if by is None or _rank(record) > _rank(by):
+        if is_best_by:
             self._best_by[record.worker] = record
 
 

@@ -28,7 +28,8 @@ class SweepFiles:
     rows: list[dict[str, Any]]
     """A row for each trial: its values of the varied keys, its status and its figures."""
     runs: dict[str, RunFiles]
-    """The runs of the trials by their names; those that never began are missing."""
+    """The runs of the trials by their names, and those that a trial left to go on from another's;
+    those that never began are missing."""
 
     @property
     def keys(self) -> list[str]:
@@ -54,16 +55,15 @@ def read_sweep(directory: Path) -> SweepFiles:
     """
     rows = read_rows(directory / SWEEP_FILE).to_pylist()
     job_yaml, job = read_job(directory / "job.yaml")
-    return SweepFiles(directory, job, job_yaml, rows, read_trials(directory, rows))
+    return SweepFiles(directory, job, job_yaml, rows, read_trials(directory))
 
 
-def read_trials(directory: Path, rows: list[dict[str, Any]]) -> dict[str, RunFiles]:
+def read_trials(directory: Path) -> dict[str, RunFiles]:
     """Read the runs of a sweep's trials, as far as they began."""
-    folders = {row["trial"]: directory / TRIALS / row["trial"] for row in rows}
     return {
-        trial: read_run(folder)
-        for trial, folder in folders.items()
-        if (folder / "job.yaml").exists()
+        path.parent.name: read_run(path.parent)
+        for path in sorted((directory / TRIALS).glob("*/job.yaml"))
+        if path.parent.suffix != ".tmp"
     }
 
 

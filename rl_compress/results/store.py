@@ -141,7 +141,8 @@ class EvaluationStore:
         unfinished = path + _UNFINISHED
         with written(path):
             with self._fs.open_output_stream(unfinished) as file:
-                pq.write_table(to_table(records), file)
+                # A dictionary of one value takes longer to write than the value.
+                pq.write_table(to_table(records), file, use_dictionary=len(records) > 1)
             self._fs.move(unfinished, path)
         self._written(path)
         return path

@@ -83,15 +83,18 @@ class TuneConfig(BaseModel):
         "far; `nsga2`: from the trials whose delivered variants no other beats in score and all "
         "costs of the Pareto front. The latter two need the extra `optuna`, and no key has a grid.",
     )
-    scheduler: Literal["none", "asha"] = Field(
+    scheduler: Literal["none", "asha", "pbt"] = Field(
         default="none",
         description="`asha` stops a trial early whose best score is, after as many evaluations, "
-        "not among the better third; not with `nsga2`.",
+        "not among the better third; not with `nsga2`. `pbt` lets a trial of the worst quarter go "
+        "on from the records of one of the best, with values moved a little from that one's; it "
+        "needs room for several trials at a time, sampler `random`, and no grid.",
     )
     grace_evaluations: int | None = Field(
         default=None,
         ge=1,
-        description="Evaluations that `asha` leaves every trial; by default a ninth of all.",
+        description="Evaluations that `asha` leaves every trial, by default a ninth of all; or "
+        "that `pbt` leaves it each time, by default a fifth.",
     )
     max_concurrent: int | None = Field(
         default=None, ge=1, description="Trials at a time; by default as many as there is room for."
@@ -119,6 +122,12 @@ class TuneConfig(BaseModel):
             raise ConfigError(
                 f"tune.space.{grids[0]}: a grid is run in full, and leaves {self.sampler} nothing "
                 f"to draw; write choice instead, or set tune.sampler: random"
+            )
+        if self.scheduler == "pbt" and (grids or self.sampler != "random"):
+            found = f"space.{grids[0]}: a grid" if grids else f"sampler: {self.sampler}"
+            raise ConfigError(
+                f"tune.{found} leaves pbt nothing to change; write choice instead of grid, and "
+                f"sampler: random"
             )
         if self.sampler == "nsga2" and self.scheduler != "none":
             raise ConfigError(

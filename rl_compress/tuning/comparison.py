@@ -22,7 +22,7 @@ def add_hypervolumes(job: Job, sweep: Path, rows: Sequence[dict[str, Any]]) -> N
         rows: Changed in place; those without a volume stay as they are.
     """
     objectives = job.objective.objectives(job.effective_budget())
-    front = SweepFront(read_trials(sweep, list(rows)), objectives)
+    front = SweepFront(read_trials(sweep), objectives)
     for row in rows:
         if (volume := front.volume_of(row["trial"])) is not None:
             row["hypervolume"] = volume

@@ -13,6 +13,9 @@ from rl_compress.job import Job
 from rl_compress.tuning.trial import trial_job
 
 
+_LEAST_CPUS = 0.001
+
+
 def placement_group(job: Job, values: Mapping[str, Any]) -> ray_tune.PlacementGroupFactory:
     """Return a trial's placement group, which Tune reserves as a whole before the trial starts.
 
@@ -45,7 +48,8 @@ def _bundles(job: Job, trial: Job) -> list[dict[str, float]]:
     """Return the driver's bundle, then one for each runner, as RLlib counts them."""
     driver = {"CPU": 1.0, "GPU": job.tune.num_gpus_per_driver}
     runner = {
-        "CPU": trial.search.num_cpus_per_env_runner,
+        # Ray has no bundle of nothing.
+        "CPU": max(trial.search.num_cpus_per_env_runner, _LEAST_CPUS),
         "GPU": trial.search.num_gpus_per_env_runner,
     }
     runners = trial.search.num_env_runners if trial.search.learns else 0

@@ -15,11 +15,13 @@ from rl_compress.errors import ConfigError
 from rl_compress.job import Job
 from rl_compress.results.pareto import SCORE
 from rl_compress.search.tune_config import Domain
+from rl_compress.tuning.population import population_scheduler
 
 EVALUATIONS = "evaluations"
 BEST_SCORE = "best_score"
 
 _REDUCTION = 3
+_GENERATIONS = 5
 
 
 def check_installed(job: Job) -> None:
@@ -76,9 +78,13 @@ def sampler(job: Job, begun: Sequence[Mapping[str, Any]]) -> Searcher | BasicVar
 
 
 def scheduler(job: Job) -> TrialScheduler | None:
-    """Return what stops trials early: successive halving over the evaluations, asynchronously."""
+    """Return what stops trials early, or lets them go on from others: none, or Tune's own."""
     if job.tune.scheduler == "none":
         return None
+    if job.tune.scheduler == "pbt":
+        interval = job.tune.grace_evaluations or max(1, job.search.evaluations // _GENERATIONS)
+        tuned = {key: tune_domain(domain) for key, domain in job.tune.space.items()}
+        return population_scheduler(job.tune.space, tuned, EVALUATIONS, interval)
     domain = job.tune.space.get("search.evaluations")
     most = max(domain.examples()) if domain else job.search.evaluations
     grace = job.tune.grace_evaluations or max(1, most // _REDUCTION**2)

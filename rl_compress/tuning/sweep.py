@@ -30,6 +30,7 @@ from rl_compress.run import prepare_job
 from rl_compress.search.rllib.cluster import connected
 from rl_compress.tuning.comparison import add_hypervolumes
 from rl_compress.tuning.loggers import check_loggers, logger_callbacks
+from rl_compress.tuning.population import check_population, place_of, state_of
 from rl_compress.tuning.resources import check_room, placement_group
 from rl_compress.tuning.strategies import (
     BEST_SCORE,
@@ -42,7 +43,7 @@ from rl_compress.tuning.strategies import (
 )
 from rl_compress.tuning.sweep_evaluations import start_evaluations
 from rl_compress.tuning.tracker import Tracker
-from rl_compress.tuning.trial import run_trial, trial_id, trial_job
+from rl_compress.tuning.trial import run_trial, trial_job
 
 _MAX_FAILURES = 2
 """Times that a trial whose process dies is taken up again."""
@@ -101,6 +102,7 @@ def tune(
     """
     monitor = monitor or SilentMonitor()
     check_space(job)
+    check_population(job)
     check_installed(job)
     check_loggers(job)
     sweep = RunDirectory(Path(output))
@@ -209,17 +211,26 @@ def _trainable(
 ) -> None:
     """Be a Tune trial; runs in a process of its own."""
     values = dict(config)
+    place = place_of(job, values, Path(directory))
+    exploits, told = job.tune.scheduler == "pbt", 0
 
     def report(evaluations: int, best: EvaluationRecord) -> None:
-        ray_tune.report({EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs()})
+        nonlocal told
+        told = evaluations
+        figures = {EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs()}
+        if exploits:
+            with state_of(place, evaluations) as checkpoint:
+                ray_tune.report(figures, checkpoint=checkpoint)
+        else:
+            ray_tune.report(figures)
 
-    row = run_trial(
-        job, values, Path(directory) / trial_id(values), measurements=measurements, report=report
-    )
+    row = run_trial(job, values, place, measurements=measurements, report=report)
     # A trial that failed is the worst in every respect.
     worst = {name: -math.inf if name == BEST_SCORE else math.inf for name in objectives(job)}
     figures = {name: value for name, value in row.items() if isinstance(value, int | float)}
-    ray_tune.report({EVALUATIONS: 0, BEST_SCORE: -math.inf, **worst, **figures, "row": row})
+    result = {EVALUATIONS: 0, BEST_SCORE: -math.inf, **worst, **figures, "row": row}
+    # One that has delivered is not to go on from another: no time has passed for the scheduler.
+    ray_tune.report({**result, EVALUATIONS: told} if exploits else result)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

@@ -27,8 +27,7 @@ from typing import Any
 
 import yaml
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nodes import ENVIRONMENT, Nodes
 

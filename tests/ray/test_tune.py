@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from rl_compress.job import Job, parse_job
 from rl_compress.reporting.live import ConsoleMonitor
 from rl_compress.reporting.sweep_report import build_sweep_report
 from rl_compress.results.store import EvaluationStore
+from rl_compress.run import search
+from rl_compress.tuning.population import adopt
 from rl_compress.tuning.sweep import SweepResult, check_space, tune
 from rl_compress.tuning.trial import trial_id
 
@@ -123,6 +129,13 @@ def test_trials_share_what_they_measure_and_weigh_it_themselves(
     assert {record.policy_id for record in shared} == {record.policy_id for record in first}
     assert all(0 <= row["hypervolume"] <= 1 for row in result.rows)
 
+
+PBT = {
+    "space": {"search.residual_scale": {"uniform": [0.05, 0.5]}},
+    "scheduler": "pbt",
+    "trials": 4,
+    "grace_evaluations": 4,
+}
 
 ASHA = _job(
     target={"factory": "tiny_target:tiny", "options": {"sleep_s": 0.3}},
@@ -268,6 +281,23 @@ def test_a_trial_larger_than_the_cluster_is_refused(ray_session: Any, tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"tune\.scheduler: pbt.*search\.algorithm: random"),
+        ({"space": {"budget.macs": {"uniform": [0.3, 0.5]}}}, r"tune\.space\.budget\.macs"),
+        ({"space": {"search.evaluations": {"choice": [8, 9]}}}, r"tune\.space\.search\.eval"),
+    ],
+)
+def test_trials_that_cannot_go_on_from_each_other_are_refused(
+    tmp_path: Path, changes: Any, message: str
+) -> None:
+    algorithm = "ppo" if changes else "random"
+    with pytest.raises(ConfigError, match=message):
+        tune(_job(search__algorithm=algorithm, tune=PBT | changes), tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
     ("space", "message"),
     [
         ({}, r"tune\.space: name the keys"),
@@ -281,3 +311,86 @@ def test_a_trial_larger_than_the_cluster_is_refused(ray_session: Any, tmp_path: 
 def test_bad_spaces_are_refused_before_anything_starts(space: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_space(_job(tune={"space": space}))
+
+
+@pytest.mark.slow
+def test_trials_that_lag_go_on_from_the_records_of_others(ray_session: Any, tmp_path: Path) -> None:
+    job = _job(
+        search__algorithm="ppo",
+        search__num_env_runners=1,
+        search__num_cpus_per_env_runner=0.0,
+        search__evaluations=16,
+        target={"factory": "tiny_target:tiny", "options": {"sleep_s": 0.1}},
+        tune=PBT,
+    )
+    result = tune(job, tmp_path / "sweep")
+
+    assert [row["status"] for row in result.rows] == ["done"] * 4
+    trials = tmp_path / "sweep" / "trials"
+    names = {row["trial"] for row in result.rows}
+    left = {path.name for path in trials.iterdir()} - names
+    assert left, "no trial went on from another"
+    key = "search.residual_scale"
+    heirs = [row for row in result.rows if trial_id({key: row[key]}) != row["trial"]]
+    assert heirs
+    for row in heirs:
+        records = EvaluationStore(trials / row["trial"] / "evaluations").read()
+        assert len(records) == len({record.policy_id for record in records}) == 16
+        adopted = [record for record in records if record.worker == 0]
+        assert 4 <= len(adopted) < 16
+        assert all(record.cached for record in adopted)
+        assert 0.05 <= row["search.residual_scale"] <= 0.5
+
+
+def test_a_run_begins_with_what_another_knows_at_its_own_rewards(sweep: Path) -> None:
+    row = pq.read_table(sweep / "sweep.parquet").to_pylist()[0]
+    donor = sweep / "trials" / row["trial"]
+    job = parse_job(make_job(objective__weights={"macs": 2.0}, search__evaluations=5))
+    heir = sweep / "heir"
+
+    adopt(donor, 1, heir, job)
+    adopt(donor, 2, heir, job)  # begun already
+
+    (known,) = EvaluationStore(heir / "evaluations").read()
+    first, _ = EvaluationStore(donor / "evaluations").read()
+    original = json.loads((donor / "space.json").read_text())["costs"]["macs"]
+    assert (known.policy_id, known.score) == (first.policy_id, first.score)
+    assert known.reward == pytest.approx(first.score + 2.0 * (1 - first.macs / original))
+    assert (known.worker, known.cached, known.run) == (0, True, "heir")
+    search(job, heir, resume=True)
+    assert len(EvaluationStore(heir / "evaluations").read()) == 5
+    shutil.rmtree(heir)
+
+
+def test_a_killed_trial_is_taken_up_and_measures_nothing_twice(
+    ray_session: Any, tmp_path: Path
+) -> None:
+    (pids := tmp_path / "pids").mkdir()
+    directory = tmp_path / "sweep"
+    job = _job(
+        search__evaluations=10,
+        target={"factory": "tiny_target:tiny", "options": {"sleep_s": 0.2, "pids": str(pids)}},
+        tune={"space": {"search.seed": {"grid": [5]}}},
+    )
+    killed = []
+
+    def kill() -> None:
+        while len(list(directory.glob("trials/*/evaluations/*.parquet"))) < 4:
+            time.sleep(0.02)
+        killed.extend({int(path.name) for path in pids.iterdir()} - {os.getpid()})
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    result = tune(job, directory)
+
+    thread.join(timeout=5)
+    assert len(killed) == 1
+    (row,) = result.rows
+    assert row["status"] == "done"
+    (run,) = (directory / "trials").iterdir()
+    records = EvaluationStore(run / "evaluations").read()
+    assert len(records) == len({record.policy_id for record in records}) == 10
+    assert result.measured == 10
+    assert json.loads((run / "summary.json").read_text())["lost"] == 1

@@ -42,6 +42,8 @@ def test_trials_are_counted_from_one() -> None:
     [
         ({"sampler": "tpe", "space": {"a": {"grid": [1]}}}, r"tune\.space\.a: a grid.*choice"),
         ({"sampler": "nsga2", "scheduler": "asha"}, r"tune\.scheduler: asha compares one figure"),
+        ({"sampler": "tpe", "scheduler": "pbt"}, r"tune\.sampler: tpe leaves pbt nothing"),
+        ({"scheduler": "pbt", "space": {"a": {"grid": [1]}}}, r"tune\.space\.a: a grid.*choice"),
     ],
 )
 def test_parts_that_cannot_work_together_are_refused(section: Any, message: str) -> None:
