@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rl_compress.compression.physical import replay_history
@@ -24,6 +23,7 @@ from rl_compress.errors import (
 from rl_compress.export.manifest import CostChange, FileEntry, InputSpec, Manifest
 from rl_compress.export.onnx_export import export_onnx, onnx_available, require_onnx
 from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
+from rl_compress.export.tensor_file import read_tensors, write_tensors
 from rl_compress.quantization.activations import ActivationQuantizer, attach_activations
 from rl_compress.targets.factory import TargetConfig, make_target
 
@@ -95,7 +95,7 @@ def save_artifact(
         packing = packing or Packing()
         tensors, aliases = _store_once(model.state_dict())
         tensors, packed = pack_state(tensors, packing)
-        save_file(tensors, unfinished / WEIGHTS_FILE)
+        write_tensors(tensors, unfinished / WEIGHTS_FILE, packed=bool(packed))
         # safetensors makes files that only their owner can read.
         shutil.copymode(unfinished / POLICY_FILE, unfinished / WEIGHTS_FILE)
         onnx_error, failure = _try_onnx(model, example_inputs, unfinished / ONNX_FILE, config)
@@ -148,8 +148,8 @@ def load_compressed(directory: Path | str) -> nn.Module:
     weights = directory / WEIGHTS_FILE
     manifest.verify(weights)
     try:
-        tensors = load_file(weights)
-    except (SafetensorError, OSError) as error:
+        tensors = read_tensors(weights)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CorruptFileError(
             f"{weights}: not a readable safetensors file ({error}); copy the whole folder again"
         ) from None

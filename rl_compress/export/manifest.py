@@ -15,8 +15,10 @@ from rl_compress.errors import ConfigError, CorruptFileError, RunDirectoryError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT_VERSION = 2
-"""Raised whenever an older release could not read the manifest."""
+FORMAT_VERSION = 3
+"""Raised whenever an older release could not read the manifest, or the file of tensors."""
+
+_READABLE = (2, FORMAT_VERSION)
 
 
 def _now() -> str:
@@ -181,9 +183,9 @@ class Manifest(_Part):
             ) from None
         except (OSError, ValueError) as error:
             raise _corrupt(path, str(error)) from None
-        if isinstance(data, dict) and data.get("format_version") != FORMAT_VERSION:
+        if isinstance(data, dict) and data.get("format_version") not in _READABLE:
             raise ConfigError(
-                f"{path}: format_version must be {FORMAT_VERSION}, "
+                f"{path}: format_version must be {' or '.join(map(str, _READABLE))}, "
                 f"but got {data.get('format_version')!r}; "
                 f"load it with the release of rl-compress that wrote it, or a newer one"
             )

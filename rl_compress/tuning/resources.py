@@ -12,7 +12,6 @@ from rl_compress.errors import ConfigError
 from rl_compress.job import Job
 from rl_compress.tuning.trial import trial_job
 
-
 _LEAST_CPUS = 0.001
 
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from running import read_records, run_here, write_job
-from safetensors import safe_open
 from tiny_target import tiny
 
 import rl_compress
+from rl_compress.export.tensor_file import read_tensors
 from rl_compress.policy.compression_policy import CompressionPolicy
 
 SIZE: dict[str, Any] = {"budget": {"size_bytes": 0.15}}
@@ -42,10 +42,11 @@ def test_the_file_is_as_large_as_was_predicted(run: Path) -> None:
     manifest = json.loads((run / "best" / "manifest.json").read_text())
     size = manifest["costs"]["size_bytes"]
     assert size["delivered"] <= manifest["budget"]["size_bytes"]
-    with safe_open(run / "best" / "model.safetensors", "pt") as file:
-        tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
-    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    assert stored == pytest.approx(size["delivered"], rel=0.02)
+    path = run / "best" / "model.safetensors"
+    stored = sum(t.numel() * t.element_size() for t in read_tensors(path).values())
+    assert stored == size["delivered"]
+    # Of a model of a few kilobytes the header is what tells which tensors it has.
+    assert path.stat().st_size < stored + 1500
 
 
 def test_what_is_loaded_computes_what_was_measured(run: Path) -> None:

@@ -20,11 +20,15 @@ from .subjects import Subjects, described
 
 BUDGETS: dict[str, dict[str, Any]] = {
     "half of the MACs": {"budget": {"macs": 0.5}},
-    "a file of a tenth": {"budget": {"size_bytes": 0.1}},
+    # A little less than a tenth of the tensors' bytes, for the file has a header.
+    "a file of a tenth": {"budget": {"size_bytes": 0.09}},
 }
 
 GOALS = {"half of the MACs": 0.0, "a file of a tenth": 0.5}
 """Points of test accuracy that may be lost."""
+
+SMALLER = {"a file of a tenth": 10.0}
+"""How many times smaller the file must be, header and all."""
 
 
 def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
@@ -37,15 +41,16 @@ def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
             row = _deliver(options, subjects, target, BUDGETS[title])
             loss = row["test"]["original"] - row["test"]["delivered"]
             before = row["test"]["original"] - row["test"]["before_finetuning"]
+            ratio = row["original_bytes"] / row["file_bytes"]
+            met = loss <= GOALS[title] and ratio >= SMALLER.get(title, 0.0)
             print(
                 f"{target}, {title}: test {row['test']['original']:.2f} -> "
                 f"{row['test']['before_finetuning']:.2f} before fine-tuning, "
                 f"{row['test']['delivered']:.2f} after; loss {before:.2f} -> {loss:.2f} points; "
                 + ", ".join(f"{cost} {part:.1%}" for cost, part in row["costs"].items())
                 + f"; file {row['file_bytes']:,d} of {row['original_bytes']:,d} bytes "
-                f"({row['original_bytes'] / row['file_bytes']:.1f}x smaller); "
-                f"{row['seconds']:.0f} s; at most {GOALS[title]:g} points lost: "
-                f"{'met' if loss <= GOALS[title] else 'not met'}",
+                f"({ratio:.1f}x smaller); {row['seconds']:.0f} s; at most {GOALS[title]:g} points "
+                f"lost: {'met' if met else 'not met'}",
                 flush=True,
             )
             results.setdefault(target, {})[title] = row

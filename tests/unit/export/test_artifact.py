@@ -164,10 +164,10 @@ def test_a_failure_half_way_leaves_the_older_artefact(
     best = tmp_path / "best"
     before = save(best, compressed)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_options: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(artifact, "save_file", fail)
+    monkeypatch.setattr(artifact, "write_tensors", fail)
     with pytest.raises(OSError, match="disk full"):
         save(best, compressed)
     assert Manifest.load(best / "manifest.json") == before
