@@ -6,6 +6,7 @@ size of its weight, so costs of a policy need no variant to be built.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -66,6 +67,8 @@ class AnalyticCosts:
                 row = rows[axis.tensor]
                 self._fixed[row, axis.axis] -= axis.positions.size
                 self._per_unit[row, axis.axis, index] += axis.positions.shape[1]
+        by_length = self._per_unit.reshape(len(names) * max_dims, len(groups))
+        self._growth = by_length.T.astype(np.float64)
         self._is_parameter = np.array([name in parameters for name in names], dtype=np.int64)
         self._is_saved = np.array([name in saved for name in names], dtype=np.int64)
         macs, self.fixed_macs = count_macs(model, example_inputs)
@@ -75,7 +78,7 @@ class AnalyticCosts:
         )
         own = Precision(model)
         self._precision = precision or own
-        self._own_bops = int(own.bops_per_mac(np.zeros((1, 0), dtype=np.int64)).max(initial=0))
+        self._own_bops = int(own.of(np.zeros((1, 0), dtype=np.int64)).bops_per_mac.max(initial=0))
         self._memory = memory
         self._full_memory = int(live_bytes(model, example_inputs).max())
         # Which tensors a dimension decides on: by axes for widths, by layers for bits.
@@ -142,13 +145,14 @@ class AnalyticCosts:
         widths: npt.NDArray[np.int64],
         memory: npt.NDArray[np.int64],
     ) -> dict[str, npt.NDArray[Any]]:
-        elements = lengths.prod(axis=2)
+        elements = _product(lengths)
         macs = elements * self._macs_per_element
-        bops = (macs * precision.bops_per_mac(widths)).sum(axis=1)
+        bits = precision.of(widths)
+        bops = (macs * bits.bops_per_mac).sum(axis=1)
         return {
             "macs": macs.sum(axis=1) + self.fixed_macs,
             "params": elements @ self._is_parameter,
-            "size_bytes": precision.stored_bytes(widths, lengths) @ self._is_saved,
+            "size_bytes": precision.stored_bytes(bits, lengths, elements) @ self._is_saved,
             # What belongs to no weight, such as attention, is not quantized.
             "bops": bops + self.fixed_macs * self._own_bops,
             "peak_memory_bytes": memory,
@@ -156,13 +160,18 @@ class AnalyticCosts:
 
     def _lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the shapes of all tensors, shape ``(variants, tensors, max_dims)``."""
-        tensors, dims, groups = self._per_unit.shape
-        grown = units @ self._per_unit.reshape(tensors * dims, groups).T
-        return self._fixed + grown.reshape(len(units), tensors, dims)
+        # In floating point, which is exact for such numbers, and has a fast matrix product.
+        grown = units.astype(np.float64) @ self._growth
+        return self._fixed + grown.astype(np.int64).reshape(len(units), *self._fixed.shape)
 
     def _elements(self, widths: Widths) -> npt.NDArray[np.int64]:
         units = np.asarray(widths, dtype=np.int64)[None, : self._per_unit.shape[2]]
-        return self._lengths(units)[0].prod(axis=1)
+        return _product(self._lengths(units))[0]
+
+
+def _product(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the product over the last axis, which is too short for numpy's own to be quick."""
+    return functools.reduce(np.multiply, np.moveaxis(lengths, -1, 0))
 
 
 class LatencyModel(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +18,18 @@ from rl_compress.quantization.quantized_tensor import quantize_tensor
 _AS_IT_IS = Bits((UNQUANTIZED,))
 
 Table = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class BitTable:
+    """Bits of the tensors of variants, each of shape ``(variants, tensors)``."""
+
+    weights: Table
+    """As decided; :data:`UNQUANTIZED` for tensors that stay as they are."""
+    stored: Table
+    """Of each element in the file."""
+    bops_per_mac: Table
+    """Weight bits times input bits."""
 
 
 class Precision:
@@ -62,37 +76,31 @@ class Precision:
         for bits in {bits for row in weights for bits in row.choices} - {UNQUANTIZED}:
             self._block_bytes[bits] = _block_bytes(config, bits)
 
-    def stored_bits(self, widths: Table) -> Table:
-        """Return the bits of each element in the file.
+    def of(self, widths: Table) -> BitTable:
+        """Look up the bits of variants.
 
         Args:
             widths: Units kept and bits, shape ``(variants, num_groups)``.
-
-        Returns:
-            Shape ``(variants, tensors)``.
         """
-        bits = self._weights.at(widths)
-        return np.where(bits == UNQUANTIZED, self._own, bits)
+        weights, inputs = self._weights.at(widths), self._inputs.at(widths)
+        stored = np.where(weights == UNQUANTIZED, self._own, weights)
+        multiplied = np.where(inputs == UNQUANTIZED, self._own, inputs)
+        return BitTable(weights, stored, stored * multiplied)
 
-    def bops_per_mac(self, widths: Table) -> Table:
-        """Return weight bits times input bits of each tensor, shape ``(variants, tensors)``."""
-        inputs = self._inputs.at(widths)
-        return self.stored_bits(widths) * np.where(inputs == UNQUANTIZED, self._own, inputs)
-
-    def stored_bytes(self, widths: Table, lengths: Table) -> Table:
+    def stored_bytes(self, bits: BitTable, lengths: Table, elements: Table) -> Table:
         """Return what tensors take in the file, shape ``(variants, tensors)``.
 
         Args:
-            widths: Units kept and bits, shape ``(variants, num_groups)``.
+            bits: Of the variants.
             lengths: The tensors' shapes, ones following, ``(variants, tensors, max_dims)``.
+            elements: Their products, ``(variants, tensors)``.
         """
-        elements = lengths.prod(axis=2)
         rows = np.arange(lengths.shape[1])
         by_axis = lengths[:, rows, self._block_axis]
         by_size = np.where(self._block_size > 0, elements // np.maximum(self._block_size, 1), 1)
         blocks = np.where(self._block_axis >= 0, by_axis, by_size)
-        codes = -(-elements * self.stored_bits(widths) // 8)
-        return codes + self._block_bytes[self._weights.at(widths)] * blocks
+        codes = -(-elements * bits.stored // 8)
+        return codes + self._block_bytes[bits.weights] * blocks
 
 
 class _Rows:

@@ -82,8 +82,8 @@ class SparseCosts:
         """
         costs = self._dense.costs(widths)
         variants = np.asarray(widths, dtype=np.int64)[None]
-        stored = self._precision.stored_bits(variants)[0]
-        bops = self._precision.bops_per_mac(variants)[0]
+        table = self._precision.of(variants)
+        stored, bops = table.stored[0], table.bops_per_mac[0]
         for weight in self._weights:
             kept, bits = self._kept(weight, widths), int(stored[weight.row])
             gone = weight.elements - kept

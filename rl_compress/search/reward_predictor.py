@@ -12,6 +12,7 @@ import itertools
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve_triangular
 
 from rl_compress.policy.search_space import SearchSpace, Widths
 from rl_compress.search.sensitivity import SensitivityCurves
@@ -76,11 +77,10 @@ class RewardPredictor:
             for length, share, noise in itertools.product(_JOINT_LENGTHS, _OWN_SHARES, _NOISES):
                 kernel = share * own + (1.0 - share) * joint[length]
                 factor = np.linalg.cholesky(kernel + noise * np.eye(len(places)))
-                inverse = np.linalg.inv(factor)
                 for trust in _TRUST:
                     rest = observed - trust * additive
                     centre, spread = float(rest.mean()), float(rest.std()) + 1e-6
-                    whitened = inverse @ ((rest - centre) / spread)
+                    whitened = solve_triangular(factor, (rest - centre) / spread, lower=True)
                     likelihood = -0.5 * float(whitened @ whitened) - len(places) * np.log(spread)
                     likelihood -= float(np.log(np.diag(factor)).sum())
                     if likelihood > best:
@@ -88,7 +88,10 @@ class RewardPredictor:
                         self._own = tables
                         self._shape = share, length * unit
                         self._scale = trust, centre, spread
-                        self._inverse, self._weights = inverse, inverse.T @ whitened
+                        fitted = factor, whitened
+        factor, whitened = fitted
+        self._inverse = solve_triangular(factor, np.eye(len(places)), lower=True)
+        self._weights = self._inverse.T @ whitened
 
     def predict(self, places: Widths) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of the logarithm of losses, shape ``(M,)`` each.

@@ -19,6 +19,7 @@ from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
 from rl_compress.evaluation.scores import ScoreName
 from rl_compress.evaluation.shared import Sharing
+from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import Problem
@@ -65,6 +66,7 @@ class Coordinator:
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
         self._leases: dict[int, Lease] = {}
         self._answered = {record.policy_id: record for record in self._ledger.references()}
+        self._widths: dict[str, Widths] = {}
         self._published = Known.nothing()
         self._metrics = RunMetrics(self._kit.identity)
         self._metrics.show(self._ledger.progress())
@@ -85,11 +87,15 @@ class Coordinator:
         again: a resumed search repeats itself up to where it was.
         """
         space = self._kit.problem.compressor.space
-        records = [self._answered[policy_id] for policy_id in sorted(self._answered)]
-        if records:
+        answered = sorted(self._answered)
+        for policy_id in answered:
+            if policy_id not in self._widths:
+                policy = self._answered[policy_id].realised_policy()
+                self._widths[policy_id] = space.widths_of(policy)
+        if answered:
             self._published = Known(
-                np.stack([space.widths_of(record.realised_policy()) for record in records]),
-                np.array([record.reward for record in records]),
+                np.stack([self._widths[policy_id] for policy_id in answered]),
+                np.array([self._answered[policy_id].reward for policy_id in answered]),
             )
 
     def published(self) -> Known:
