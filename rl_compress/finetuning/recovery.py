@@ -81,8 +81,9 @@ def finetune(
     :meth:`~rl_compress.targets.target.Target.distillation_loss`, for logits
     ``T^2 KL(teacher || student)`` (Hinton et al., 2015), and its loss on the labels; without the
     latter distillation alone. AdamW with a one-cycle learning rate and clipped gradients. The best
-    epoch on the search split is kept, so the result is never worse there than the start. Training
-    that diverges (a loss or gradient that is NaN or infinite) ends with the best epoch before.
+    epoch on the search split, of equal ones the last, is kept where it is better than the start.
+    Training that diverges (a loss or gradient that is NaN or infinite) ends with the best epoch
+    before.
 
     Args:
         student: The compressed network, which must own its tensors: they are written into. Left in
@@ -100,7 +101,7 @@ def finetune(
     teacher.eval()
     student.eval().requires_grad_(True)
     scores = [target.score(student, "search")]
-    best, best_epoch = copy.deepcopy(student.state_dict()), 0
+    best, best_epoch, improved = copy.deepcopy(student.state_dict()), 0, 0
     course = _Course(student, target, config, masks or {})
     # Dropout draws from the global generator, which is the caller's.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -119,9 +120,13 @@ def finetune(
                 break
             scores.append(target.score(student, "search"))
             if _is_better(scores[-1], scores[best_epoch]):
+                improved = epoch
+            # Of equal epochs the last: a score on few samples often repeats, and the one that
+            # trained longest, at the lowest rate, is the best bet.
+            if improved and not _is_better(scores[best_epoch], scores[-1]):
                 best, best_epoch = copy.deepcopy(student.state_dict()), epoch
             progress(epoch, config.epochs)
-            if config.patience is not None and epoch - best_epoch >= config.patience:
+            if config.patience is not None and epoch - improved >= config.patience:
                 break
     student.load_state_dict(best)
     student.requires_grad_(False)
