@@ -140,8 +140,8 @@ class _Raising:
         """
         taken, limit = 0, len(steps)  # `taken` steps fit, more than `limit` do not
         while taken < limit:
-            probes = np.unique(np.linspace(limit, taken, _PROBES, endpoint=False, dtype=np.int64))
-            probes = probes[probes > taken]
+            probes = np.linspace(limit, taken, _PROBES, endpoint=False, dtype=np.int64)[::-1]
+            probes = probes[np.diff(probes, prepend=taken) > 0]
             candidates = self._after(steps, taken, probes)
             fitting = _fit(self.budget, self._batch(candidates))
             # Costs do not fall, so what follows the first that does not fit does not fit either.

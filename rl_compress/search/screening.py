@@ -142,7 +142,7 @@ class Screening:
         places = self._predictor.positions(self._starts(proposal, budget, known, rng))
         hopes = hope(places)
         for _ in range(_GENERATIONS):
-            children = np.unique(self._mutated(places, rng), axis=0)
+            children = self._mutated(places, rng)
             children = children[_within(self._at(children), budget, self._costs)]
             places, first = np.unique(np.concatenate([places, children]), axis=0, return_index=True)
             hopes = np.concatenate([hopes, hope(children)])[first]
