@@ -45,6 +45,10 @@ class GroupChoices:
         """Say whether there is more than one choice."""
         return len(self.widths) > 1
 
+    def nearest(self, width: float) -> int:
+        """Round a real level to the nearest allowed one (the higher of two equally near)."""
+        return min(self.widths, key=lambda allowed: (abs(allowed - width), -allowed))
+
     @property
     def label(self) -> str:
         """Name the dimension for readers."""
@@ -107,10 +111,7 @@ class SearchSpace:
     def nearest(self, widths: npt.NDArray[np.floating]) -> Widths:
         """Round real widths to the nearest allowed ones (the wider of two equally near)."""
         return np.array(
-            [
-                min(group.widths, key=lambda allowed: (abs(allowed - width), -allowed))
-                for group, width in zip(self.groups, widths, strict=True)
-            ],
+            [group.nearest(float(width)) for group, width in zip(self.groups, widths, strict=True)],
             dtype=np.int64,
         )
 

@@ -181,8 +181,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             keep = plain_keep(value, self._space.groups[index])
         smallest = self._space.smallest_widths[index] / units[index]
         self._keep[index] = min(max(keep, smallest), 1.0)
-        wanted = self._keep * units
-        self._widths[index] = self._space.nearest(wanted)[index]
+        wanted = float(self._keep[index] * units[index])
+        self._widths[index] = self._space.groups[index].nearest(wanted)
         if problem.budget_handling == "clip":
             self._widths[index] = clip(
                 self._widths, index, self._goal.budget, self._space, self._costs

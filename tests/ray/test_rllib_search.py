@@ -189,6 +189,7 @@ def test_variants_that_kill_their_env_runner_are_given_up(tmp_path: Path) -> Non
     assert progress.retried >= 2 * len(failures)
 
 
+@pytest.mark.slow
 def test_full_disk_ends_the_search_with_all_that_was_stored(tmp_path: Path) -> None:
     (tmp_path / "evaluations").mkdir()
     full = tmp_path / "evaluations" / "part-000006-000006.parquet.tmp"
@@ -263,6 +264,8 @@ def test_killed_env_runner_costs_no_evaluation(tmp_path: Path, algorithm: str) -
     assert progress.done == len(records) == len({r.policy_id for r in records}) == 24
 
 
+# In the default run one is killed on a cluster of several nodes, see test_nodes.py.
+@pytest.mark.slow
 def test_killed_coordinator_costs_no_evaluation(tmp_path: Path) -> None:
     """The actor that keeps the ledger is restarted and reads what is stored."""
     import ray
