@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -30,7 +31,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parts(uri: str) -> list[str]:
-    return [name for name in RemoteFolder(uri).list() if name.startswith("evaluations/")]
+    names = RemoteFolder(uri).list()
+    return [name for name in names if re.match(r"evaluations/.*\.parquet$", name)]
 
 
 def test_a_run_killed_on_one_machine_is_resumed_on_another(
