@@ -78,6 +78,7 @@ def test_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
     assert "--resume" not in outcome.error
 
 
+@pytest.mark.slow
 def test_interrupted_sensitivity_goes_on(tmp_path: Path) -> None:
     outcome = _interrupt(
         tmp_path,

@@ -242,7 +242,7 @@ def _runners(pids: Path) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["ppo", "appo", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sac", "tqc"))]
+    "algorithm", ["ppo", *(pytest.param(a, marks=pytest.mark.slow) for a in ("appo", "sac", "tqc"))]
 )
 def test_killed_env_runner_costs_no_evaluation(tmp_path: Path, algorithm: str) -> None:
     pids, run = tmp_path / "pids", tmp_path / "run"

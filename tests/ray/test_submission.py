@@ -145,6 +145,7 @@ def test_exit_code_and_last_line_are_the_searchs(project: Path, dashboard: Dashb
     assert not (project / "there").exists()
 
 
+@pytest.mark.slow
 def test_a_submission_is_found_again_and_a_stored_run_is_resumed(
     project: Path, dashboard: Dashboard
 ) -> None:
