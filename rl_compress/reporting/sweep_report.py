@@ -11,7 +11,7 @@ from rl_compress.reporting.formatting import COST_ROWS, format_cost, format_late
 from rl_compress.reporting.page import Markup, code, drawing, listing, page, paragraph, section
 from rl_compress.reporting.page import table as html_table
 from rl_compress.reporting.plots import Point, pareto_plot
-from rl_compress.reporting.sweep_files import SweepFiles, read_rows, read_sweep
+from rl_compress.reporting.sweep_files import TRIALS, SweepFiles, read_rows, read_sweep
 from rl_compress.reporting.sweep_front import SweepFront
 from rl_compress.reporting.sweep_keys import FEWEST_TRIALS, Importances, column, importances
 from rl_compress.reporting.sweep_plots import (
@@ -263,7 +263,7 @@ def _losses(sweep: SweepFiles) -> Markup:
     """Draw the loss under the keep-ratios over the iterations of contribution pruning."""
     curves = {}
     for row in sweep.done:
-        path = sweep.directory / "trials" / row["trial"] / _HISTORY
+        path = sweep.directory / TRIALS / row["trial"] / _HISTORY
         if path.exists():
             losses = read_rows(path, ["iteration", "loss"]).to_pydict()
             by_iteration = dict(zip(losses["iteration"], losses["loss"], strict=True))
