@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rl_compress.finetuning.seeded import seeded
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.search_space import Widths
@@ -98,25 +99,26 @@ def train_scaled(
         teacher: The uncompressed network.
         target: Supplies the training split.
         config: How many steps, and how large.
-        seed: Of the order of the samples.
+        seed: Of the order of the samples and how they are varied.
     """
     model.train().requires_grad_(True)
     device = device_of(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
     batches = target.batches("train", shuffle_seed=seed, batch_size=64)
-    for inputs, _ in islice(batches, config.finetune_steps):
-        # BatchNorm cannot normalise a lone sample left over at the end.
-        if len(inputs) == 1:
-            continue
-        inputs = inputs.to(device)
-        with torch.no_grad():
-            expected = teacher(inputs)
-        tensors = named_tensors(model)
-        scaled = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
-        outputs = functional_call(model, scaled, (inputs,))
-        loss = target.distillation_loss(outputs, expected, _TEMPERATURE)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
-        optimizer.step()
+    with seeded(seed, device):
+        for inputs, _ in islice(batches, config.finetune_steps):
+            # BatchNorm cannot normalise a lone sample left over at the end.
+            if len(inputs) == 1:
+                continue
+            inputs = target.augment(inputs.to(device))
+            with torch.no_grad():
+                expected = teacher(inputs)
+            tensors = named_tensors(model)
+            scaled = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
+            outputs = functional_call(model, scaled, (inputs,))
+            loss = target.distillation_loss(outputs, expected, _TEMPERATURE)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+            optimizer.step()
     model.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from rl_compress.finetuning.seeded import seeded
 from rl_compress.targets.target import Target
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class FinetuningConfig(BaseModel):
     patience: int | None = Field(
         default=None, ge=1, description="Stop after this many epochs without a better score."
     )
-    seed: int = Field(default=0, ge=0, description="Of the order of the training samples.")
+    seed: int = Field(default=0, ge=0, description="Of the samples' order and augmentation.")
     schedule: Literal["one_shot", "contribution"] = Field(
         default="one_shot",
         description="How channels go: all at once before fine-tuning, or by and by, those that "
@@ -103,9 +104,7 @@ def finetune(
     scores = [target.score(student, "search")]
     best, best_epoch, improved = copy.deepcopy(student.state_dict()), 0, 0
     course = _Course(student, target, config, masks or {})
-    # Dropout draws from the global generator, which is the caller's.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed, device):
         for epoch in range(1, config.epochs + 1):
             student.train()
             finite = course.run(epoch, student, teacher, device)
@@ -165,7 +164,7 @@ class _Course:
             # BatchNorm cannot normalise a lone sample left over at the end.
             if len(inputs) == 1 < self._config.batch_size:
                 continue
-            inputs, labels = inputs.to(device), labels.to(device)
+            inputs, labels = self._target.augment(inputs.to(device)), labels.to(device)
             with torch.no_grad():
                 expected = teacher(inputs)
             loss = self._loss(student(inputs), expected, labels)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from rl_compress.finetuning.seeded import seeded
 from rl_compress.targets.target import Batch, Target
 
 logger = logging.getLogger(__name__)
@@ -122,9 +123,8 @@ def run_plan(
         course.load(torch.load(file, map_location=device, weights_only=True))
     progress(course.epoch)
     while not course.finished(settings.patience):
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            # Dropout draws from the global generator; seeded by epoch, it needs no checkpoint.
-            torch.manual_seed(settings.seed * 1_000_003 + course.epoch)
+        # Seeded by epoch, random numbers need no checkpoint.
+        with seeded(settings.seed * 1_000_003 + course.epoch, device):
             course.run_epoch()
         unfinished = file.with_suffix(".tmp")
         torch.save(course.state(), unfinished)
@@ -192,7 +192,7 @@ class _Course:
             # BatchNorm cannot normalise a lone sample left over at the end.
             if len(inputs) == 1 < settings.batch_size:
                 continue
-            loss = self._loss(inputs, labels)
+            loss = self._loss(self._target.augment(inputs.to(self._device)), labels)
             self._optimizer.zero_grad()
             loss.backward()
             trained = [p for parameters, _ in self._plan.rates for p in parameters]

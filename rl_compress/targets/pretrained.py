@@ -93,6 +93,10 @@ class PretrainedTarget(ClassificationTarget):
             self._scaled[name] = TensorDataset(images.float() / self._pixel_scale, labels)
         return self._scaled[name]
 
+    def augment(self, inputs: Tensor) -> Tensor:
+        """Shift images and mirror them as in their pre-training."""
+        return _varied(inputs, self._pretraining)
+
     def build(self) -> nn.Module:
         """Return the trained network, from the cache where it was trained before."""
         path = self._cached_weights()

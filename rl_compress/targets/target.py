@@ -69,6 +69,21 @@ class Target(ABC):
         """Return the training loss against the labels, or None to learn from the teacher alone."""
         return None
 
+    def augment(self, inputs: Tensor) -> Tensor:
+        """Return a batch of the training split, varied as in the model's own training.
+
+        Without it, the compressed model is trained on the same samples again and again, and learns
+        them by heart. Override it with random shifts, flips, crops or noise, drawn from torch's
+        global generator, which is seeded by the caller. Labels must remain right.
+
+        Args:
+            inputs: Shape ``(batch, …)``, on the device of the model; not to be written into.
+
+        Returns:
+            Same shape; by default the inputs as they are.
+        """
+        return inputs
+
     def distillation_loss(self, outputs: Tensor, expected: Tensor, temperature: float) -> Tensor:
         """Return how far a compressed model's outputs are from the uncompressed one's.
 

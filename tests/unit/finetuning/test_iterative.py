@@ -79,3 +79,22 @@ def test_contribution_pruning_can_train_in_between() -> None:
     result = contribution_pruning(model, units, target, config, train=train)
     assert not torch.equal(result.model.get_parameter("fc1.weight"), before["fc1.weight"])
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+class _Noisy(ClassificationTarget):
+    def augment(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs + torch.randn_like(inputs)
+
+
+def test_training_in_between_varies_its_samples_by_the_seed() -> None:
+    plain = _target()
+    noisy = _Noisy(lambda: zoo.make("plain"), {name: plain.split(name) for name in SPLITS})
+    config, teacher = ContributionConfig(finetune_steps=2, samples=64), zoo.make("plain")
+
+    def trained(target: ClassificationTarget, seed: int) -> torch.Tensor:
+        model = zoo.make("plain")
+        train_scaled(model, {}, teacher, target, config, seed=seed)
+        return model.get_parameter("fc1.weight")
+
+    assert torch.equal(trained(noisy, 3), trained(noisy, 3))
+    assert not torch.equal(trained(noisy, 3), trained(plain, 3))

@@ -51,6 +51,27 @@ def test_training_lowers_the_held_out_loss(tmp_path: Path, mode: str) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+class _Bright(ClassificationTarget):
+    """Its training samples become brighter, which those held out must not."""
+
+    def augment(self, inputs: torch.Tensor) -> torch.Tensor:
+        assert not inputs.max() > 50
+        return inputs + 100
+
+
+def test_samples_trained_on_are_augmented_and_those_held_out_are_not(tmp_path: Path) -> None:
+    data = _target().split("train")
+    target = _Bright(lambda: zoo.make("plain"), dict.fromkeys(SPLITS, data))
+    seen: list[tuple[bool, bool]] = []
+    model = zoo.make("plain")
+    model.register_forward_pre_hook(
+        lambda module, inputs: seen.append((module.training, bool(inputs[0].max() > 50)))
+    )
+    _run(tmp_path, model, target, _config(mode="finetune", epochs=1))
+    assert (True, True) in seen
+    assert all(training == bright for training, bright in seen)
+
+
 @pytest.mark.parametrize(
     ("mode", "after"), [("finetune", 3), ("layerwise", 1), ("layerwise", 4), ("layerwise", 7)]
 )

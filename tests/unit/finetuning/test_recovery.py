@@ -86,6 +86,33 @@ def test_the_same_seed_gives_the_same_weights(teacher: nn.Module) -> None:
     assert not torch.equal(one, other)
 
 
+class _Noisy(_Blobs):
+    """Varies its training samples, and notes how many."""
+
+    varied = 0
+
+    def augment(self, inputs: Tensor) -> Tensor:
+        self.varied += len(inputs)
+        return inputs + torch.randn_like(inputs)
+
+
+def test_training_samples_are_varied_and_no_others(teacher: nn.Module) -> None:
+    target, plain, noisy = _Noisy(), _network(6, seed=1), _network(6, seed=1)
+    result = finetune(noisy, teacher, target, _config(epochs=2), device=_CPU)
+    assert target.varied == 2 * 90
+    assert target.score(noisy, "search") == result.scores[result.best_epoch]
+    finetune(plain, teacher, _Blobs(), _config(epochs=2), device=_CPU)
+    assert not torch.equal(plain[0].weight, noisy[0].weight)
+
+
+def test_the_same_seed_varies_them_in_the_same_way(teacher: nn.Module) -> None:
+    students = [_network(6, seed=1) for _ in range(2)]
+    for number, student in enumerate(students):
+        torch.manual_seed(number)
+        finetune(student, teacher, _Noisy(), _config(epochs=2), device=_CPU)
+    assert torch.equal(students[0][0].weight, students[1][0].weight)
+
+
 class _Scripted(_Blobs):
     """Scores that are given beforehand."""
 
