@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rl_compress.costs.activation_memory import ActivationMemory, live_bytes
+from rl_compress.costs.lazy import LazyCosts
 from rl_compress.costs.precision import Precision
 from rl_compress.layers.axes import layer_of, named_tensors
 from rl_compress.layers.groups import LayerGroup
@@ -78,7 +79,8 @@ class AnalyticCosts:
         )
         own = Precision(model)
         self._precision = precision or own
-        self._own_bops = int(own.of(np.zeros((1, 0), dtype=np.int64)).bops_per_mac.max(initial=0))
+        nothing = np.zeros((1, 0), dtype=np.int64)
+        self._own_bops = int(own.bops_per_mac(own.of(nothing), nothing).max(initial=0))
         self._memory = memory
         self._full_memory = int(live_bytes(model, example_inputs).max())
         # Which tensors a dimension decides on: by axes for widths, by layers for bits.
@@ -91,10 +93,8 @@ class AnalyticCosts:
         lengths = np.ones_like(self._fixed)
         for row, name in enumerate(names):
             lengths[row, : tensors[name].ndim] = tensors[name].shape
-        memory_bytes = np.array([self._full_memory])
-        nothing = np.zeros((1, 0), dtype=np.int64)
-        found = self._costs(lengths[None], own, nothing, memory_bytes)
-        self.original: dict[str, float] = {cost: int(values[0]) for cost, values in found.items()}
+        found = self._costs(lengths[None], own, nothing, lambda: np.array([self._full_memory]))
+        self.original: dict[str, float] = {cost: int(find()[0]) for cost, find in found.items()}
         """Costs of the uncompressed, unquantized target."""
 
     def costs(self, widths: Widths) -> dict[str, float]:
@@ -110,7 +110,7 @@ class AnalyticCosts:
         found = self.batch(np.asarray(widths, dtype=np.int64)[None])
         return {cost: values[0].item() for cost, values in found.items()}
 
-    def batch(self, widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    def batch(self, widths: npt.NDArray[np.int64]) -> Mapping[str, npt.NDArray[Any]]:
         """Return every cost of many variants at once.
 
         Args:
@@ -120,15 +120,16 @@ class AnalyticCosts:
             By cost an array of shape ``(variants,)``.
         """
         units = widths[:, : self._per_unit.shape[2]]
-        memory = (
-            self._memory.peak_bytes(units)
-            if self._memory
-            else np.full(len(widths), self._full_memory)
-        )
+
+        def memory() -> npt.NDArray[np.int64]:
+            if self._memory is None:
+                return np.full(len(widths), self._full_memory)
+            return self._memory.peak_bytes(units)
+
         costs = self._costs(self._lengths(units), self._precision, widths, memory)
         if self.latency is not None:
-            costs[LATENCY] = self.latency.predict_ms(units)
-        return costs
+            costs[LATENCY] = functools.partial(self.latency.predict_ms, units)
+        return LazyCosts(costs)
 
     def macs_of_group(self, group: int, widths: Widths) -> int:
         """Return the MACs of all layers whose width, input width or bits a dimension decides."""
@@ -143,18 +144,26 @@ class AnalyticCosts:
         lengths: npt.NDArray[np.int64],
         precision: Precision,
         widths: npt.NDArray[np.int64],
-        memory: npt.NDArray[np.int64],
-    ) -> dict[str, npt.NDArray[Any]]:
+        memory: Callable[[], npt.NDArray[np.int64]],
+    ) -> dict[str, Callable[[], npt.NDArray[Any]]]:
+        """Return how each cost is found."""
         elements = _product(lengths)
-        macs = elements * self._macs_per_element
-        bits = precision.of(widths)
-        bops = (macs * bits.bops_per_mac).sum(axis=1)
-        return {
-            "macs": macs.sum(axis=1) + self.fixed_macs,
-            "params": elements @ self._is_parameter,
-            "size_bytes": precision.stored_bytes(bits, lengths, elements) @ self._is_saved,
+        bits = functools.cache(lambda: precision.of(widths))
+        macs = functools.cache(lambda: elements * self._macs_per_element)
+
+        def bops() -> npt.NDArray[np.int64]:
+            by_layer = macs() * precision.bops_per_mac(bits(), widths)
             # What belongs to no weight, such as attention, is not quantized.
-            "bops": bops + self.fixed_macs * self._own_bops,
+            return by_layer.sum(axis=1) + self.fixed_macs * self._own_bops
+
+        def size_bytes() -> npt.NDArray[np.int64]:
+            return precision.stored_bytes(bits(), lengths, elements) @ self._is_saved
+
+        return {
+            "macs": lambda: macs().sum(axis=1) + self.fixed_macs,
+            "params": lambda: elements @ self._is_parameter,
+            "size_bytes": size_bytes,
+            "bops": bops,
             "peak_memory_bytes": memory,
         }
 

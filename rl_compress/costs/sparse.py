@@ -83,7 +83,7 @@ class SparseCosts:
         costs = self._dense.costs(widths)
         variants = np.asarray(widths, dtype=np.int64)[None]
         table = self._precision.of(variants)
-        stored, bops = table.stored[0], table.bops_per_mac[0]
+        stored, bops = table.stored[0], self._precision.bops_per_mac(table, variants)[0]
         for weight in self._weights:
             kept, bits = self._kept(weight, widths), int(stored[weight.row])
             gone = weight.elements - kept

@@ -59,7 +59,7 @@ class CostFunction(Protocol):
     def costs(self, widths: Widths) -> dict[str, float]:
         """Return every cost of :data:`COSTS`, and others it knows, for widths of shape ``(D,)``."""
 
-    def batch(self, widths: Widths) -> dict[str, npt.NDArray[Any]]:
+    def batch(self, widths: Widths) -> Mapping[str, npt.NDArray[Any]]:
         """Return the same for widths of shape ``(N, D)``, by cost an array of shape ``(N,)``."""
 
 

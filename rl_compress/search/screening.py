@@ -35,7 +35,8 @@ _ROOM = 0.05
 _CURIOSITY = 3.0
 """Mean of the multiple of the uncertainty."""
 _BEST, _STRANGERS = 8, 4
-"""Records, and random variants, that mutations start from."""
+"""Records, and random variants, that mutations start from; the latter are drawn anew with the
+records."""
 _GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
 _CHANGES = ((1, 2, 3, 4), (0.1, 0.4, 0.3, 0.2))
 """How many levels a mutation changes, and how often: mostly two, one down and one up."""
@@ -72,6 +73,14 @@ class Known:
 Records = Callable[[], Known]
 
 
+def _first_of_equal(rows: Widths) -> npt.NDArray[np.int64]:
+    """Return where each distinct row is first, in the rows' own order."""
+    seen: dict[bytes, int] = {}
+    for index, row in enumerate(rows):
+        seen.setdefault(row.tobytes(), index)
+    return np.fromiter(seen.values(), dtype=np.int64)
+
+
 def _within(widths: Widths, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
     costs = cost_function.batch(widths)
     return np.logical_and.reduce([costs[cost] <= bound for cost, bound in budget.bounds])
@@ -100,6 +109,7 @@ class Screening:
         self._original = original_reward
         self._predictor = RewardPredictor(space, curves)
         self._fitted: Known | None = None
+        self._strangers: dict[Budget, list[Widths]] = {}
         self._levels = [np.array(group.widths) for group in space.groups]
         self._top = np.array([len(levels) - 1 for levels in self._levels])
 
@@ -133,6 +143,7 @@ class Screening:
         if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
             self._predictor.fit(known.widths, self._ceiling(known) - known.rewards)
             self._fitted = known
+            self._strangers.clear()
         multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
         def hope(places: Widths) -> Floats:
@@ -144,11 +155,14 @@ class Screening:
         for _ in range(_GENERATIONS):
             children = self._mutated(places, rng)
             children = children[_within(self._at(children), budget, self._costs)]
-            places, first = np.unique(np.concatenate([places, children]), axis=0, return_index=True)
-            hopes = np.concatenate([hopes, hope(children)])[first]
+            places = np.concatenate([places, children])
+            first = _first_of_equal(places)
+            places, hopes = places[first], np.concatenate([hopes, hope(children)])[first]
             best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
             places, hopes = places[best], hopes[best]
         for widths in self._at(places):
+            if widths.tobytes() in measured:
+                continue
             filled = self._filled(widths, budget)
             if filled.tobytes() not in measured:
                 return filled
@@ -172,8 +186,11 @@ class Screening:
     ) -> Widths:
         affordable = known.within(budget, self._costs)
         order = np.argsort(-affordable.rewards, kind="stable")
-        strangers = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
-        return np.stack([proposal, *affordable.widths[order[:_BEST]], *strangers])
+        if budget not in self._strangers:
+            # Projecting them takes half as long as all the rest.
+            self._strangers[budget] = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
+        best = affordable.widths[order[:_BEST]]
+        return np.stack([proposal, *best, *self._strangers[budget]])
 
     def _stranger(self, budget: Budget, rng: np.random.Generator) -> Widths:
         keep = rng.uniform(0.1, 1.0, len(self._top))
