@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
-from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.tqc import TQCConfig
 
 from rl_compress.search.config import SACSettings, SearchConfig
 from rl_compress.search.rllib.module import asynchronous_spec, module_spec
+from rl_compress.search.rllib.overlapping import OverlappingPPO
 from rl_compress.search.rllib.worker_env import MaskWorkerEnv, WorkerEnv
 
 _SAMPLE_TIMEOUT_S = 7 * 24 * 3600.0
@@ -96,7 +97,8 @@ def _ppo(
     per_runner = math.ceil(episodes / config.num_env_runners)
     batch = per_runner * config.num_env_runners * steps_per_episode
     return (
-        PPOConfig()
+        # Masks are learned as published: each update by the policy that drew them.
+        PPOConfig(PPO if masks else OverlappingPPO)
         .training(
             train_batch_size_per_learner=batch,
             minibatch_size=batch,
