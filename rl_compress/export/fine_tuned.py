@@ -45,7 +45,7 @@ class FineTuned:
     before: float
     """The target's score on the search split before fine-tuning, repaired as in the search."""
     epochs: int
-    """Epochs of fine-tuning until its best weights."""
+    """Epochs of fine-tuning until the weights that were kept."""
 
 
 def _quantize(
@@ -167,4 +167,4 @@ def fine_tune_variant(
             device,
             advance,
         )
-    return FineTuned(smaller, history, masks, quantization, before, result.best_epoch)
+    return FineTuned(smaller, history, masks, quantization, before, result.kept_epoch)

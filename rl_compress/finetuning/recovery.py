@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from rl_compress.finetuning.seeded import seeded
-from rl_compress.targets.target import Target
+from rl_compress.targets.target import Target, device_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class FinetuningResult:
 
     scores: tuple[float, ...]
     """Score on the search split before, and after each epoch."""
-    best_epoch: int
+    kept_epoch: int
     """Epoch whose weights were kept; 0 if none was better than the start."""
 
 
@@ -81,10 +81,10 @@ def finetune(
     The loss is ``d * distillation + (1 - d) * task``: the target's
     :meth:`~rl_compress.targets.target.Target.distillation_loss`, for logits
     ``T^2 KL(teacher || student)`` (Hinton et al., 2015), and its loss on the labels; without the
-    latter distillation alone. AdamW with a one-cycle learning rate and clipped gradients. The best
-    epoch on the search split, of equal ones the last, is kept where it is better than the start.
-    Training that diverges (a loss or gradient that is NaN or infinite) ends with the best epoch
-    before.
+    latter distillation alone. AdamW with a one-cycle learning rate and clipped gradients. Of
+    the epochs that are better than the start on the search split, the last within one standard
+    error of the best is kept (:func:`standard_error`). Training that diverges (a loss or gradient
+    that is NaN or infinite) ends with what was kept before.
 
     Args:
         student: The compressed network, which must own its tensors: they are written into. Left in
@@ -102,7 +102,8 @@ def finetune(
     teacher.eval()
     student.eval().requires_grad_(True)
     scores = [target.score(student, "search")]
-    best, best_epoch, improved = copy.deepcopy(student.state_dict()), 0, 0
+    kept, kept_epoch, best_epoch = copy.deepcopy(student.state_dict()), 0, 0
+    error = standard_error(teacher, target) if config.epochs else 0.0
     course = _Course(student, target, config, masks or {})
     with seeded(config.seed, device):
         for epoch in range(1, config.epochs + 1):
@@ -114,22 +115,48 @@ def finetune(
                     "fine-tuning diverged in epoch %d; epoch %d is kept; "
                     "a smaller finetuning.learning_rate may help",
                     epoch,
-                    best_epoch,
+                    kept_epoch,
                 )
                 break
             scores.append(target.score(student, "search"))
             if _is_better(scores[-1], scores[best_epoch]):
-                improved = epoch
-            # Of equal epochs the last: a score on few samples often repeats, and the one that
-            # trained longest, at the lowest rate, is the best bet.
-            if improved and not _is_better(scores[best_epoch], scores[-1]):
-                best, best_epoch = copy.deepcopy(student.state_dict()), epoch
+                best_epoch = epoch
+            # The best of many noisy scores is mostly luck, and what trained longest, at the lowest
+            # rate, the better bet.
+            as_good = not _is_better(scores[best_epoch] - error, scores[-1])
+            if as_good and _is_better(scores[-1], scores[0]):
+                kept, kept_epoch = copy.deepcopy(student.state_dict()), epoch
             progress(epoch, config.epochs)
-            if config.patience is not None and epoch - improved >= config.patience:
+            if config.patience is not None and epoch - best_epoch >= config.patience:
                 break
-    student.load_state_dict(best)
+    student.load_state_dict(kept)
     student.requires_grad_(False)
-    return FinetuningResult(tuple(scores), best_epoch)
+    return FinetuningResult(tuple(scores), kept_epoch)
+
+
+def standard_error(model: nn.Module, target: Target) -> float:
+    """Return how far a model's score on the search split is from that on endless data, typically.
+
+    Epochs that differ by less count as equally good, as models do in the one-standard-error rule
+    (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
+
+    Args:
+        model: In evaluation mode.
+        target: Supplies data and the scores of samples.
+
+    Returns:
+        In units of the score; 0 where that is not a mean over samples.
+    """
+    device = device_of(model)
+    found = []
+    with torch.no_grad():
+        for inputs, labels in target.batches("search"):
+            scores = target.sample_scores(model(inputs.to(device)), labels.to(device))
+            if scores is None:
+                return 0.0
+            found.append(scores)
+    samples = torch.cat(found).double()
+    return float(samples.std(unbiased=False)) / math.sqrt(len(samples))
 
 
 class _Course:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.finetuning.recovery import FinetuningConfig, finetune
+from rl_compress.finetuning.recovery import FinetuningConfig, finetune, standard_error
 from rl_compress.targets.target import SPLITS, ClassificationTarget, Target
 
 _CPU = torch.device("cpu")
@@ -62,8 +63,8 @@ def test_a_student_learns_from_its_teacher(teacher: nn.Module) -> None:
         student, teacher, target, _config(), device=_CPU, progress=lambda *done: told.append(done)
     )
     assert target.score(student, "test") > before + 20
-    assert result.scores[result.best_epoch] == max(result.scores)
-    assert target.score(student, "search") == max(result.scores)
+    assert target.score(student, "search") == result.scores[result.kept_epoch]
+    assert result.scores[result.kept_epoch] >= max(result.scores) - standard_error(teacher, target)
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert not any(parameter.requires_grad for parameter in student.parameters())
 
@@ -100,7 +101,7 @@ def test_training_samples_are_varied_and_no_others(teacher: nn.Module) -> None:
     target, plain, noisy = _Noisy(), _network(6, seed=1), _network(6, seed=1)
     result = finetune(noisy, teacher, target, _config(epochs=2), device=_CPU)
     assert target.varied == 2 * 90
-    assert target.score(noisy, "search") == result.scores[result.best_epoch]
+    assert target.score(noisy, "search") == result.scores[result.kept_epoch]
     finetune(plain, teacher, _Blobs(), _config(epochs=2), device=_CPU)
     assert not torch.equal(plain[0].weight, noisy[0].weight)
 
@@ -114,11 +115,15 @@ def test_the_same_seed_varies_them_in_the_same_way(teacher: nn.Module) -> None:
 
 
 class _Scripted(_Blobs):
-    """Scores that are given beforehand."""
+    """Scores that are given beforehand, and their standard error."""
 
-    def __init__(self, scores: list[float]) -> None:
+    def __init__(self, scores: list[float], error: float = 0.0) -> None:
         super().__init__()
         self.left = list(scores)
+        self._spread = error * math.sqrt(90)
+
+    def sample_scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return self._spread * torch.tensor([-1.0, 1.0]).repeat(len(labels) // 2)
 
     def score(self, model: nn.Module, split: str) -> float:
         return self.left.pop(0)
@@ -133,14 +138,51 @@ def test_the_start_is_kept_if_no_epoch_is_better(teacher: nn.Module) -> None:
     before = _weights(student)
     target = _Scripted([50, 49, 50, 48, 1])
     result = finetune(student, teacher, target, _config(), device=_CPU)
-    assert result.best_epoch == 0
+    assert result.kept_epoch == 0
     assert result.scores == (50, 49, 50, 48, 1)
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
 
 def test_a_better_epoch_replaces_a_start_without_a_score(teacher: nn.Module) -> None:
     target = _Scripted([float("nan"), 1, 3, float("nan"), 2])
-    assert finetune(_network(6, 1), teacher, target, _config(), device=_CPU).best_epoch == 2
+    assert finetune(_network(6, 1), teacher, target, _config(), device=_CPU).kept_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "kept"),
+    [
+        ([50, 60, 62, 61, 59], 0.0, 2),
+        ([50, 60, 62, 61, 59], 1.1, 3),
+        ([50, 60, 62, 61, 59], 3.1, 4),
+        ([50, 60, 57, 58, 70], 2.5, 4),
+        # However large the error, no epoch below the start is kept.
+        ([50, 53, 51, 49, 48], 9.0, 2),
+    ],
+)
+def test_the_last_of_the_epochs_that_are_as_good_as_the_best_is_kept(
+    teacher: nn.Module, scores: list[float], error: float, kept: int
+) -> None:
+    target, student = _Scripted(scores, error), _network(6, seed=1)
+    assert standard_error(teacher, target) == pytest.approx(error)
+    seen: list[Tensor] = []
+    result = finetune(
+        student,
+        teacher,
+        target,
+        _config(),
+        device=_CPU,
+        progress=lambda *_done: seen.append(student[0].weight.detach().clone()),
+    )
+    assert result.kept_epoch == kept
+    assert torch.equal(student[0].weight, seen[kept - 1])
+
+
+def test_the_standard_error_is_that_of_a_mean() -> None:
+    target, network = _Blobs(), _network(6, seed=1)
+    accuracy = target.score(network, "search") / 100
+    expected = 100 * math.sqrt(accuracy * (1 - accuracy) / 90)
+    assert standard_error(network, target) == pytest.approx(expected, rel=1e-5)
+    assert standard_error(nn.Identity(), _Regression()) == 0.0
 
 
 def test_patience_ends_it_early(teacher: nn.Module) -> None:
@@ -148,7 +190,7 @@ def test_patience_ends_it_early(teacher: nn.Module) -> None:
     result = finetune(_network(6, 1), teacher, target, _config(patience=2), device=_CPU)
     assert result.scores == (1, 2, 2, 1)
     # Of equal epochs the last is kept, but it is no progress.
-    assert result.best_epoch == 2
+    assert result.kept_epoch == 2
 
 
 def test_no_epochs_change_nothing(teacher: nn.Module) -> None:
@@ -169,7 +211,7 @@ class _Diverging(_Blobs):
         return super().loss(outputs, labels) * (float("nan") if self.calls >= 9 else 1.0)
 
 
-def test_divergence_ends_with_the_best_epoch(
+def test_divergence_ends_with_the_epoch_kept_before(
     teacher: nn.Module, caplog: pytest.LogCaptureFixture
 ) -> None:
     target, student = _Diverging(), _network(6, seed=1)
@@ -210,7 +252,7 @@ def test_a_regression_without_a_loss_is_distilled() -> None:
     result = finetune(
         student, teacher, _Regression(), _config(epochs=30, learning_rate=0.1), device=_CPU
     )
-    assert result.scores[result.best_epoch] > -1e-3
+    assert result.scores[result.kept_epoch] > -1e-3
 
 
 @pytest.mark.parametrize(
