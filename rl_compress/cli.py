@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rl_compress.errors import ConfigError, RLCompressError
+from rl_compress.errors import ConfigError
+from rl_compress.failed import reported
 from rl_compress.logs import configure
 
 if TYPE_CHECKING:
     from rl_compress.job import Job
-    from rl_compress.reporting.live import ConsoleMonitor
 
 # Heavy packages (torch, ray) are imported inside the commands: `--help` must answer at once.
 
@@ -40,8 +37,6 @@ Overrides = Annotated[
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Directory to write; must be new.")
 ]
-
-
 OutputOrURI = Annotated[
     str | None,
     typer.Option(
@@ -67,7 +62,7 @@ def _main(
 @app.command()
 def check(job: JobFile, set_: Overrides = None) -> None:
     """Validate a job, build its target, show groups and costs, and try the budget."""
-    with _reported() as monitor:
+    with reported() as monitor:
         from rl_compress.reporting.console import print_check
         from rl_compress.run import check as check_job
 
@@ -111,7 +106,7 @@ def search(
     set_: Overrides = None,
 ) -> None:
     """Search for the best policy, carry it out, fine-tune, deliver and report."""
-    with _reported() as monitor:
+    with reported() as monitor:
         from rl_compress import run
         from rl_compress.reporting.console import print_result
         from rl_compress.scheduled import search_if_changed
@@ -149,7 +144,7 @@ def tune(
     set_: Overrides = None,
 ) -> None:
     """Run the job once for each combination of values in its `tune` section, on Ray Tune."""
-    with _reported() as monitor:
+    with reported() as monitor:
         from rl_compress.reporting.console import print_sweep
         from rl_compress.tuning.sweep import tune as run_sweep
 
@@ -183,7 +178,7 @@ def sensitivity(
     set_: Overrides = None,
 ) -> None:
     """Measure what pruning each group alone does to the score; print a table, save a plot."""
-    with _reported() as monitor:
+    with reported() as monitor:
         from rl_compress.inspection import map_attacks, measure_curves
         from rl_compress.reporting.console import print_sensitivity
         from rl_compress.reporting.vulnerability_console import print_vulnerability
@@ -215,7 +210,7 @@ def latency_table(
     set_: Overrides = None,
 ) -> None:
     """Measure what the target's layers take on this machine, to predict latencies by."""
-    with _reported() as monitor:
+    with reported() as monitor:
         from rl_compress.inspection import measure_latency_table
         from rl_compress.reporting.latency_console import print_latency_table
 
@@ -233,7 +228,7 @@ def evaluate(
     set_: Overrides = None,
 ) -> None:
     """Score and cost one policy, without fine-tuning."""
-    with _reported() as monitor:
+    with reported() as monitor:
         from rl_compress.inspection import evaluate_policy
         from rl_compress.policy.compression_policy import CompressionPolicy
         from rl_compress.reporting.console import print_evaluation
@@ -260,38 +255,27 @@ def compress(
     set_: Overrides = None,
 ) -> None:
     """Carry out one policy physically, fine-tune and export."""
-    with _reported() as monitor:
+    with reported() as monitor:
         from rl_compress import run as running
-        from rl_compress.inspection import best_policy
         from rl_compress.policy.compression_policy import CompressionPolicy
-        from rl_compress.rebudget import policy_for
+        from rl_compress.rebudget import load_for_budget, policy_of_run
         from rl_compress.remote_runs import fetched
         from rl_compress.reporting.console import print_result
 
-        loaded = _load(job, set_, budget)
+        loaded = load_for_budget(job, set_ or [], budget) if budget else _load(job, set_)
         if (policy is None) == (run is None):
             raise ConfigError("give either --policy FILE or --run DIR")
+        directory = _local(output) or Path("compressed") / loaded.name
         with contextlib.ExitStack() as stack:
-            folder = None if run is None else stack.enter_context(fetched(run))
+            pretraining = None
             if policy is not None:
                 chosen = CompressionPolicy.load(policy)
-            else:
-                assert folder is not None, "one of the two is given"
-                bounds = loaded.effective_budget()
-                subject = None
-                if budget or "latency_ms" in bounds:
-                    subject = running.prepare_job(loaded, folder / "pretraining", monitor)
-                if budget and subject is not None:
-                    chosen = policy_for(loaded, folder, subject, monitor)
-                else:
-                    chosen = best_policy(folder, bounds, subject)
-            directory = _local(output) or Path("compressed") / loaded.name
+            elif run is not None:
+                folder = stack.enter_context(fetched(run))
+                pretraining = folder / "pretraining"
+                chosen = policy_of_run(loaded, folder, monitor, other_budget=bool(budget))
             manifest = running.compress(
-                loaded,
-                chosen,
-                directory,
-                pretraining=folder / "pretraining" if folder else None,
-                monitor=monitor,
+                loaded, chosen, directory, pretraining=pretraining, monitor=monitor
             )
         monitor.close()
         print_result(manifest.model_dump(mode="json"), directory, str(directory))
@@ -304,7 +288,7 @@ def report(
     ],
 ) -> None:
     """Build report.html of a run or a sweep again."""
-    with _reported():
+    with reported():
         from rl_compress.remote_runs import fetched, put
         from rl_compress.reporting.report import build_report
         from rl_compress.reporting.sweep_files import SWEEP_FILE
@@ -372,7 +356,7 @@ def submit(
     set_: Overrides = None,
 ) -> None:
     """Run `search` on a cluster, through Ray's Jobs API."""
-    with _reported():
+    with reported():
         from rl_compress.results.remote import is_uri, shown
         from rl_compress.submission import submit as submission
 
@@ -407,24 +391,10 @@ def schema() -> None:
     typer.echo(json.dumps(Job.model_json_schema(), indent=2))
 
 
-def _load(path: Path, overrides: list[str] | None, budget: list[str] | None = None) -> Job:
+def _load(path: Path, overrides: list[str] | None) -> Job:
     from rl_compress.job import load_job
 
-    changes = [*(overrides or ())]
-    if budget:
-        # What is decided stays what it is, or policies of the run would not fit.
-        own = load_job(path, changes).space.quantization
-        changes += [
-            f"space.quantization.{key}={getattr(own, key)}"
-            for key in ("weight_bits", "activation_bits")
-        ]
-        changes += [
-            "device=null",
-            "search.budgets=[]",
-            "budget={}",
-            *(f"budget.{bound}" for bound in budget),
-        ]
-    return load_job(path, changes)
+    return load_job(path, overrides or ())
 
 
 def _local(output: Path | None) -> Path | None:
@@ -436,38 +406,6 @@ def _local(output: Path | None) -> Path | None:
     if output is not None and re.match(r"\w{2,}:/", str(output)):
         raise ConfigError(f"--output {output}: must be local here; only `search` takes a URI")
     return output
-
-
-@contextlib.contextmanager
-def _reported() -> Iterator[ConsoleMonitor]:
-    """Turn errors into one line and an exit code."""
-    from rl_compress.reporting.live import ConsoleMonitor
-
-    monitor = ConsoleMonitor()
-    try:
-        yield monitor
-    except RLCompressError as error:
-        monitor.close()
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        monitor.close()
-        _fail(monitor.interruption(), 1)
-    except OSError as error:
-        monitor.close()
-        remedy = "; make room, and go on with --resume" if error.errno == errno.ENOSPC else ""
-        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}{remedy}", 1)
-    except Exception as error:
-        monitor.close()
-        logging.getLogger(__name__).info("unexpected error", exc_info=error)
-        _fail(f"unexpected {type(error).__name__}: {error} (--verbose shows where)", 1)
-    finally:
-        monitor.close()
-
-
-def _fail(message: str, code: int) -> Any:
-    one_line = " ".join(message.split())
-    typer.secho(f"error: {one_line}", fg=typer.colors.RED, err=True)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

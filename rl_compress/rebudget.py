@@ -15,15 +15,16 @@ import numpy as np
 
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.inspection import best_policy
-from rl_compress.job import Job
+from rl_compress.job import Job, load_job
 from rl_compress.monitor import Monitor
+from rl_compress.policy.budget import LATENCY
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.policy.mask_projection import decides_masks
 from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task
+from rl_compress.run import make_task, prepare_job
 from rl_compress.search.objective import Objective
 from rl_compress.search.preparation import Subject
 from rl_compress.search.prior import greedy_widths
@@ -32,6 +33,52 @@ from rl_compress.search.sensitivity import SensitivityCurves
 
 _SEED = 0
 """Of the mutations: the same run and budget give the same proposal."""
+
+
+def load_for_budget(path: Path, overrides: Sequence[str], budget: Sequence[str]) -> Job:
+    """Load a job with another budget in the place of its own, of its device's and of its agent's.
+
+    Args:
+        path: The job file.
+        overrides: ``KEY=VALUE`` each.
+        budget: ``COST=VALUE`` each.
+
+    Raises:
+        ConfigError: The job is not valid with them.
+    """
+    # What is decided stays what it is, or policies of the run would not fit.
+    own = load_job(path, overrides).space.quantization
+    bits = [
+        f"space.quantization.{key}={getattr(own, key)}"
+        for key in ("weight_bits", "activation_bits")
+    ]
+    bounds = [f"budget.{bound}" for bound in budget]
+    others = ["device=null", "search.budgets=[]", "budget={}"]
+    return load_job(path, [*overrides, *bits, *others, *bounds])
+
+
+def policy_of_run(
+    job: Job, directory: Path, monitor: Monitor, *, other_budget: bool
+) -> CompressionPolicy:
+    """Return the policy that a run recommends for the job's budget.
+
+    Args:
+        job: The run's job, perhaps with another budget.
+        directory: The run's.
+        monitor: Hears of what is compared.
+        other_budget: Whether the run was made for another one; it is then asked for proposals.
+
+    Raises:
+        ConfigError: The run has no evaluation within the budget, and cannot propose one.
+        EvaluationError: No policy for the budget can be evaluated.
+    """
+    bounds = job.effective_budget()
+    if not other_budget and LATENCY not in bounds:
+        return best_policy(directory, bounds)
+    subject = prepare_job(job, directory / "pretraining", monitor)
+    if other_budget:
+        return policy_for(job, directory, subject, monitor)
+    return best_policy(directory, bounds, subject)
 
 
 def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) -> CompressionPolicy:

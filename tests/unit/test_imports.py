@@ -41,6 +41,7 @@ ORDER = (
     "rebudget",
     "tuning",
     "submission",
+    "failed",
     "cli",
 )
 RAY = ("search/rllib/", "tuning/", "submission/", "cli.py")
