@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 from pathlib import Path
+
+from safetensors.torch import save
 
 from rl_compress.search.rllib.cluster import connected
 
@@ -51,9 +54,12 @@ def _run_variant(
         # A variant may change the subject too; what it is compared on is the budget and the score.
         common = ("target", "budget", "objective", "evaluation")
         assert set(common) < set(SUBJECT_SECTIONS)
-        shared = {section: data[section] for section in common}
-        results.check(shared)
         prepared = subjects.prepared(job)
+        # Weights that were trained on another processor are another target.
+        weights = save(prepared.subject.model.state_dict())
+        shared = {section: data[section] for section in common}
+        shared["weights"] = hashlib.sha256(weights).hexdigest()
+        results.check(shared)
         if job.search.learns:
             # Started by the first that needs it, then kept.
             ray.enter_context(connected(None, options.env_runners, 1))

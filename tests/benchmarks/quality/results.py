@@ -48,7 +48,7 @@ class TargetResults:
         known = self.read().get("job", job)
         if wrong := sorted(name for name in job if known.get(name) != job[name]):
             raise SystemExit(
-                f"{self.path}: its results are of another job ({', '.join(wrong)} differ); "
+                f"{self.path}: its results are of another target or job ({', '.join(wrong)} differ); "
                 f"remove the file, or name another folder with --out"
             )
 
