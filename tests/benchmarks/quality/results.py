@@ -48,8 +48,8 @@ class TargetResults:
         known = self.read().get("job", job)
         if wrong := sorted(name for name in job if known.get(name) != job[name]):
             raise SystemExit(
-                f"{self.path}: its results are of another target or job ({', '.join(wrong)} differ); "
-                f"remove the file, or name another folder with --out"
+                f"{self.path}: its results are of another job or target ({', '.join(wrong)} "
+                f"differ); remove the file, or name another folder with --out"
             )
 
     def forget(self, variants: list[str]) -> None:
