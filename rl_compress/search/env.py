@@ -139,6 +139,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._widths = self._space.full_widths
         self._proposed: set[tuple[int, ...]] = set()
         self._centre, self._known = self._space.full_widths, Known.nothing()
+        self._own = Known.nothing()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -147,6 +148,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         super().reset(seed=seed)
         if seed is not None:
             self._proposed.clear()
+            self._own = Known.nothing()
         if self._problem.goals:
             self._goal = pick(self._problem.goals, self.np_random)
             self._observer.face(self._goal.budget, self._goal.prior)
@@ -194,7 +196,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         """Return the levels that the actions are relative to."""
         if self._screening is None:
             return prior
-        self._known = self._records()
+        # What others measured is told between updates, what this env did is known at once.
+        self._known = self._records().with_others(self._own)
         return self._known.within(self._goal.budget, self._costs).best(prior)
 
     def _new_widths(self) -> Widths:
@@ -236,6 +239,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             return -_REWARD_BOUND, {"error": str(error)}
         if record is None:
             return 0.0, {"exhausted": True}
+        self._own = self._own.with_others(Known(widths[None], np.array([record.reward])))
         advantage = record.reward - self._goal.reference_reward
         advantage /= self._problem.reward_scale(self._goal)
         reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))

@@ -34,9 +34,8 @@ _ROOM = 0.05
 
 _CURIOSITY = 3.0
 """Mean of the multiple of the uncertainty."""
-_BEST, _STRANGERS = 8, 4
-"""Records, and random variants, that mutations start from; the latter are drawn anew with the
-records."""
+_BEST, _STRANGERS = 8, 2
+"""Records, and random variants, that mutations start from."""
 _GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
 _CHANGES = ((1, 2, 3, 4), (0.1, 0.4, 0.3, 0.2))
 """How many levels a mutation changes, and how often: mostly two, one down and one up."""
@@ -64,6 +63,19 @@ class Known:
             return self
         fits = _within(self.widths, budget, cost_function)
         return Known(self.widths[fits], self.rewards[fits])
+
+    def with_others(self, others: Known) -> Known:
+        """Return these records and those of others that are not among them."""
+        seen = {row.tobytes() for row in self.widths}
+        new = [index for index, row in enumerate(others.widths) if row.tobytes() not in seen]
+        if not new:
+            return self
+        if not seen:
+            return others
+        return Known(
+            np.concatenate([self.widths, others.widths[new]]),
+            np.concatenate([self.rewards, others.rewards[new]]),
+        )
 
     def best(self, otherwise: Widths) -> Widths:
         """Return the levels with the highest reward."""
@@ -109,7 +121,6 @@ class Screening:
         self._original = original_reward
         self._predictor = RewardPredictor(space, curves)
         self._fitted: Known | None = None
-        self._strangers: dict[Budget, list[Widths]] = {}
         self._levels = [np.array(group.widths) for group in space.groups]
         self._top = np.array([len(levels) - 1 for levels in self._levels])
 
@@ -143,7 +154,6 @@ class Screening:
         if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
             self._predictor.fit(known.widths, self._ceiling(known) - known.rewards)
             self._fitted = known
-            self._strangers.clear()
         multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
         def hope(places: Widths) -> Floats:
@@ -186,11 +196,8 @@ class Screening:
     ) -> Widths:
         affordable = known.within(budget, self._costs)
         order = np.argsort(-affordable.rewards, kind="stable")
-        if budget not in self._strangers:
-            # Projecting them takes half as long as all the rest.
-            self._strangers[budget] = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
-        best = affordable.widths[order[:_BEST]]
-        return np.stack([proposal, *best, *self._strangers[budget]])
+        strangers = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
+        return np.stack([proposal, *affordable.widths[order[:_BEST]], *strangers])
 
     def _stranger(self, budget: Budget, rng: np.random.Generator) -> Widths:
         keep = rng.uniform(0.1, 1.0, len(self._top))

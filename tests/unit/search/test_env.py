@@ -18,6 +18,7 @@ from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.budget_handling import BudgetHandling
 from rl_compress.search.env import CompressionEnv, Problem
+from rl_compress.search.screening import Known
 
 MakeEnv = Callable[..., CompressionEnv]
 MakeProblem = Callable[..., Problem]
@@ -232,3 +233,32 @@ def test_groups_without_a_choice_are_not_asked_for(
     assert problem.budget.admits(compressor.costs.costs(widths))
     whole = CompressionEnv(dataclasses.replace(problem, episode="whole"), evaluate)
     assert whole.action_space.shape == (space.num_decisions,)
+
+
+def test_what_this_env_measured_is_learned_from_at_once(
+    make_problem: MakeProblem, evaluate: Any
+) -> None:
+    """And what others did as soon as it is told."""
+    problem = dataclasses.replace(make_problem(episode="whole"), screens=True)
+    told = Known(problem.compressor.space.smallest_widths[None], np.array([-9.0]))
+    published = [Known.nothing(), Known.nothing(), told]
+    env = CompressionEnv(problem, evaluate, lambda: published.pop(0))
+    assert env._screening is not None
+    learned: list[Known] = []
+    improve = env._screening.improve
+
+    def spy(proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator) -> Widths:
+        learned.append(known)
+        return improve(proposal, budget, known, rng)
+
+    env._screening.improve = spy  # type: ignore[method-assign]
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.zeros(env.action_space.shape, dtype=np.float32))
+        env.reset()
+    measured = [widths.tolist() for widths, _ in evaluate.asked]
+    assert [known.widths.tolist() for known in learned] == [
+        [],
+        measured[:1],
+        [told.widths[0].tolist(), *measured[:2]],
+    ]

@@ -151,3 +151,14 @@ def test_rewards_above_the_uncompressed_targets_are_told_apart(saved: float) -> 
     screening = Screening(SPACE, Sizes(), curves(1.0), 0.0)
     found = screening.improve(known.widths[0], BUDGET, shifted, np.random.default_rng(0))
     assert reward(found) > np.quantile(known.rewards, 0.75)
+
+
+def test_records_of_others_are_added_once() -> None:
+    mine = Known(np.array([[1, 2], [3, 4]]), np.array([0.1, 0.2]))
+    others = Known(np.array([[3, 4], [5, 6]]), np.array([0.2, 0.3]))
+    both = mine.with_others(others)
+    assert both.widths.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert both.rewards.tolist() == [0.1, 0.2, 0.3]
+    assert mine.with_others(mine) is mine
+    assert mine.with_others(Known.nothing()) is mine
+    assert Known.nothing().with_others(mine) is mine
