@@ -61,6 +61,7 @@ class PretrainedTarget(ClassificationTarget):
         pixel_scale: float,
         pretraining: PretrainingConfig,
         batch_size: int = 512,
+        augments: bool = True,
     ) -> None:
         """Keep the recipe; data is read and weights are trained when they are first needed.
 
@@ -72,7 +73,9 @@ class PretrainedTarget(ClassificationTarget):
             pixel_scale: Pixel value that becomes 1.0.
             pretraining: How to train.
             batch_size: Samples per forward pass when scoring.
+            augments: Whether fine-tuning sees varied images too, as pre-training does.
         """
+        self._augments = augments
         self._key = {**key, **asdict(pretraining), "recipe": _RECIPE_VERSION}
         self._architecture = architecture
         self._load_splits = functools.cache(load_splits)
@@ -95,7 +98,7 @@ class PretrainedTarget(ClassificationTarget):
 
     def augment(self, inputs: Tensor) -> Tensor:
         """Shift images and mirror them as in their pre-training."""
-        return _varied(inputs, self._pretraining)
+        return _varied(inputs, self._pretraining) if self._augments else inputs
 
     def build(self) -> nn.Module:
         """Return the trained network, from the cache where it was trained before."""

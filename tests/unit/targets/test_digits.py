@@ -77,17 +77,9 @@ def test_the_same_seed_gives_the_same_weights(
     assert not _same(first, _tiny(seed=1))
 
 
-def test_images_are_shifted_for_training() -> None:
-    target = digits()
-    images = torch.stack([target.split("train")[i][0] for i in range(16)])
-    given = images.clone()
-    torch.manual_seed(0)
-    varied = [target.augment(images) for _ in range(20)]
-    assert torch.equal(images, given)
-    assert all(batch.shape == images.shape for batch in varied)
-    # By a pixel each way there are nine shifts; what leaves the image is gone.
-    assert 3 <= len({batch.numpy().tobytes() for batch in varied}) <= 9
-    assert all(batch.sum() <= images.sum() for batch in varied)
+def test_images_are_fine_tuned_on_as_they_are() -> None:
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.equal(digits().augment(images), images)
 
 
 def test_the_second_build_comes_from_the_cache(

@@ -134,3 +134,16 @@ def test_damaged_idx_files_are_refused(tmp_path: Path, data: bytes, message: str
     with pytest.raises(TargetError, match=message) as caught:
         read_idx(path, 3)
     assert str(path) in str(caught.value)
+
+
+def test_images_are_shifted_and_mirrored_in_fine_tuning(folder: Path) -> None:
+    target = fashion_mnist(folder=str(folder), **_SMALL)
+    images = torch.stack([target.split("train")[i][0] for i in range(16)])
+    given = images.clone()
+    torch.manual_seed(0)
+    varied = [target.augment(images) for _ in range(40)]
+    assert torch.equal(images, given)
+    assert all(batch.shape == images.shape for batch in varied)
+    # By a pixel each way there are nine shifts, mirrored or not; what leaves the image is gone.
+    assert 6 <= len({batch.numpy().tobytes() for batch in varied}) <= 18
+    assert all(batch.double().sum() <= images.double().sum() + 1e-6 for batch in varied)
