@@ -104,11 +104,8 @@ class Precision:
             elements: Their products, ``(variants, tensors)``.
         """
         blocks = np.ones_like(elements)
-        if self._by_axis.size:
-            blocks[:, self._by_axis] = lengths[:, self._by_axis, self._block_axis[self._by_axis]]
-        if self._by_size.size:
-            sizes = self._block_size[self._by_size]
-            blocks[:, self._by_size] = elements[:, self._by_size] // sizes
+        blocks[:, self._by_axis] = lengths[:, self._by_axis, self._block_axis[self._by_axis]]
+        blocks[:, self._by_size] = elements[:, self._by_size] // self._block_size[self._by_size]
         # Whole bytes, rounded up; a shift is many times quicker than a division.
         codes = (elements * bits.stored + 7) >> 3
         return codes + self._block_bytes[bits.weights] * blocks
