@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,18 +70,28 @@ class AnalyticCosts:
                 self._fixed[row, axis.axis] -= axis.positions.size
                 self._per_unit[row, axis.axis, index] += axis.positions.shape[1]
         by_length = self._per_unit.reshape(len(names) * max_dims, len(groups))
-        self._growth = by_length.T.astype(np.float64)
-        self._is_parameter = np.array([name in parameters for name in names], dtype=np.int64)
-        self._is_saved = np.array([name in saved for name in names], dtype=np.int64)
         macs, self.fixed_macs = count_macs(model, example_inputs)
         """MACs of operations that belong to no weight, such as attention; taken as constant."""
-        self._macs_per_element = np.array(
-            [macs.get(name, 0) // max(tensors[name].numel(), 1) for name in names], dtype=np.int64
+        self._tensors = _Tensors(
+            self._fixed,
+            by_length.T.astype(np.float64),
+            np.array([name in parameters for name in names], dtype=np.int64),
+            np.array([name in saved for name in names], dtype=np.int64),
+            np.array(
+                [macs.get(name, 0) // max(tensors[name].numel(), 1) for name in names],
+                dtype=np.int64,
+            ),
         )
         own = Precision(model)
-        self._precision = precision or own
+        precision = precision or own
         nothing = np.zeros((1, 0), dtype=np.int64)
         self._own_bops = int(own.bops_per_mac(own.of(nothing), nothing).max(initial=0))
+        # Most tensors, such as those of a BatchNorm, grow with one width and are never quantized:
+        # together they are a linear function of the widths.
+        growing = self._per_unit.any(axis=2).sum(axis=1)
+        linear = (growing <= 1) & (self._tensors.macs_per_element == 0) & precision.unquantized
+        self._linear = self._tensors.only(linear).linear(precision.only(linear))
+        self._others, self._precision = self._tensors.only(~linear), precision.only(~linear)
         self._memory = memory
         self._full_memory = int(live_bytes(model, example_inputs).max())
         # Which tensors a dimension decides on: by axes for widths, by layers for bits.
@@ -93,7 +104,9 @@ class AnalyticCosts:
         lengths = np.ones_like(self._fixed)
         for row, name in enumerate(names):
             lengths[row, : tensors[name].ndim] = tensors[name].shape
-        found = self._costs(lengths[None], own, nothing, lambda: np.array([self._full_memory]))
+        found = self._costs(
+            self._tensors, lengths[None], own, nothing, lambda: np.array([self._full_memory])
+        )
         self.original: dict[str, float] = {cost: int(find()[0]) for cost, find in found.items()}
         """Costs of the uncompressed, unquantized target."""
 
@@ -126,30 +139,34 @@ class AnalyticCosts:
                 return np.full(len(widths), self._full_memory)
             return self._memory.peak_bytes(units)
 
-        costs = self._costs(self._lengths(units), self._precision, widths, memory)
+        others = self._others
+        costs = self._costs(others, others.lengths(units), self._precision, widths, memory)
+        for cost, (least, slope) in self._linear.items():
+            costs[cost] = functools.partial(_plus_linear, costs[cost], least, slope, units)
         if self.latency is not None:
             costs[LATENCY] = functools.partial(self.latency.predict_ms, units)
         return LazyCosts(costs)
 
     def macs_of_group(self, group: int, widths: Widths) -> int:
         """Return the MACs of all layers whose width, input width or bits a dimension decides."""
-        return int((self._elements(widths) * self._touched[group]) @ self._macs_per_element)
+        return int((self._elements(widths) * self._touched[group]) @ self._tensors.macs_per_element)
 
     def params_of_group(self, group: int, widths: Widths) -> int:
         """Return the parameters of all tensors whose size or bits a dimension decides."""
-        return int((self._elements(widths) * self._touched[group]) @ self._is_parameter)
+        return int((self._elements(widths) * self._touched[group]) @ self._tensors.is_parameter)
 
     def _costs(
         self,
+        tensors: _Tensors,
         lengths: npt.NDArray[np.int64],
         precision: Precision,
         widths: npt.NDArray[np.int64],
         memory: Callable[[], npt.NDArray[np.int64]],
     ) -> dict[str, Callable[[], npt.NDArray[Any]]]:
-        """Return how each cost is found."""
+        """Return how each cost of some of the tensors is found, with what belongs to none."""
         elements = _product(lengths)
         bits = functools.cache(lambda: precision.of(widths))
-        macs = functools.cache(lambda: elements * self._macs_per_element)
+        macs = functools.cache(lambda: elements * tensors.macs_per_element)
 
         def bops() -> npt.NDArray[np.int64]:
             by_layer = macs() * precision.bops_per_mac(bits(), widths)
@@ -157,25 +174,73 @@ class AnalyticCosts:
             return by_layer.sum(axis=1) + self.fixed_macs * self._own_bops
 
         def size_bytes() -> npt.NDArray[np.int64]:
-            return precision.stored_bytes(bits(), lengths, elements) @ self._is_saved
+            return precision.stored_bytes(bits(), lengths, elements) @ tensors.is_saved
 
         return {
             "macs": lambda: macs().sum(axis=1) + self.fixed_macs,
-            "params": lambda: elements @ self._is_parameter,
+            "params": lambda: elements @ tensors.is_parameter,
             "size_bytes": size_bytes,
             "bops": bops,
             "peak_memory_bytes": memory,
         }
 
-    def _lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the shapes of all tensors, shape ``(variants, tensors, max_dims)``."""
-        # In floating point, which is exact for such numbers, and has a fast matrix product.
-        grown = units.astype(np.float64) @ self._growth
-        return self._fixed + grown.astype(np.int64).reshape(len(units), *self._fixed.shape)
-
     def _elements(self, widths: Widths) -> npt.NDArray[np.int64]:
         units = np.asarray(widths, dtype=np.int64)[None, : self._per_unit.shape[2]]
-        return _product(self._lengths(units))[0]
+        return _product(self._tensors.lengths(units))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensors:
+    """Tensors whose lengths follow the widths, a row each."""
+
+    fixed: npt.NDArray[np.int64]
+    """Their lengths without any unit, shape ``(tensors, max_dims)``."""
+    growth: npt.NDArray[np.float64]
+    """What a unit of each group adds to the lengths, shape ``(groups, tensors * max_dims)``."""
+    is_parameter: npt.NDArray[np.int64]
+    is_saved: npt.NDArray[np.int64]
+    macs_per_element: npt.NDArray[np.int64]
+
+    def only(self, rows: npt.NDArray[np.bool_]) -> _Tensors:
+        """Return some of them."""
+        growth = self.growth.reshape(len(self.growth), *self.fixed.shape)[:, rows]
+        return _Tensors(
+            self.fixed[rows],
+            growth.reshape(len(growth), growth[:1].size),
+            self.is_parameter[rows],
+            self.is_saved[rows],
+            self.macs_per_element[rows],
+        )
+
+    def lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the shapes of all tensors, shape ``(variants, tensors, max_dims)``."""
+        # In floating point, which is exact for such numbers, and has a fast matrix product.
+        grown = units.astype(np.float64) @ self.growth
+        return self.fixed + grown.astype(np.int64).reshape(len(units), *self.fixed.shape)
+
+    def linear(self, precision: Precision) -> dict[str, tuple[int, npt.NDArray[np.int64]]]:
+        """Return the costs of tensors that are linear in the widths, and are never quantized.
+
+        Args:
+            precision: Of these tensors.
+
+        Returns:
+            By cost what there is without any unit, and what a unit of each group adds.
+        """
+        units = np.eye(len(self.growth), dtype=np.int64)
+        elements = _product(self.lengths(np.concatenate([np.zeros_like(units[:1]), units])))
+        bytes_of = self.is_saved * precision.own_bits // 8
+        found = {"params": elements @ self.is_parameter, "size_bytes": elements @ bytes_of}
+        return {cost: (int(of[0]), of[1:] - of[0]) for cost, of in found.items()}
+
+
+def _plus_linear(
+    find: Callable[[], npt.NDArray[np.int64]],
+    least: int,
+    slope: npt.NDArray[np.int64],
+    units: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    return find() + least + units @ slope
 
 
 def _product(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from rl_compress.quantization.quantized_tensor import quantize_tensor
 _AS_IT_IS = Bits((UNQUANTIZED,))
 
 Table = npt.NDArray[np.int64]
+Row = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Precision:
         tensors = named_tensors(model)
         output_axes = quantizable_weights(model)
         weights, inputs = [_AS_IT_IS] * len(tensors), [_AS_IT_IS] * len(tensors)
-        self._own = np.array([8 * t.element_size() for t in tensors.values()], dtype=np.int64)
+        self.own_bits = np.array([8 * t.element_size() for t in tensors.values()], dtype=np.int64)
+        """Bits of the tensors as they are, shape ``(tensors,)``."""
         self._block_axis = np.full(len(tensors), -1)
         self._block_size = np.zeros(len(tensors), dtype=np.int64)
         for row, (name, tensor) in enumerate(tensors.items()):
@@ -70,11 +73,26 @@ class Precision:
                     self._block_size[row] = config.group_size
         self._by_axis = np.flatnonzero(self._block_axis >= 0)
         self._by_size = np.flatnonzero(self._block_size > 0)
-        self._weights, self._inputs = _Rows(weights), _Rows(inputs)
+        self._weights, self._inputs = _Rows.of(weights), _Rows.of(inputs)
         # Bytes of the scales, or whatever else a block stores beside its codes, by bits.
         self._block_bytes = np.zeros(UNQUANTIZED + 1, dtype=np.int64)
         for bits in {bits for row in weights for bits in row.choices} - {UNQUANTIZED}:
             self._block_bytes[bits] = _block_bytes(config, bits)
+
+    @property
+    def unquantized(self) -> npt.NDArray[np.bool_]:
+        """Say of each tensor whether it stays as it is in every variant."""
+        return self._weights.always(UNQUANTIZED)
+
+    def only(self, rows: npt.NDArray[np.bool_]) -> Precision:
+        """Return the same for some of the tensors."""
+        some = copy.copy(self)
+        some.own_bits = self.own_bits[rows]
+        some._block_axis, some._block_size = self._block_axis[rows], self._block_size[rows]
+        some._by_axis = np.flatnonzero(some._block_axis >= 0)
+        some._by_size = np.flatnonzero(some._block_size > 0)
+        some._weights, some._inputs = self._weights.only(rows), self._inputs.only(rows)
+        return some
 
     def of(self, widths: Table) -> BitTable:
         """Look up the bits of variants' weights.
@@ -83,7 +101,7 @@ class Precision:
             widths: Units kept and bits, shape ``(variants, num_groups)``.
         """
         weights = self._weights.at(widths)
-        return BitTable(weights, np.where(weights == UNQUANTIZED, self._own, weights))
+        return BitTable(weights, np.where(weights == UNQUANTIZED, self.own_bits, weights))
 
     def bops_per_mac(self, bits: BitTable, widths: Table) -> Table:
         """Return weight bits times input bits, shape ``(variants, tensors)``.
@@ -93,7 +111,7 @@ class Precision:
             widths: Units kept and bits, shape ``(variants, num_groups)``.
         """
         inputs = self._inputs.at(widths)
-        return bits.stored * np.where(inputs == UNQUANTIZED, self._own, inputs)
+        return bits.stored * np.where(inputs == UNQUANTIZED, self.own_bits, inputs)
 
     def stored_bytes(self, bits: BitTable, lengths: Table, elements: Table) -> Table:
         """Return what tensors take in the file, shape ``(variants, tensors)``.
@@ -114,18 +132,30 @@ class Precision:
 class _Rows:
     """Bits of a list of tensors, looked up for many variants at once."""
 
-    def __init__(self, bits: list[Bits]) -> None:
-        self._fixed = np.array([row.choices[0] for row in bits], dtype=np.int64)
-        self._dimension = np.array(
-            [-1 if row.dimension is None else row.dimension for row in bits], dtype=np.int64
+    def __init__(self, fixed: Row, dimension: Row) -> None:
+        """Keep the bits of each tensor, and the dimension that they follow instead, or -1."""
+        self._fixed, self._dimension = fixed, dimension
+        self._free = np.flatnonzero(dimension >= 0)
+
+    @classmethod
+    def of(cls, bits: list[Bits]) -> _Rows:
+        return cls(
+            np.array([row.choices[0] for row in bits], dtype=np.int64),
+            np.array(
+                [-1 if row.dimension is None else row.dimension for row in bits], dtype=np.int64
+            ),
         )
-        self._free = np.flatnonzero(self._dimension >= 0)
+
+    def only(self, rows: npt.NDArray[np.bool_]) -> _Rows:
+        return _Rows(self._fixed[rows], self._dimension[rows])
+
+    def always(self, bits: int) -> npt.NDArray[np.bool_]:
+        return (self._dimension < 0) & (self._fixed == bits)
 
     def at(self, widths: Table) -> Table:
-        bits = np.broadcast_to(self._fixed, (len(widths), len(self._fixed)))
-        if self._free.size:
-            bits = bits.copy()
-            bits[:, self._free] = widths[:, self._dimension[self._free]]
+        bits = np.empty((len(widths), len(self._fixed)), dtype=np.int64)
+        bits[:] = self._fixed
+        bits[:, self._free] = widths[:, self._dimension[self._free]]
         return bits
 
 
