@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.search_space import SearchSpace, Widths
 
-_PROBES = 16
+_PROBES = 32
 """Vectors whose costs are asked for at once when looking for the longest part that fits."""
 
 _SMALLEST_KEEP = 1e-6
@@ -140,8 +140,8 @@ class _Raising:
         """
         taken, limit = 0, len(steps)  # `taken` steps fit, more than `limit` do not
         while taken < limit:
-            probes = np.linspace(limit, taken, _PROBES, endpoint=False, dtype=np.int64)[::-1]
-            probes = probes[np.diff(probes, prepend=taken) > 0]
+            stride = -(-(limit - taken) // _PROBES)
+            probes = np.arange(limit, taken, -stride)[::-1]
             candidates = self._after(steps, taken, probes)
             fitting = _fit(self.budget, self._batch(candidates))
             # Costs do not fall, so what follows the first that does not fit does not fit either.

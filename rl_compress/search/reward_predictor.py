@@ -8,7 +8,9 @@ hundred records of some tens of dimensions are enough for it, where a network wo
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +31,27 @@ _OWN_SHARES = (0.3, 0.7)
 """Share of the variance that the sum over dimensions explains."""
 _NOISES = (0.01, 0.1)
 
+_GROWN = 1.1
+"""Growth of the records after which length scales and shares are looked for again."""
+
 _SMALLEST_LOSS = 0.02
 """Losses below this share of their median are taken as this: their logarithms are mostly noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """How variants are alike, and how far the curves are trusted."""
+
+    own_length: float
+    joint_length: float
+    """In units of the median distance."""
+    own_share: float
+    noise: float
+    trust: float
+
+    def kernel(self, own: Floats, joint: Floats) -> Floats:
+        """Return the kernel, of the parts with these lengths."""
+        return self.own_share * own + (1.0 - self.own_share) * joint
 
 
 class RewardPredictor:
@@ -48,6 +69,7 @@ class RewardPredictor:
         losses = [curves.loss_table(i, levels) for i, levels in enumerate(self._levels)]
         smallest = 1e-6 * max(max(float(loss.max()) for loss in losses), 1e-12)
         self._losses = [np.maximum(loss, smallest) for loss in losses]
+        self._chosen_from = 0
 
     def positions(self, widths: Widths) -> Widths:
         """Return the places of levels among those allowed, shape ``(N, D)`` as ``widths``."""
@@ -55,7 +77,10 @@ class RewardPredictor:
         return np.stack(columns, axis=1)
 
     def fit(self, widths: Widths, losses: Floats) -> None:
-        """Learn from records; the most likely length scales and shares are taken.
+        """Learn from records.
+
+        The most likely length scales and shares are taken. They are looked for again when there are
+        a tenth more records, for the search takes most of the time.
 
         Args:
             widths: Levels, shape ``(N, D)``, at least two rows.
@@ -65,33 +90,49 @@ class RewardPredictor:
         self._known = self._kept(places)
         floor = max(_SMALLEST_LOSS * float(np.median(losses)), 1e-12)
         observed = np.log(np.maximum(losses, floor))
-        additive = self._additive(places)
+        rests = observed - np.multiply.outer(_TRUST, self._additive(places))
         distances = _distances(self._known, self._known)
-        others = distances[np.triu_indices(len(places), 1)]
-        unit = max(float(np.median(others)), 1e-6)
-        joint = {length: _matern(distances / (length * unit)) for length in _JOINT_LENGTHS}
-        best = -np.inf
-        for own_length in _OWN_LENGTHS:
-            tables = self._tables(own_length)
-            own = _looked_up(tables, places)
-            for length, share, noise in itertools.product(_JOINT_LENGTHS, _OWN_SHARES, _NOISES):
-                kernel = share * own + (1.0 - share) * joint[length]
-                factor = np.linalg.cholesky(kernel + noise * np.eye(len(places)))
-                for trust in _TRUST:
-                    rest = observed - trust * additive
-                    centre, spread = float(rest.mean()), float(rest.std()) + 1e-6
-                    whitened = solve_triangular(factor, (rest - centre) / spread, lower=True)
-                    likelihood = -0.5 * float(whitened @ whitened) - len(places) * np.log(spread)
-                    likelihood -= float(np.log(np.diag(factor)).sum())
-                    if likelihood > best:
-                        best = likelihood
-                        self._own = tables
-                        self._shape = share, length * unit
-                        self._scale = trust, centre, spread
-                        fitted = factor, whitened
-        factor, whitened = fitted
+        unit = max(float(np.median(distances[np.triu_indices(len(places), 1)])), 1e-6)
+        if not self._chosen_from <= len(places) < _GROWN * self._chosen_from:
+            self._chosen = self._likeliest(places, rests, distances / unit)
+            self._chosen_from = len(places)
+        chosen = self._chosen
+        self._tables, self._length = self._tables_of(chosen.own_length), chosen.joint_length * unit
+        kernel = chosen.kernel(_looked_up(self._tables, places), _matern(distances / self._length))
+        factor = np.linalg.cholesky(_noisy(kernel, chosen.noise))
+        rest = rests[_TRUST.index(chosen.trust)]
+        self._centre, self._spread = float(rest.mean()), _spread(rest)
         self._inverse = solve_triangular(factor, np.eye(len(places)), lower=True)
-        self._weights = self._inverse.T @ whitened
+        self._weights = self._inverse.T @ (self._inverse @ ((rest - self._centre) / self._spread))
+
+    def _likeliest(self, places: Widths, rests: Floats, distances: Floats) -> _Kernel:
+        """Return the kernel under which the records are the most likely.
+
+        Args:
+            places: Of the records, shape ``(N, D)``.
+            rests: What each trust in the curves leaves to explain, shape ``(trusts, N)``.
+            distances: Between the records, in units of the median one, shape ``(N, N)``.
+        """
+        centres, spreads = rests.mean(axis=1), np.array([_spread(rest) for rest in rests])
+        wanted = ((rests - centres[:, None]) / spreads[:, None]).T
+        joint = {length: _matern(distances / length) for length in _JOINT_LENGTHS}
+        best, found = -np.inf, None
+        for own_length in _OWN_LENGTHS:
+            own = _looked_up(self._tables_of(own_length), places)
+            for length, share, noise in itertools.product(_JOINT_LENGTHS, _OWN_SHARES, _NOISES):
+                tried = _Kernel(own_length, length, share, noise, _TRUST[0])
+                factor = np.linalg.cholesky(_noisy(tried.kernel(own, joint[length]), noise))
+                whitened = solve_triangular(factor, wanted, lower=True, check_finite=False)
+                likelihoods = -0.5 * (whitened**2).sum(axis=0) - len(places) * np.log(spreads)
+                likelihoods -= np.log(np.diag(factor)).sum()
+                which = int(np.argmax(likelihoods))
+                if likelihoods[which] > best:
+                    best, found = (
+                        likelihoods[which],
+                        dataclasses.replace(tried, trust=_TRUST[which]),
+                    )
+        assert found is not None, "likelihoods are numbers"
+        return found
 
     def predict(self, places: Widths) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of the logarithm of losses, shape ``(M,)`` each.
@@ -99,13 +140,13 @@ class RewardPredictor:
         Args:
             places: Levels as :meth:`positions` gives them, shape ``(M, D)``.
         """
-        share, length = self._shape
-        trust, centre, spread = self._scale
-        joint = _matern(_distances(self._kept(places), self._known) / length)
-        kernel = share * _looked_up(self._own, places) + (1.0 - share) * joint
+        chosen = self._chosen
+        joint = _matern(_distances(self._kept(places), self._known) / self._length)
+        kernel = chosen.kernel(_looked_up(self._tables, places), joint)
         variance = 1.0 - ((kernel @ self._inverse.T) ** 2).sum(axis=1)
-        mean = trust * self._additive(places) + centre + spread * (kernel @ self._weights)
-        return mean, spread * np.sqrt(np.maximum(variance, 1e-9))
+        mean = chosen.trust * self._additive(places) + self._centre
+        mean += self._spread * (kernel @ self._weights)
+        return mean, self._spread * np.sqrt(np.maximum(variance, 1e-9))
 
     def _additive(self, places: Widths) -> Floats:
         columns = [table[places[:, i]] for i, table in enumerate(self._losses)]
@@ -115,7 +156,7 @@ class RewardPredictor:
         columns = [keep[places[:, i]] for i, keep in enumerate(self._keep)]
         return np.stack(columns, axis=1)
 
-    def _tables(self, length: float) -> list[Floats]:
+    def _tables_of(self, length: float) -> list[Floats]:
         """Return the kernel between each dimension's levels and the records', ``(levels, N)``."""
         return [
             _matern(np.abs(keep[:, None] - self._known[None, :, i]) / length)
@@ -129,6 +170,15 @@ def _looked_up(tables: list[Floats], places: Widths) -> Floats:
     for dimension, table in enumerate(tables):
         total += table[places[:, dimension]]
     return total / len(tables)
+
+
+def _spread(rest: Floats) -> float:
+    return float(rest.std()) + 1e-6
+
+
+def _noisy(kernel: Floats, noise: float) -> Floats:
+    kernel.flat[:: len(kernel) + 1] += noise
+    return kernel
 
 
 def _distances(first: Floats, second: Floats) -> Floats:
