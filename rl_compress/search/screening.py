@@ -29,8 +29,12 @@ tried, which differ where the curves are least to be trusted."""
 _WRONG_BY = 1.0
 """Standard deviation of the logarithm of the factors that the curves are taken to be wrong by."""
 
-_ROOM = 0.05
-"""What is taken to be above the best reward, as a share of how far it is above the median."""
+_ROOM = 0.5
+"""What is taken to be above the best reward, as a share of how far it is above the median.
+
+With little room the logarithm of the best losses tells more of the room than of the variants. That
+happens where recalibration costs the uncompressed target more than its variants.
+"""
 
 _CURIOSITY = 3.0
 """Mean of the multiple of the uncertainty."""
