@@ -8,7 +8,7 @@ Action space
     for. How decisions meet the budget is told in :mod:`rl_compress.search.budget_handling`.
 Observation space
     ``Box``, as :mod:`rl_compress.search.observation` tabulates. With ``episode: whole`` it is the
-    one before the first decision.
+    one before the first decision. After the last decision it is zero: no learner looks at it.
 Rewards
     Zero until the episode ends; then the variant's reward relative to the prior's, in units of the
     reward that the prior loses against the uncompressed target, clipped to ``[-3, 3]``. Zero means
@@ -133,6 +133,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self.observation_space = gym.spaces.Box(
             -bound, bound, (self._observer.size,), dtype=np.float32
         )
+        self._nothing_left = np.zeros(self._observer.size, dtype=np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (decisions,), dtype=np.float32)
         self._group = self._next_open(0)
         self._keep = np.ones(len(self._space))
@@ -164,8 +165,10 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         for value in np.asarray(action, dtype=np.float64):
             self._decide(float(np.clip(value, -1.0, 1.0)))
         done = self._group == len(self._space)
-        reward, info = self._finish() if done else (0.0, {})
-        return self._observer.observe(self._group, self._widths), reward, done, False, info
+        if not done:
+            return self._observer.observe(self._group, self._widths), 0.0, False, False, {}
+        reward, info = self._finish()
+        return self._nothing_left, reward, True, False, info
 
     def _next_open(self, start: int) -> int:
         """Return the first group from ``start`` on that has a choice, else the number of groups."""

@@ -83,9 +83,11 @@ class Observer:
         self._full = space.full_widths
         self._smallest = space.smallest_widths
         self.face(budget, prior)
-        self._original_std = [
-            self._weights(group, self._full).std().item() or 1.0 for group in range(len(space))
-        ]
+        self._original_std, self._original_weights = [], []
+        for group in range(len(space)):
+            weights = self._weights(group, self._full)
+            self._original_std.append(weights.std().item() or 1.0)
+            self._original_weights.append(weight_statistics(weights, self._original_std[-1]))
         self._static = np.stack(
             [self._static_features(group, curves, drop_scale) for group in range(len(space))]
         )
@@ -167,6 +169,8 @@ class Observer:
         return torch.cat([part.reshape(-1) for part in parts])
 
     def _weight_statistics(self, group: int, widths: Widths) -> list[float]:
+        if np.array_equal(widths, self._full):
+            return self._original_weights[group]
         return weight_statistics(self._weights(group, widths), self._original_std[group])
 
     def _usage(self, group: int, current: Widths, rest: Widths) -> float:

@@ -38,6 +38,9 @@ class _Env(gym.Env):
         self.began.set()
         return np.zeros(3, dtype=np.float32), float(np.sum(action)), True, False, {}
 
+    def end_sample(self) -> None:
+        pass
+
 
 @pytest.fixture
 def algorithm() -> Iterator[Any]:

@@ -14,7 +14,7 @@ from ray.rllib.algorithms.tqc import TQCConfig
 from rl_compress.search.config import SACSettings, SearchConfig
 from rl_compress.search.rllib.module import asynchronous_spec, module_spec
 from rl_compress.search.rllib.overlapping import OverlappingPPO
-from rl_compress.search.rllib.worker_env import MaskWorkerEnv, WorkerEnv
+from rl_compress.search.rllib.worker_env import MaskWorkerEnv, SampleEnd, WorkerEnv
 
 _SAMPLE_TIMEOUT_S = 7 * 24 * 3600.0
 """RLlib throws away samples that take longer than its default minute; evaluations may."""
@@ -79,6 +79,7 @@ def make_config(
             delay_between_env_runner_restarts_s=0,
             restart_failed_sub_environments=True,
         )
+        .callbacks(SampleEnd)
         .debugging(log_level="ERROR", log_sys_usage=False, seed=config.seed)
     )
 

@@ -79,12 +79,16 @@ class Coordinator:
         """Return a reference to the weights file's bytes, boxed so that it is not resolved here."""
         return [ray.put(self._kit.weights.read_bytes())]
 
-    def publish(self) -> None:
+    def publish(self) -> tuple[Progress, str]:
         """Let workers learn from what was answered so far, until this is called again.
 
         It is called between learning iterations, so what a worker knows does not depend on how
         quick the others are. What an interrupted run stored counts only once it is asked for
         again: a resumed search repeats itself up to where it was.
+
+        Returns:
+            The run's figures, and why records do not reach its storage any more; empty while they
+            do.
         """
         space = self._kit.problem.compressor.space
         answered = sorted(self._answered)
@@ -97,6 +101,7 @@ class Coordinator:
                 np.stack([self._widths[policy_id] for policy_id in answered]),
                 np.array([self._answered[policy_id].reward for policy_id in answered]),
             )
+        return self._ledger.progress(), self._lost_storage
 
     def published(self) -> Known:
         """Return the records that :meth:`publish` let out."""
@@ -151,10 +156,6 @@ class Coordinator:
         """See :meth:`EvaluationLedger.last_error`."""
         return self._ledger.last_error()
 
-    def lost_storage(self) -> str:
-        """Return why records do not reach the run's storage any more; empty while they do."""
-        return self._lost_storage
-
     @contextlib.contextmanager
     def _storage(self) -> Iterator[None]:
         """Note a full disk, or storage that stays away: the driver ends the search then."""
@@ -165,20 +166,30 @@ class Coordinator:
 
 
 class RemoteLedger:
-    """The ledger's interface over a coordinator actor."""
+    """The ledger's interface over a coordinator actor.
+
+    While a record is stored, its worker thinks about what to measure next.
+    """
 
     def __init__(self, coordinator: Any) -> None:
         """Keep the actor handle."""
         self._coordinator = coordinator
+        self._handed_in: list[ray.ObjectRef] = []
 
     def claim(self, policy_id: str, worker: int) -> Claim:
         """See :meth:`EvaluationLedger.claim`."""
+        self.settle()
         asking = ray.get_runtime_context().current_actor
         return ray.get(self._coordinator.claim.remote(policy_id, worker, [asking]))
 
     def complete(self, record: EvaluationRecord) -> None:
-        """See :meth:`EvaluationLedger.complete`; returns when the record is stored."""
-        ray.get(self._coordinator.complete.remote(record))
+        """See :meth:`EvaluationLedger.complete`; the record is on its way to the store."""
+        self._handed_in.append(self._coordinator.complete.remote(record))
+
+    def settle(self) -> None:
+        """Wait until all that was handed in is stored."""
+        ray.get(self._handed_in)
+        self._handed_in.clear()
 
     def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """See :meth:`EvaluationLedger.fail`; returns when the failure is stored."""

@@ -25,6 +25,7 @@ from rl_compress.search.mask_prior import first_odds
 from rl_compress.search.rllib.algorithms import make_config
 from rl_compress.search.rllib.cluster import connected
 from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
+from rl_compress.search.rllib.overlapping import OverlappingPPO
 from rl_compress.search.rllib.quiet import without_native_warnings
 from rl_compress.search.rllib.replay import seed_replay
 from rl_compress.targets.threads import threads
@@ -40,7 +41,7 @@ _SILENCE_POLL_S = 1.0
 _MAX_STALE_ITERATIONS = 50
 """Iterations without a new variant after which the agent counts as converged."""
 
-_CHECKPOINT_EVERY = 10
+_CHECKPOINT_EVERY = 3
 
 _POLL_S = 0.25
 
@@ -141,18 +142,28 @@ def _train(
     """Train until the evaluations are used up; return why it ended early, or None."""
     stale = iteration = 0
     silent_since: float | None = None
-    start = progress = ray.get(coordinator.progress.remote())
+    progress, _ = ray.get(coordinator.publish.remote())
+    seen = progress
+
+    def goes_on() -> bool:
+        """Let workers learn of what was measured, and say whether it was all as usual."""
+        nonlocal seen
+        known, (seen, lost) = seen, ray.get(coordinator.publish.remote())
+        return seen.done > known.done and not (seen.exhausted or lost or convergence.reason(seen))
+
+    if isinstance(algorithm, OverlappingPPO):
+        algorithm.goes_on = goes_on
     # A resumed run first replays what is stored, without new variants.
-    patience = _MAX_STALE_ITERATIONS + start.done
+    patience = _MAX_STALE_ITERATIONS + progress.done
     while not progress.exhausted:
         if reason := convergence.reason(progress):
             return reason
-        ray.get(coordinator.publish.remote())
         result = algorithm.train()
         iteration += 1
-        if lost := ray.get(coordinator.lost_storage.remote()):
+        before = progress
+        progress, lost = ray.get(coordinator.publish.remote())
+        if lost:
             raise StorageError(lost)
-        before, progress = progress, ray.get(coordinator.progress.remote())
         _log(writer, result, progress)
         if result.get("env_runners", {}).get("num_episodes"):
             silent_since = None

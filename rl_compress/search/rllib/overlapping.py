@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +19,8 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
+_MOST_UPDATES = 4
+
 
 class OverlappingPPO(PPO):
     """Learns from one batch of episodes while the next is played.
@@ -28,13 +31,25 @@ class OverlappingPPO(PPO):
     actions were drawn, as ever, and bounds how far an update goes (asynchronous learning with such
     a lag: Noukhovitch et al., "Asynchronous RLHF", ICLR 2025).
 
-    Between two training steps nothing is played, so that the same seed gives the same search.
+    Between two updates nothing is played, so that the same seed gives the same search.
     """
 
+    goes_on: Callable[[], bool] = staticmethod(lambda: False)
+    """Asked after an update whether one more belongs to the same training step.
+
+    What RLlib does after each training step takes as long as several updates' overhead."""
+
     _episodes: Any = None
-    """What the next step learns from; None before the first."""
+    """What the next update learns from; None before the first."""
 
     def training_step(self) -> None:
+        """Play batches, a few at most."""
+        for _ in range(_MOST_UPDATES):
+            self._update()
+            if not self._episodes or not self.goes_on():
+                break
+
+    def _update(self) -> None:
         """Play a batch and learn from the one before at the same time, then pass on the weights."""
         with (
             ThreadPoolExecutor(1, "sampling") as pool,

@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import Evaluator
@@ -15,6 +16,7 @@ from rl_compress.search.env import CompressionEnv, Problem
 from rl_compress.search.mask_env import MaskEnv
 from rl_compress.search.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit
 from rl_compress.search.rllib.weights import map_weights
+from rl_compress.search.screening import Known
 from rl_compress.targets.factory import make_target
 
 if TYPE_CHECKING:
@@ -30,8 +32,14 @@ class WorkerEnv(CompressionEnv):
 
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
-        coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
-        super().__init__(*_equip(config), lambda: ray.get(coordinator.published.remote()))
+        problem, evaluate, self._ledger = _equip(config)
+        self._published = _Published(config["coordinator"])
+        super().__init__(problem, evaluate, self._published)
+
+    def end_sample(self) -> None:
+        """Wait until the sample's records are stored, before anybody learns from them."""
+        self._ledger.settle()
+        self._published.forget()
 
 
 class MaskWorkerEnv(MaskEnv):
@@ -39,25 +47,55 @@ class MaskWorkerEnv(MaskEnv):
 
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
-        super().__init__(*_equip(config), steps=config["steps"])
+        problem, evaluate, self._ledger = _equip(config)
+        super().__init__(problem, evaluate, steps=config["steps"])
+
+    def end_sample(self) -> None:
+        """Wait until the sample's records are stored, before anybody learns from them."""
+        self._ledger.settle()
 
 
-def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator]:
-    """Return the run's problem, and an evaluator that asks its coordinator."""
+class SampleEnd(RLlibCallback):
+    """Tells the envs of an env runner that a sample is whole, before the runner hands it on."""
+
+    def on_sample_end(self, *, env_runner: Any, **_others: Any) -> None:
+        """See RLlib."""
+        for env in env_runner.env.unwrapped.envs:
+            env.unwrapped.end_sample()
+
+
+class _Published:
+    """The records that the coordinator let out, fetched once for each sample."""
+
+    def __init__(self, coordinator_name: str) -> None:
+        self._coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
+        self._known: Known | None = None
+
+    def __call__(self) -> Known:
+        if self._known is None:
+            self._known = ray.get(self._coordinator.published.remote())
+        return self._known
+
+    def forget(self) -> None:
+        self._known = None
+
+
+def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator, RemoteLedger]:
+    """Return the run's problem, an evaluator that asks its coordinator, and how it does that."""
     coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
     kit, problem, evaluator = _equipment(config["coordinator"])
-    space, sharing = problem.compressor.space, kit.sharing
+    space, sharing, ledger = problem.compressor.space, kit.sharing, RemoteLedger(coordinator)
     evaluate = CandidateEvaluator(
         evaluator
         if sharing is None
         else SharedEvaluator(evaluator, space, sharing, config.worker_index),
-        RemoteLedger(coordinator),
+        ledger,
         space,
         kit.reward,
         kit.identity,
         worker=config.worker_index,
     )
-    return problem, evaluate
+    return problem, evaluate, ledger
 
 
 @functools.lru_cache(maxsize=1)
