@@ -71,6 +71,12 @@ def main() -> None:
     command(share, "fashion", 60)
     added = command(conditioned, "cnn", 100, seeds=3)
     added.add_argument("--shared-evaluations", type=int, default=150, help="of the one agent")
+    added.add_argument(
+        "--score",
+        choices=("fidelity", "accuracy"),
+        default="fidelity",
+        help="what is searched for; points of accuracy are compared in any case",
+    )
     options = parser.parse_args()
     options.run(options, Subjects(options.fashion_folder), options.out)
 

@@ -25,6 +25,11 @@ LISTED = (0.05, 0.1, 0.2)
 BETWEEN = (0.07, 0.14)
 """Sizes, as fractions of the uncompressed one; the second listed is the job's own."""
 
+_SEARCHED = {
+    "fidelity": "The loss searched for is the KL divergence from the uncompressed target.",
+    "accuracy": "The loss searched for is the accuracy itself, with another sign.",
+}
+
 GOAL_POINTS = 0.3
 GOAL_EVALUATIONS = 1.5
 
@@ -49,7 +54,8 @@ def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
                         rows.setdefault(str(size), {}).setdefault(way, []).append(row)
         text = _table(options, target, rows)
         print(text)
-        (out / f"conditioned-{target}.md").write_text(text, encoding="utf-8")
+        name = f"conditioned-{target}" + ("-accuracy" if options.score == "accuracy" else "")
+        (out / f"{name}.md").write_text(text, encoding="utf-8")
         data = {
             "environment": describe_environment(),
             "evaluations": options.evaluations,
@@ -57,14 +63,13 @@ def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
             "job": described(subjects.job(target, _overrides(options, LISTED[1], 0))),
             "by_size": rows,
         }
-        (out / f"conditioned-{target}.json").write_text(
-            json.dumps(data, indent=1) + "\n", encoding="utf-8"
-        )
+        (out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def _overrides(options: argparse.Namespace, size: float, seed: int) -> dict[str, Any]:
     return {
         "budget": {"size_bytes": size},
+        "objective.score": options.score,
         "search.algorithm": "ppo",
         "search.num_env_runners": options.env_runners,
         "search.evaluations": options.evaluations,
@@ -140,10 +145,10 @@ def _table(options: argparse.Namespace, target: str, rows: dict[str, dict[str, l
         "",
         f"{options.seeds} seeds; one agent with {options.shared_evaluations} evaluations for "
         f"{', '.join(map(str, LISTED))} of the size, agents for one budget with "
-        f"{options.evaluations} each. KL is the divergence from the uncompressed target, points "
-        "are of accuracy lost, both on the search split, mean and standard deviation.",
+        f"{options.evaluations} each. {_SEARCHED[options.score]} Points are of accuracy lost. Both "
+        "are on the search split, mean and standard deviation.",
         "",
-        "| size | trained for | KL, one agent | KL, an agent each | points, one | points, each "
+        "| size | trained for | loss, one agent | loss, an agent each | points, one | points, each "
         "| behind | answered by |",
         "|---|---|---|---|---|---|---|---|",
     ]
