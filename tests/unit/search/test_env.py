@@ -59,6 +59,7 @@ def test_observations_are_in_their_space(make_env: MakeEnv, prior: bool, episode
             assert env.observation_space.contains(observation)
             observation, _, done, _, _ = env.step(env.action_space.sample())
         assert env.observation_space.contains(observation)
+        assert not observation.any()
 
 
 @pytest.mark.parametrize(("episode", "decisions"), [("layerwise", 1), ("whole", 3)])

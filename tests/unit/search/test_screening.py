@@ -93,6 +93,18 @@ def test_the_predictor_is_sure_of_what_it_was_shown_and_less_so_elsewhere() -> N
     assert here.max() < elsewhere.mean()
 
 
+def test_what_a_predictor_learned_before_does_not_count_where_records_are_fewer() -> None:
+    known = draw(40)
+    kept, anew = RewardPredictor(SPACE, curves(1.0)), RewardPredictor(SPACE, curves(1.0))
+    kept.fit(known.widths, losses_of(known))
+    for count in (20, 21):
+        kept.fit(known.widths[:count], losses_of(known)[:count])
+    anew.fit(known.widths[:20], losses_of(known)[:20])
+    anew.fit(known.widths[:21], losses_of(known)[:21])
+    places = kept.positions(draw(30, seed=1).widths)
+    np.testing.assert_array_equal(kept.predict(places), anew.predict(places))
+
+
 def search(seed: int, evaluations: int) -> float:
     """Return the best reward that screening finds."""
     wrong = curves(1.5)
