@@ -203,10 +203,11 @@ class _Tensors:
 
     def only(self, rows: npt.NDArray[np.bool_]) -> _Tensors:
         """Return some of them."""
+        fixed = self.fixed[rows]
         growth = self.growth.reshape(len(self.growth), *self.fixed.shape)[:, rows]
         return _Tensors(
-            self.fixed[rows],
-            growth.reshape(len(growth), growth[:1].size),
+            fixed,
+            growth.reshape(len(growth), fixed.size),
             self.is_parameter[rows],
             self.is_saved[rows],
             self.macs_per_element[rows],
@@ -227,8 +228,8 @@ class _Tensors:
         Returns:
             By cost what there is without any unit, and what a unit of each group adds.
         """
-        units = np.eye(len(self.growth), dtype=np.int64)
-        elements = _product(self.lengths(np.concatenate([np.zeros_like(units[:1]), units])))
+        none_and_one_each = np.eye(len(self.growth) + 1, len(self.growth), -1, dtype=np.int64)
+        elements = _product(self.lengths(none_and_one_each))
         bytes_of = self.is_saved * precision.own_bits // 8
         found = {"params": elements @ self.is_parameter, "size_bytes": elements @ bytes_of}
         return {cost: (int(of[0]), of[1:] - of[0]) for cost, of in found.items()}

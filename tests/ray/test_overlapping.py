@@ -24,7 +24,7 @@ class _Env(gym.Env):
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (3,))
     action_space = gym.spaces.Box(-1.0, 1.0, (2,))
-    steps = settled = 0
+    steps = 0
     began = threading.Event()
 
     def __init__(self, _config: Any) -> None:
@@ -37,9 +37,6 @@ class _Env(gym.Env):
         _Env.steps += 1
         self.began.set()
         return np.zeros(3, dtype=np.float32), float(np.sum(action)), True, False, {}
-
-    def end_sample(self) -> None:
-        _Env.settled = _Env.steps
 
 
 @pytest.fixture
@@ -54,7 +51,7 @@ def algorithm() -> Iterator[Any]:
         .env_runners(num_env_runners=0, create_local_env_runner=True)
         .build_algo()
     )
-    _Env.steps = _Env.settled = 0
+    _Env.steps = 0
     yield built
     built.stop()
 
@@ -106,11 +103,3 @@ def test_a_step_may_be_of_several_updates(algorithm: Any) -> None:
     algorithm.train()
     # It is four at most, so that the driver can look after the run.
     assert _Env.steps == 6 * PER_UPDATE
-
-
-def test_envs_settle_before_a_sample_is_handed_on(algorithm: Any) -> None:
-    settled: list[tuple[int, int]] = []
-    algorithm.goes_on = lambda: bool(settled.append((_Env.settled, _Env.steps)))
-    for _ in range(2):
-        algorithm.train()
-    assert settled == [(PER_UPDATE, PER_UPDATE), (2 * PER_UPDATE, 2 * PER_UPDATE)]

@@ -377,6 +377,7 @@ def test_a_killed_trial_is_taken_up_and_measures_nothing_twice(
     def kill() -> None:
         while len(list(directory.glob("trials/*/evaluations/*.parquet"))) < 4:
             time.sleep(0.02)
+        time.sleep(0.1)  # half of the next evaluation
         killed.extend({int(path.name) for path in pids.iterdir()} - {os.getpid()})
         for pid in killed:
             os.kill(pid, signal.SIGKILL)

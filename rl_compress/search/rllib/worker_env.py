@@ -61,7 +61,8 @@ class SampleEnd(RLlibCallback):
     def on_sample_end(self, *, env_runner: Any, **_others: Any) -> None:
         """See RLlib."""
         for env in env_runner.env.unwrapped.envs:
-            env.unwrapped.end_sample()
+            if isinstance(env.unwrapped, WorkerEnv | MaskWorkerEnv):
+                env.unwrapped.end_sample()
 
 
 class _Published:
