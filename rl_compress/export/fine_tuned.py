@@ -126,7 +126,13 @@ def fine_tune_variant(
         compressor = dataclasses.replace(compressor, orders=orders)
         dense, model = dense.cpu(), model.cpu()
     smaller, history = compressor.cut(dense, example_inputs, widths)
-    smaller, teacher = smaller.to(device).eval(), model.to(device).eval()
+    levels = compressor.has_levels and not repairs_weights(model, evaluation)
+    source = compressor.quantized(dense, widths) if levels else dense
+    # Cuts are traced on the CPU; ``dense`` may be the model itself, which moves as the teacher.
+    searched, _ = compressor.cut(source, example_inputs, widths)
+    smaller, searched, teacher = (
+        network.to(device).eval() for network in (smaller, searched, model)
+    )
     kept, masks = compressor.kept_outputs(widths, ordered=False), compressor.masks(widths)
 
     bits = compressor.bits.at(widths)
@@ -144,9 +150,6 @@ def fine_tune_variant(
             levels_made=levels_made,
         )
 
-    levels = compressor.has_levels and not repairs_weights(model, evaluation)
-    source = compressor.quantized(dense, widths) if levels else dense
-    searched = compressor.cut(source, example_inputs, widths)[0].to(device).eval()
     prepare(searched, levels_made=levels)
     before = target.score(searched, "search")
     recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))

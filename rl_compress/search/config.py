@@ -167,8 +167,12 @@ class SearchConfig(BaseModel):
         default=2, ge=1, description="Remote rollout actors, each with a replica of the target."
     )
     num_cpus_per_env_runner: float = Field(default=1.0, ge=0, description="CPUs per env runner.")
-    num_gpus_per_env_runner: float = Field(
-        default=0.0, ge=0, description="GPUs per env runner, fractions allowed."
+    num_gpus_per_env_runner: float | None = Field(
+        default=None,
+        ge=0,
+        description="GPUs per env runner, fractions allowed; by default the runners share the GPUs "
+        "that are free when the search begins. Give it for clusters that grow, and in sweeps, "
+        "where the default is none.",
     )
     seed: int = Field(
         default=0,

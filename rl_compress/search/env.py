@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.errors import EvaluationError
+from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
@@ -161,7 +161,16 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     def step(
         self, action: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Decide the next group, or all."""
+        """Decide the next group, or all.
+
+        Raises:
+            SearchStalledError: The agent has diverged.
+        """
+        if not np.isfinite(action).all():
+            raise SearchStalledError(
+                "search: the agent diverged, its actions are no numbers any more; lower the "
+                "learning_rate of its algorithm; what was evaluated is stored"
+            )
         for value in np.asarray(action, dtype=np.float64):
             self._decide(float(np.clip(value, -1.0, 1.0)))
         done = self._group == len(self._space)

@@ -49,7 +49,7 @@ def _bundles(job: Job, trial: Job) -> list[dict[str, float]]:
     runner = {
         # Ray has no bundle of nothing.
         "CPU": max(trial.search.num_cpus_per_env_runner, _LEAST_CPUS),
-        "GPU": trial.search.num_gpus_per_env_runner,
+        "GPU": trial.search.num_gpus_per_env_runner or 0.0,
     }
     runners = trial.search.num_env_runners if trial.search.learns else 0
     return [

@@ -16,7 +16,7 @@ import pytest
 from running import HERE as INTEGRATION
 from running import count_parts, is_alive, make_job, read_records, run_process, write_job
 
-from rl_compress.errors import StorageError
+from rl_compress.errors import SearchStalledError, StorageError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
 from rl_compress.results.run_directory import RunDirectory
@@ -202,6 +202,43 @@ def test_full_disk_ends_the_search_with_all_that_was_stored(tmp_path: Path) -> N
     full.unlink()
     progress, _ = _search(tmp_path)
     assert progress.done == len(read_records(tmp_path)) == 12
+
+
+def test_env_that_fails_makes_the_driver_end_the_search(
+    tmp_path: Path, ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RLlib by itself would make a new env and try again for ever."""
+    import numpy as np
+    from ray.rllib.env.env_context import EnvContext
+
+    from rl_compress.search.rllib import driver
+    from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
+    from rl_compress.search.rllib.worker_env import WorkerEnv
+
+    kits: list[WorkerKit] = []
+
+    def keep(kit: WorkerKit, *_others: Any, **_more: Any) -> tuple[Progress, None]:
+        kits.append(kit)
+        return Progress(0, 0, 0, 0, False, None), None
+
+    monkeypatch.setattr(driver, "run_rllib", keep)
+    _search(tmp_path)
+    store = EvaluationStore(RunDirectory(tmp_path).evaluations)
+    kept = ray_session.put(kits[0])
+    coordinator = start_coordinator("failing", store, 12, kept)
+    env = WorkerEnv(EnvContext({"coordinator": "failing"}, worker_index=1))
+    env.reset(seed=0)
+
+    *_, terminated, _, info = env.step(np.array([np.nan], dtype=np.float32))
+
+    assert terminated
+    assert "diverged" in info["error"]
+    _, broken = ray_session.get(coordinator.publish.remote())
+    assert isinstance(broken, SearchStalledError)
+    assert "learning_rate" in str(broken)
+    claim = coordinator.claim.remote("another", 2, [coordinator])
+    assert ray_session.get(claim).status == "exhausted"
+    ray_session.kill(coordinator)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def make_config(
             num_env_runners=config.num_env_runners,
             num_envs_per_env_runner=1,
             num_cpus_per_env_runner=config.num_cpus_per_env_runner,
-            num_gpus_per_env_runner=config.num_gpus_per_env_runner,
+            num_gpus_per_env_runner=config.num_gpus_per_env_runner or 0.0,
             create_local_env_runner=False,
             sample_timeout_s=_SAMPLE_TIMEOUT_S,
         )

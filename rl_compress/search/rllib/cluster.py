@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,26 @@ import ray
 
 from rl_compress.errors import ConfigError
 from rl_compress.logs import VARIABLE
+from rl_compress.search.config import SearchConfig
 from rl_compress.search.rllib.quiet import quiet
 
 _OBJECT_STORE_BYTES = 512 << 20
+
+
+def with_gpus(config: SearchConfig) -> SearchConfig:
+    """Settle how many GPUs each env runner asks for, where the job leaves it open.
+
+    A runner cannot have parts of two GPUs, so each GPU gets as many runners as any other, or one
+    more. A trial of a sweep has what was reserved for it, which is none.
+    """
+    if config.num_gpus_per_env_runner is not None:
+        return config
+    free = 0
+    if ray.util.get_current_placement_group() is None:
+        free = int(ray.available_resources().get("GPU", 0.0))
+    # Ray counts in ten-thousandths.
+    share = 1e4 // math.ceil(config.num_env_runners / free) / 1e4 if free else 0.0
+    return config.model_copy(update={"num_gpus_per_env_runner": share})
 
 
 @contextmanager

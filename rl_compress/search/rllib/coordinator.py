@@ -12,7 +12,7 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl_compress.errors import StorageError
+from rl_compress.errors import RLCompressError, StorageError
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.candidates import Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
@@ -61,7 +61,7 @@ class Coordinator:
             limit: Number of evaluations.
             kit: Reference to the :class:`WorkerKit`, boxed.
         """
-        self._lost_storage = ""
+        self._broken: RLCompressError | None = None
         self._kit: WorkerKit = ray.get(kit[0])
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
         self._leases: dict[int, Lease] = {}
@@ -79,7 +79,7 @@ class Coordinator:
         """Return a reference to the weights file's bytes, boxed so that it is not resolved here."""
         return [ray.put(self._kit.weights.read_bytes())]
 
-    def publish(self) -> tuple[Progress, str]:
+    def publish(self) -> tuple[Progress, RLCompressError | None]:
         """Let workers learn from what was answered so far, until this is called again.
 
         It is called between learning iterations, so what a worker knows does not depend on how
@@ -87,8 +87,7 @@ class Coordinator:
         again: a resumed search repeats itself up to where it was.
 
         Returns:
-            The run's figures, and why records do not reach its storage any more; empty while they
-            do.
+            The run's figures, and why the search cannot go on; None while it can.
         """
         space = self._kit.problem.compressor.space
         answered = sorted(self._answered)
@@ -101,14 +100,14 @@ class Coordinator:
                 np.stack([self._widths[policy_id] for policy_id in answered]),
                 np.array([self._answered[policy_id].reward for policy_id in answered]),
             )
-        return self._ledger.progress(), self._lost_storage
+        return self._ledger.progress(), self._broken
 
     def published(self) -> Known:
         """Return the records that :meth:`publish` let out."""
         return self._published
 
     def claim(self, policy_id: str, worker: int, holder: list[Any]) -> Claim:
-        """See :meth:`EvaluationLedger.claim`; nothing is granted when the storage is lost.
+        """See :meth:`EvaluationLedger.claim`; nothing is granted when the search cannot go on.
 
         Args:
             policy_id: Of the variant.
@@ -117,7 +116,7 @@ class Coordinator:
         """
         claim = Claim("exhausted")
         with self._storage():
-            if not self._lost_storage:
+            if self._broken is None:
                 claim = self._ledger.claim(policy_id, worker)
         if claim.status == "granted":
             self._leases[worker] = Lease(*holder)
@@ -148,6 +147,10 @@ class Coordinator:
             self._ledger.fail(policy_id, worker, error, policy)
         self._metrics.show(self._ledger.progress())
 
+    def give_up(self, error: RLCompressError) -> None:
+        """Let the driver end the search; the first reason counts."""
+        self._broken = self._broken or error
+
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
         return self._ledger.progress()
@@ -162,7 +165,7 @@ class Coordinator:
         try:
             yield
         except StorageError as error:
-            self._lost_storage = str(error)
+            self.give_up(error)
 
 
 class RemoteLedger:
@@ -194,6 +197,10 @@ class RemoteLedger:
     def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """See :meth:`EvaluationLedger.fail`; returns when the failure is stored."""
         ray.get(self._coordinator.fail.remote(policy_id, worker, error, policy))
+
+    def give_up(self, error: RLCompressError) -> None:
+        """See :meth:`Coordinator.give_up`."""
+        ray.get(self._coordinator.give_up.remote(error))
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""

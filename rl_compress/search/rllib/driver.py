@@ -14,7 +14,7 @@ import numpy as np
 import ray
 from tensorboardX import SummaryWriter
 
-from rl_compress.errors import SearchStalledError, StorageError
+from rl_compress.errors import SearchStalledError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.policy.mask_projection import decides_masks
 from rl_compress.results.store import EvaluationStore
@@ -23,7 +23,7 @@ from rl_compress.search.convergence import Convergence
 from rl_compress.search.env import Problem
 from rl_compress.search.mask_prior import first_odds
 from rl_compress.search.rllib.algorithms import make_config
-from rl_compress.search.rllib.cluster import connected
+from rl_compress.search.rllib.cluster import connected, with_gpus
 from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
 from rl_compress.search.rllib.overlapping import OverlappingPPO
 from rl_compress.search.rllib.quiet import without_native_warnings
@@ -79,7 +79,7 @@ def run_rllib(
 
     Raises:
         ConfigError: The algorithm cannot decide what the space asks for.
-        SearchStalledError: No runner delivers samples.
+        SearchStalledError: No runner delivers samples, or the agent or an env failed.
         StorageError: The storage of the evaluations stayed away.
     """
     steps, odds = _episode(kit.problem, config)
@@ -91,7 +91,7 @@ def run_rllib(
         kept = ray.put(kit)
         with without_native_warnings():
             coordinator = start_coordinator(name, store, config.evaluations, kept)
-            algorithm = make_config(config, name, steps, odds).build_algo()
+            algorithm = make_config(with_gpus(config), name, steps, odds).build_algo()
         seed_replay(algorithm, config.seed)
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
@@ -148,8 +148,8 @@ def _train(
     def goes_on() -> bool:
         """Let workers learn of what was measured, and say whether it was all as usual."""
         nonlocal seen
-        known, (seen, lost) = seen, ray.get(coordinator.publish.remote())
-        return seen.done > known.done and not (seen.exhausted or lost or convergence.reason(seen))
+        known, (seen, broken) = seen, ray.get(coordinator.publish.remote())
+        return seen.done > known.done and not (seen.exhausted or broken or convergence.reason(seen))
 
     if isinstance(algorithm, OverlappingPPO):
         algorithm.goes_on = goes_on
@@ -161,9 +161,9 @@ def _train(
         result = algorithm.train()
         iteration += 1
         before = progress
-        progress, lost = ray.get(coordinator.publish.remote())
-        if lost:
-            raise StorageError(lost)
+        progress, broken = ray.get(coordinator.publish.remote())
+        if broken is not None:
+            raise broken
         _log(writer, result, progress)
         if result.get("env_runners", {}).get("num_episodes"):
             silent_since = None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
+import numpy as np
 import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from rl_compress.errors import RLCompressError, SearchStalledError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.shared import SharedEvaluator
@@ -22,8 +26,38 @@ from rl_compress.targets.factory import make_target
 if TYPE_CHECKING:
     from ray.rllib.env.env_context import EnvContext
 
+logger = logging.getLogger(__name__)
 
-class WorkerEnv(CompressionEnv):
+
+class _Worker(gym.Env[Any, Any]):
+    """What is common to the envs of env runners."""
+
+    _ledger: RemoteLedger
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take a step; if it fails, end the search with the reason.
+
+        RLlib makes a new env after an error and tries again, without end and without a word.
+        """
+        try:
+            return super().step(action)
+        except ray.exceptions.RayError:
+            raise  # the cluster's own troubles pass
+        except Exception as error:
+            if not isinstance(error, RLCompressError):
+                logger.exception("an env's step failed")
+                told = f"search: an env runner failed ({type(error).__name__}: {error})"
+                error = SearchStalledError(f"{told}; what was evaluated is stored")
+            self._ledger.give_up(error)
+            nothing = np.zeros_like(self.observation_space.sample())
+            return nothing, 0.0, True, False, {"error": str(error)}
+
+    def end_sample(self) -> None:
+        """Wait until the sample's records are stored, before anybody learns from them."""
+        self._ledger.settle()
+
+
+class WorkerEnv(_Worker, CompressionEnv):
     """A compression env that finds its run's coordinator by name.
 
     ``env_config`` holds the coordinator's name only, so that a checkpoint can be restored in
@@ -37,22 +71,18 @@ class WorkerEnv(CompressionEnv):
         super().__init__(problem, evaluate, self._published)
 
     def end_sample(self) -> None:
-        """Wait until the sample's records are stored, before anybody learns from them."""
-        self._ledger.settle()
+        """Let go of what was known, too."""
+        super().end_sample()
         self._published.forget()
 
 
-class MaskWorkerEnv(MaskEnv):
+class MaskWorkerEnv(_Worker, MaskEnv):
     """The same for masks; ``env_config`` holds the number of steps besides."""
 
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
         problem, evaluate, self._ledger = _equip(config)
         super().__init__(problem, evaluate, steps=config["steps"])
-
-    def end_sample(self) -> None:
-        """Wait until the sample's records are stored, before anybody learns from them."""
-        self._ledger.settle()
 
 
 class SampleEnd(RLlibCallback):
@@ -61,7 +91,7 @@ class SampleEnd(RLlibCallback):
     def on_sample_end(self, *, env_runner: Any, **_others: Any) -> None:
         """See RLlib."""
         for env in env_runner.env.unwrapped.envs:
-            if isinstance(env.unwrapped, WorkerEnv | MaskWorkerEnv):
+            if isinstance(env.unwrapped, _Worker):
                 env.unwrapped.end_sample()
 
 

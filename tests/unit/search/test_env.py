@@ -11,7 +11,7 @@ import zoo
 from gymnasium.utils.env_checker import check_env
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.errors import EvaluationError
+from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.policy.budget import Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
@@ -263,3 +263,14 @@ def test_what_this_env_measured_is_learned_from_at_once(
         measured[:1],
         [told.widths[0].tolist(), *measured[:2]],
     ]
+
+
+@ALL_KINDS
+def test_actions_that_are_no_numbers_are_refused(
+    make_env: MakeEnv, prior: bool, episode: str
+) -> None:
+    env = make_env(prior=prior, episode=episode)
+    env.reset(seed=0)
+    action = np.full(env.action_space.shape or (), np.nan, dtype=np.float32)
+    with pytest.raises(SearchStalledError, match="learning_rate"):
+        env.step(action)
