@@ -11,6 +11,7 @@ not know what a dimension decides.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,6 +49,13 @@ class GroupChoices:
     def nearest(self, width: float) -> int:
         """Round a real level to the nearest allowed one (the higher of two equally near)."""
         return min(self.widths, key=lambda allowed: (abs(allowed - width), -allowed))
+
+    def thinned(self, most: int) -> GroupChoices:
+        """Return at most so many of the choices, evenly spread, the ends among them."""
+        if len(self.widths) <= most:
+            return self
+        positions = np.linspace(0, len(self.widths) - 1, most).round().astype(int)
+        return dataclasses.replace(self, widths=tuple(self.widths[i] for i in positions))
 
     @property
     def label(self) -> str:
@@ -114,6 +122,10 @@ class SearchSpace:
             [group.nearest(float(width)) for group, width in zip(self.groups, widths, strict=True)],
             dtype=np.int64,
         )
+
+    def thinned(self, most: int) -> SearchSpace:
+        """Return the same space with at most so many levels in each dimension."""
+        return SearchSpace(tuple(group.thinned(most) for group in self.groups))
 
     @property
     def prunes(self) -> npt.NDArray[np.bool_]:

@@ -29,6 +29,10 @@ tried, which differ where the curves are least to be trusted."""
 _WRONG_BY = 1.0
 """Standard deviation of the logarithm of the factors that the curves are taken to be wrong by."""
 
+_LEVELS = 64
+"""Levels of a dimension that priors of wrong curves choose from. On a ResNet-50, some of whose
+layers have 1844, one takes .27 s instead of 2.5 s, and what the curves predict is .4 % worse."""
+
 _ROOM = 0.5
 """What is taken to be above the best reward, as a share of how far it is above the median.
 
@@ -121,7 +125,8 @@ class Screening:
             original_reward: Reward of the uncompressed target.
         """
         self._space, self._costs = space, cost_function
-        self._losses = [curves.loss_table(i, group.widths) for i, group in enumerate(space.groups)]
+        self._coarse = space.thinned(_LEVELS)
+        self._losses = [curves.loss_table(i, g.widths) for i, g in enumerate(self._coarse.groups)]
         self._original = original_reward
         self._predictor = RewardPredictor(space, curves)
         self._fitted: Known | None = None
@@ -193,7 +198,7 @@ class Screening:
     def _wrong_prior(self, budget: Budget, rng: np.random.Generator) -> Widths:
         factors = np.exp(rng.normal(0.0, _WRONG_BY, len(self._losses)))
         wrong = [loss * factor for loss, factor in zip(self._losses, factors, strict=True)]
-        return least_loss(wrong, budget, self._space, self._costs)
+        return self._filled(least_loss(wrong, budget, self._coarse, self._costs), budget)
 
     def _starts(
         self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator

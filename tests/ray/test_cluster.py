@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.rllib.cluster import with_gpus
@@ -21,12 +22,20 @@ def test_env_runners_share_the_free_gpus(
     monkeypatch: pytest.MonkeyPatch, free: int, runners: int, share: float
 ) -> None:
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 4.0, "GPU": float(free)})
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
 
     config = with_gpus(SearchConfig(num_env_runners=runners))
 
     assert config.num_gpus_per_env_runner == share
     # As many fit as there are, none of them on two GPUs.
     assert not free or free * int(1.0 / share) >= runners
+
+
+def test_gpus_that_torch_cannot_use_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "available_resources", lambda: {"GPU": 4.0})
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+
+    assert with_gpus(SearchConfig()).num_gpus_per_env_runner == 0.0
 
 
 def test_number_of_gpus_in_the_job_counts(monkeypatch: pytest.MonkeyPatch) -> None:

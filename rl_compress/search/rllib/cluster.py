@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+import torch
 
 from rl_compress.errors import ConfigError
 from rl_compress.logs import VARIABLE
@@ -28,7 +29,8 @@ def with_gpus(config: SearchConfig) -> SearchConfig:
     if config.num_gpus_per_env_runner is not None:
         return config
     free = 0
-    if ray.util.get_current_placement_group() is None:
+    # Where torch is built for the CPU, a GPU is of no use, and RLlib fails on it.
+    if torch.backends.cuda.is_built() and ray.util.get_current_placement_group() is None:
         free = int(ray.available_resources().get("GPU", 0.0))
     # Ray counts in ten-thousandths.
     share = 1e4 // math.ceil(config.num_env_runners / free) / 1e4 if free else 0.0

@@ -104,7 +104,7 @@ def test_auto_recalibrates_as_the_model_needs(
     widths = np.array([max(1, int(units) // 2) for units in compressor.space.num_units])
     outputs = {
         name: _outputs(
-            Evaluator(target, compressor, "fidelity", _config(name)).variant(widths), target
+            Evaluator(target, compressor, "fidelity", _config(name)).variant(widths).cpu(), target
         )
         for name in ("auto", "none", method)
     }
@@ -128,7 +128,7 @@ def test_recalibration_reads_the_number_of_batches_given(
     target: ClassificationTarget, compressor: Compressor
 ) -> None:
     variants = [
-        Evaluator(target, compressor, "fidelity", _config("batchnorm", count)).variant(NARROW)
+        Evaluator(target, compressor, "fidelity", _config("batchnorm", count)).variant(NARROW).cpu()
         for count in (1, 2)
     ]
     means = [variant.get_buffer("bn1.running_mean") for variant in variants]

@@ -82,6 +82,16 @@ def test_nearest_has_no_nearer(case: tuple[SearchSpace, np.ndarray]) -> None:
         assert abs(found - width) == min(abs(allowed - width) for allowed in group.widths)
 
 
+@given(spaces(), st.integers(2, 50))
+def test_thinned_spaces_keep_their_ends_and_no_wide_gaps(space: SearchSpace, most: int) -> None:
+    for group, thin in zip(space.groups, space.thinned(most).groups, strict=True):
+        assert len(thin.widths) == min(most, len(group.widths))
+        assert set(thin.widths) <= set(group.widths)
+        assert (thin.widths[0], thin.widths[-1]) == (group.widths[0], group.widths[-1])
+        places = np.diff([group.widths.index(width) for width in thin.widths])
+        assert places.max(initial=0) - places.min(initial=len(group.widths)) <= 1
+
+
 def test_nearest_takes_the_wider_of_two_equally_near() -> None:
     space = SearchSpace((GroupChoices("g", 8, (2, 4, 8)),))
     assert space.nearest(np.array([3.0])).tolist() == [4]

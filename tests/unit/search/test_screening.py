@@ -174,3 +174,30 @@ def test_records_of_others_are_added_once() -> None:
     assert mine.with_others(mine) is mine
     assert mine.with_others(Known.nothing()) is mine
     assert Known.nothing().with_others(mine) is mine
+
+
+def test_first_proposals_leave_nothing_of_the_budget_where_levels_are_many() -> None:
+    """They are chosen among few levels, and then raised by the finest."""
+    wide = SearchSpace(
+        tuple(GroupChoices(f"g{i}", 1000, tuple(range(10, 1001))) for i in range(LAYERS))
+        + SPACE.groups[LAYERS:]
+    )
+    levels = tuple((group.num_units, group.widths[0]) for group in wide.groups)
+    names = tuple(group.name for group in wide.groups)
+    decides = tuple(group.decides for group in wide.groups)
+    drops = tuple((0.0, -1.0 - index) for index in range(len(wide)))
+    budget = Budget((("size_bytes", 1000.0 * 8 * LAYERS * 0.4),))
+    screening = Screening(wide, Sizes(), SensitivityCurves(names, levels, drops, decides), 0.0)
+    rng = np.random.default_rng(0)
+
+    first = [screening.improve(wide.full_widths, budget, Known.nothing(), rng) for _ in range(4)]
+
+    assert len({row.tobytes() for row in first}) == 4
+    for widths in first:
+        assert budget.admits(Sizes().costs(widths))
+        for index, group in enumerate(wide.groups):
+            place = group.widths.index(int(widths[index]))
+            if place + 1 < len(group.widths):
+                raised = widths.copy()
+                raised[index] = group.widths[place + 1]
+                assert not budget.admits(Sizes().costs(raised))

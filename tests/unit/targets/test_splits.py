@@ -155,7 +155,9 @@ def test_broken_inputs_are_found(value: float, lazy: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "unusable", [iter([1]), None, _Items([3]), _Items([{"x": torch.zeros(2)}])], ids=repr
+    "unusable",
+    [iter([1]), None, _Items([3]), _Items([{"x": torch.zeros(2)}])],
+    ids=["iterator", "none", "numbers", "dictionaries"],
 )
 def test_what_is_no_map_style_dataset_of_pairs_is_refused(unusable: Any) -> None:
     with pytest.raises(TargetError, match="'train' cannot be read as a map-style dataset"):
