@@ -46,7 +46,12 @@ class PPOSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    learning_rate: float = Field(default=1e-2, gt=0, description="Adam step size.")
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Adam step size; by default 1e-4 where proposals are screened, for an "
+        "episode's reward is then that of a variant beside the one proposed, else 1e-2.",
+    )
     episodes_per_update: int | None = Field(
         default=None,
         ge=1,

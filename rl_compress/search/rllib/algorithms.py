@@ -27,6 +27,11 @@ _CLIP, _CLIP_MASKS = 0.3, 1.0
 _CANDIDATES, _CANDIDATES_SCREENED = 10, 4
 _EPOCHS, _EPOCHS_SCREENED = 20, 10
 
+_RATE, _RATE_SCREENED = 1e-2, 1e-4
+"""Adam's. Where proposals are screened, rewards say little of the proposals themselves, and at the
+higher rate their mean drifts: on a ResNet the KL at 100 evaluations is .0155 (20 seeds), at the
+lower .0148; a policy that does not learn at all gives .0145 (24 seeds), on a plain CNN all alike."""
+
 _GAMMA, _GAMMA_MASKS = 1.0, 0.1
 
 
@@ -104,7 +109,7 @@ def _ppo(
             train_batch_size_per_learner=batch,
             minibatch_size=batch,
             num_epochs=settings.num_epochs or (_EPOCHS_SCREENED if screens else _EPOCHS),
-            lr=settings.learning_rate,
+            lr=settings.learning_rate or (_RATE_SCREENED if screens else _RATE),
             entropy_coeff=settings.entropy_coeff,
             gamma=config.gamma or (_GAMMA_MASKS if masks else _GAMMA),
             # What comes at an episode's end belongs to all its decisions alike.
