@@ -22,8 +22,10 @@ from rl_compress.results.record import EvaluationRecord
 
 _STEPS = 4
 """Steps in the logarithm from one listed budget to the next, so three budgets between them."""
-_LISTED = 0.5
+_LISTED = 0.75
 """Share of the episodes that are played for listed budgets, where there are others."""
+_EVEN = 0.5
+"""Share of the episodes that are dealt without a look at what references lose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,6 @@ class Drawn:
     """A budget of :func:`drawn_budgets`."""
 
     budget: Budget
-    share: float
-    """Share of the episodes."""
     between: tuple[int, int, float] | None = None
     """For a budget that is not listed the positions of the listed ones below and above it, and how
     far it is from one to the other in the logarithm."""
@@ -68,10 +68,27 @@ def drawn_budgets(listed: Sequence[Budget]) -> list[Drawn]:
                 far = step / _STEPS
                 bound = bounds[low] * (bounds[high] / bounds[low]) ** far
                 found.append((Budget(((cost, bound),)), (low, high, far)))
-    listed_share = (_LISTED if found else 1.0) / len(listed)
-    return [Drawn(budget, listed_share) for budget in listed] + [
-        Drawn(budget, (1.0 - _LISTED) / len(found), between) for budget, between in found
+    return [Drawn(budget) for budget in listed] + [
+        Drawn(budget, between) for budget, between in found
     ]
+
+
+def shares(drawn: Sequence[Drawn], losses: Sequence[float]) -> list[float]:
+    """Return for which part of the episodes each budget is drawn.
+
+    Listed budgets have more than those between them. Half of the episodes are dealt so alone, the
+    others in proportion to the loss too: a tight budget has the most to gain, and from what is
+    measured for it looser ones learn, which it does less from theirs.
+
+    Args:
+        drawn: The budgets.
+        losses: What the reference of each loses against the uncompressed target.
+    """
+    listed = np.array([one.between is None for one in drawn])
+    weights = np.where(listed, _LISTED / listed.sum(), (1.0 - _LISTED) / max((~listed).sum(), 1))
+    even = weights / weights.sum()
+    uneven = even * np.maximum(losses, 1e-6)
+    return (_EVEN * even + (1.0 - _EVEN) * uneven / uneven.sum()).tolist()
 
 
 def reference_rewards(

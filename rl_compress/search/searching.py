@@ -28,7 +28,7 @@ from rl_compress.search.baselines.registry import make_baseline
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.convergence import Convergence
 from rl_compress.search.env import Problem
-from rl_compress.search.goals import Goal, drawn_budgets, reference_rewards
+from rl_compress.search.goals import Goal, drawn_budgets, reference_rewards, shares
 from rl_compress.search.mask_prior import mask_prior
 from rl_compress.search.objective import Objective, ObjectiveConfig
 from rl_compress.search.preparation import Subject
@@ -302,9 +302,10 @@ class SearchTask:
             for widths in levels[1 : 1 + len(self.subject.others)]
         ]
         rewards = reference_rewards(drawn, measured, original_reward)
+        dealt = shares(drawn, [original_reward - reward for reward in rewards])
         return tuple(
-            Goal(one.budget, None if curves is None else widths, reference, one.share)
-            for one, widths, reference in zip(drawn, levels, rewards, strict=True)
+            Goal(one.budget, None if curves is None else widths, reference, share)
+            for one, widths, reference, share in zip(drawn, levels, rewards, dealt, strict=True)
         )
 
 

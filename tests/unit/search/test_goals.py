@@ -15,7 +15,7 @@ from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import CompressionEnv, Problem
-from rl_compress.search.goals import Goal, Within, drawn_budgets, reference_rewards
+from rl_compress.search.goals import Goal, Within, drawn_budgets, reference_rewards, shares
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.screening import Known
 from rl_compress.search.sensitivity import SensitivityCurves
@@ -32,15 +32,24 @@ def test_between_bounds_on_one_cost_others_are_drawn() -> None:
     assert [one.budget for one in drawn[:3]] == macs(100.0, 10.0, 1000.0)
     between = [one.budget.bounds[0][1] for one in drawn[3:]]
     np.testing.assert_allclose(between, 10 ** np.array([1.25, 1.5, 1.75, 2.25, 2.5, 2.75]))
-    assert sum(one.share for one in drawn) == pytest.approx(1.0)
-    assert sum(one.share for one in drawn[:3]) == pytest.approx(0.5)
+    dealt = shares(drawn, [1.0] * len(drawn))
+    assert sum(dealt) == pytest.approx(1.0)
+    assert sum(dealt[:3]) == pytest.approx(0.75)
+
+
+def test_budgets_that_lose_more_are_drawn_more_often() -> None:
+    drawn = drawn_budgets(macs(10.0, 100.0))
+    dealt = shares(drawn, [0.9, 0.0, 0.5, 0.2, 0.1])
+    assert sum(dealt) == pytest.approx(1.0)
+    assert dealt[0] > 0.5 > dealt[1] > 0.75 / 4
+    assert dealt[2] > dealt[3] > dealt[4] > 0.25 / 6
 
 
 def test_only_listed_budgets_are_drawn_where_they_bound_different_costs() -> None:
     listed = [*macs(10.0), Budget((("params", 5.0),)), Budget((("macs", 5.0), ("params", 9.0)))]
-    assert [(one.budget, one.share) for one in drawn_budgets(listed)] == [
-        (budget, pytest.approx(1 / 3)) for budget in listed
-    ]
+    drawn = drawn_budgets(listed)
+    assert [one.budget for one in drawn] == listed
+    assert shares(drawn, [0.1] * 3) == pytest.approx([1 / 3] * 3)
 
 
 def test_references_between_are_interpolated_in_the_logarithm_of_the_loss() -> None:
@@ -55,9 +64,10 @@ def goals(
 ) -> tuple[Goal, ...]:
     ((_, bound),) = budget.bounds
     found = []
-    for one in drawn_budgets(macs(bound, 0.5 * bound, 1.8 * bound)):
+    drawn = drawn_budgets(macs(bound, 0.5 * bound, 1.8 * bound))
+    for one, share in zip(drawn, shares(drawn, [0.1] * len(drawn)), strict=True):
         prior = greedy_widths(curves, one.budget, compressor.space, compressor.costs)
-        found.append(Goal(one.budget, prior, evaluate.score(prior), one.share))
+        found.append(Goal(one.budget, prior, evaluate.score(prior), share))
     return tuple(found)
 
 
