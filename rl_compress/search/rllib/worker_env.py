@@ -41,9 +41,9 @@ class _Worker(gym.Env[Any, Any]):
         """
         try:
             return super().step(action)
-        except ray.exceptions.RayError:
-            raise  # the cluster's own troubles pass
         except Exception as error:
+            if _is_the_clusters(error):
+                raise
             if not isinstance(error, RLCompressError):
                 logger.exception("an env's step failed")
                 told = f"search: an env runner failed ({type(error).__name__}: {error})"
@@ -55,6 +55,12 @@ class _Worker(gym.Env[Any, Any]):
     def end_sample(self) -> None:
         """Wait until the sample's records are stored, before anybody learns from them."""
         self._ledger.settle()
+
+
+def _is_the_clusters(error: Exception) -> bool:
+    """Say whether an error comes of a process or node that died, which will be replaced."""
+    exceptions = ray.exceptions
+    return isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError)
 
 
 class WorkerEnv(_Worker, CompressionEnv):
