@@ -219,7 +219,7 @@ def test_env_that_fails_makes_the_driver_end_the_search(
 
     def keep(kit: WorkerKit, *_others: Any, **_more: Any) -> tuple[Progress, None]:
         kits.append(kit)
-        return Progress(0, 0, 0, 0, False, None), None
+        return Progress(0, 12, 0, 0, None), None
 
     monkeypatch.setattr(driver, "run_rllib", keep)
     _search(tmp_path)

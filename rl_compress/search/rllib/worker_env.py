@@ -49,7 +49,8 @@ class _Worker(gym.Env[Any, Any]):
                 told = f"search: an env runner failed ({type(error).__name__}: {error})"
                 error = SearchStalledError(f"{told}; what was evaluated is stored")
             self._ledger.give_up(error)
-            nothing = np.zeros_like(self.observation_space.sample())
+            space = self.observation_space
+            nothing = np.zeros(space.shape or (), dtype=space.dtype)
             return nothing, 0.0, True, False, {"error": str(error)}
 
     def end_sample(self) -> None:
