@@ -30,7 +30,7 @@ _EPOCHS, _EPOCHS_SCREENED = 20, 10
 _RATE, _RATE_SCREENED = 1e-2, 1e-4
 """Adam's. Where proposals are screened, rewards say little of the proposals themselves, and there
 is little to learn from them: the KL of a ResNet at 100 evaluations is .0153 at 1e-2 (10 seeds) and
-at 1e-3 (20), .0148 at 1e-4 (20), with standard errors of .0003; on a plain CNN all are alike."""
+at 1e-3 (20), .0148 at 1e-4 (20), standard errors .0003 to .0004; on a plain CNN all are alike."""
 
 _GAMMA, _GAMMA_MASKS = 1.0, 0.1
 
