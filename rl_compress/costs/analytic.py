@@ -58,23 +58,23 @@ class AnalyticCosts:
         saved = set(model.state_dict())
         parameters = dict(model.named_parameters())
         max_dims = max((tensor.ndim for tensor in tensors.values()), default=0)
-        # Length of axis d of tensor t: fixed[t, d] + per_unit[t, d, :] @ widths.
-        self._fixed = np.ones((len(names), max_dims), dtype=np.int64)
-        self._per_unit = np.zeros((len(names), max_dims, len(groups)), dtype=np.int64)
+        # Length of axis d of tensor t: fixed[d, t] + per_unit[d, t, :] @ widths.
+        lengths = np.ones((max_dims, len(names)), dtype=np.int64)
         for row, name in enumerate(names):
-            self._fixed[row, : tensors[name].ndim] = tensors[name].shape
+            lengths[: tensors[name].ndim, row] = tensors[name].shape
+        fixed = lengths.copy()
+        per_unit = np.zeros((*fixed.shape, len(groups)), dtype=np.int64)
         rows = {name: row for row, name in enumerate(names)}
         for index, group in enumerate(groups):
             for axis in group.axes:
                 row = rows[axis.tensor]
-                self._fixed[row, axis.axis] -= axis.positions.size
-                self._per_unit[row, axis.axis, index] += axis.positions.shape[1]
-        by_length = self._per_unit.reshape(len(names) * max_dims, len(groups))
+                fixed[axis.axis, row] -= axis.positions.size
+                per_unit[axis.axis, row, index] += axis.positions.shape[1]
         macs, self.fixed_macs = count_macs(model, example_inputs)
         """MACs of operations that belong to no weight, such as attention; taken as constant."""
         self._tensors = _Tensors(
-            self._fixed,
-            by_length.T.astype(np.float64),
+            fixed,
+            per_unit.reshape(fixed.size, len(groups)).T.astype(np.float64),
             np.array([name in parameters for name in names], dtype=np.int64),
             np.array([name in saved for name in names], dtype=np.int64),
             np.array(
@@ -88,25 +88,21 @@ class AnalyticCosts:
         self._own_bops = int(own.bops_per_mac(own.of(nothing), nothing).max(initial=0))
         # Most tensors, such as those of a BatchNorm, grow with one width and are never quantized:
         # together they are a linear function of the widths.
-        growing = self._per_unit.any(axis=2).sum(axis=1)
+        growing = per_unit.any(axis=2).sum(axis=0)
         linear = (growing <= 1) & (self._tensors.macs_per_element == 0) & precision.unquantized
         self._linear = self._tensors.only(linear).linear(precision.only(linear))
         self._others, self._precision = self._tensors.only(~linear), precision.only(~linear)
         self._memory = memory
         self._full_memory = int(live_bytes(model, example_inputs).max())
         # Which tensors a dimension decides on: by axes for widths, by layers for bits.
-        self._touched = [self._per_unit[:, :, index].any(axis=1) for index in range(len(groups))]
+        self._touched = [per_unit[:, :, index].any(axis=0) for index in range(len(groups))]
         for dimension in range(len(groups), len(groups) + (plan.num_dimensions if plan else 0)):
             layers = plan.layers_of(dimension) if plan else set()
             self._touched.append(np.array([layer_of(name) in layers for name in names]))
         self.latency: LatencyModel | None = None
         """Predicts ``latency_ms``, where a budget needs it."""
-        lengths = np.ones_like(self._fixed)
-        for row, name in enumerate(names):
-            lengths[row, : tensors[name].ndim] = tensors[name].shape
-        found = self._costs(
-            self._tensors, lengths[None], own, nothing, lambda: np.array([self._full_memory])
-        )
+        whole = _Variants(self._tensors, own, lengths[None], nothing)
+        found = self._costs(whole, lambda: np.array([self._full_memory]))
         self.original: dict[str, float] = {cost: int(find()[0]) for cost, find in found.items()}
         """Costs of the uncompressed, unquantized target."""
 
@@ -132,7 +128,7 @@ class AnalyticCosts:
         Returns:
             By cost an array of shape ``(variants,)``.
         """
-        units = widths[:, : self._per_unit.shape[2]]
+        units = widths[:, : len(self._tensors.growth)]
 
         def memory() -> npt.NDArray[np.int64]:
             if self._memory is None:
@@ -140,7 +136,9 @@ class AnalyticCosts:
             return self._memory.peak_bytes(units)
 
         others = self._others
-        costs = self._costs(others, others.lengths(units), self._precision, widths, memory)
+        costs = self._costs(
+            _Variants(others, self._precision, others.lengths(units), widths), memory
+        )
         for cost, (least, slope) in self._linear.items():
             costs[cost] = functools.partial(_plus_linear, costs[cost], least, slope, units)
         if self.latency is not None:
@@ -156,36 +154,20 @@ class AnalyticCosts:
         return int((self._elements(widths) * self._touched[group]) @ self._tensors.is_parameter)
 
     def _costs(
-        self,
-        tensors: _Tensors,
-        lengths: npt.NDArray[np.int64],
-        precision: Precision,
-        widths: npt.NDArray[np.int64],
-        memory: Callable[[], npt.NDArray[np.int64]],
+        self, variants: _Variants, memory: Callable[[], npt.NDArray[np.int64]]
     ) -> dict[str, Callable[[], npt.NDArray[Any]]]:
-        """Return how each cost of some of the tensors is found, with what belongs to none."""
-        elements = _product(lengths)
-        bits = functools.cache(lambda: precision.of(widths))
-        macs = functools.cache(lambda: elements * tensors.macs_per_element)
-
-        def bops() -> npt.NDArray[np.int64]:
-            by_layer = macs() * precision.bops_per_mac(bits(), widths)
-            # What belongs to no weight, such as attention, is not quantized.
-            return by_layer.sum(axis=1) + self.fixed_macs * self._own_bops
-
-        def size_bytes() -> npt.NDArray[np.int64]:
-            return precision.stored_bytes(bits(), lengths, elements) @ tensors.is_saved
-
+        """Return how each cost of variants is found, with what belongs to no weight."""
         return {
-            "macs": lambda: macs().sum(axis=1) + self.fixed_macs,
-            "params": lambda: elements @ tensors.is_parameter,
-            "size_bytes": size_bytes,
-            "bops": bops,
+            "macs": lambda: variants.macs() + self.fixed_macs,
+            "params": variants.params,
+            "size_bytes": variants.size_bytes,
+            # What belongs to no weight, such as attention, is not quantized.
+            "bops": lambda: variants.bops() + self.fixed_macs * self._own_bops,
             "peak_memory_bytes": memory,
         }
 
     def _elements(self, widths: Widths) -> npt.NDArray[np.int64]:
-        units = np.asarray(widths, dtype=np.int64)[None, : self._per_unit.shape[2]]
+        units = np.asarray(widths, dtype=np.int64)[None, : len(self._tensors.growth)]
         return _product(self._tensors.lengths(units))[0]
 
 
@@ -194,17 +176,17 @@ class _Tensors:
     """Tensors whose lengths follow the widths, a row each."""
 
     fixed: npt.NDArray[np.int64]
-    """Their lengths without any unit, shape ``(tensors, max_dims)``."""
+    """Their lengths without any unit, shape ``(max_dims, tensors)``."""
     growth: npt.NDArray[np.float64]
-    """What a unit of each group adds to the lengths, shape ``(groups, tensors * max_dims)``."""
+    """What a unit of each group adds to the lengths, shape ``(groups, max_dims * tensors)``."""
     is_parameter: npt.NDArray[np.int64]
     is_saved: npt.NDArray[np.int64]
     macs_per_element: npt.NDArray[np.int64]
 
     def only(self, rows: npt.NDArray[np.bool_]) -> _Tensors:
         """Return some of them."""
-        fixed = self.fixed[rows]
-        growth = self.growth.reshape(len(self.growth), *self.fixed.shape)[:, rows]
+        fixed = self.fixed[:, rows]
+        growth = self.growth.reshape(len(self.growth), *self.fixed.shape)[:, :, rows]
         return _Tensors(
             fixed,
             growth.reshape(len(growth), fixed.size),
@@ -214,7 +196,7 @@ class _Tensors:
         )
 
     def lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the shapes of all tensors, shape ``(variants, tensors, max_dims)``."""
+        """Return the shapes of all tensors, shape ``(variants, max_dims, tensors)``."""
         # In floating point, which is exact for such numbers, and has a fast matrix product.
         grown = units.astype(np.float64) @ self.growth
         return self.fixed + grown.astype(np.int64).reshape(len(units), *self.fixed.shape)
@@ -235,6 +217,42 @@ class _Tensors:
         return {cost: (int(of[0]), of[1:] - of[0]) for cost, of in found.items()}
 
 
+class _Variants:
+    """Tensors of a batch of variants, and what they add to each cost."""
+
+    def __init__(
+        self,
+        tensors: _Tensors,
+        precision: Precision,
+        lengths: npt.NDArray[np.int64],
+        widths: npt.NDArray[np.int64],
+    ) -> None:
+        """Keep the tensors, their bits, their lengths in the variants, and the variants' levels."""
+        self._tensors, self._precision = tensors, precision
+        self._lengths, self._widths = lengths, widths
+        self._elements = _product(lengths)
+
+    def macs(self) -> npt.NDArray[np.int64]:
+        """Return the MACs, shape ``(variants,)``."""
+        return self._elements @ self._tensors.macs_per_element
+
+    def params(self) -> npt.NDArray[np.int64]:
+        """Return the number of parameters, shape ``(variants,)``."""
+        return self._elements @ self._tensors.is_parameter
+
+    def size_bytes(self) -> npt.NDArray[np.int64]:
+        """Return the bytes of all tensors in the file, shape ``(variants,)``."""
+        bits = self._precision.of(self._widths)
+        stored = self._precision.stored_bytes(bits, self._lengths, self._elements)
+        return stored @ self._tensors.is_saved
+
+    def bops(self) -> npt.NDArray[np.int64]:
+        """Return the bit operations, shape ``(variants,)``."""
+        bits = self._precision.of(self._widths)
+        by_tensor = self._elements * self._precision.bops_per_mac(bits, self._widths)
+        return by_tensor @ self._tensors.macs_per_element
+
+
 def _plus_linear(
     find: Callable[[], npt.NDArray[np.int64]],
     least: int,
@@ -245,8 +263,8 @@ def _plus_linear(
 
 
 def _product(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the product over the last axis, which is too short for numpy's own to be quick."""
-    return functools.reduce(np.multiply, np.moveaxis(lengths, -1, 0))
+    """Return the product over the middle axis, which is too short for numpy's own to be quick."""
+    return functools.reduce(np.multiply, lengths.swapaxes(0, 1))
 
 
 class LatencyModel(Protocol):

@@ -118,12 +118,14 @@ class Precision:
 
         Args:
             bits: Of the variants.
-            lengths: The tensors' shapes, ones following, ``(variants, tensors, max_dims)``.
+            lengths: The tensors' shapes, ones following, ``(variants, max_dims, tensors)``.
             elements: Their products, ``(variants, tensors)``.
         """
         blocks = np.ones_like(elements)
-        blocks[:, self._by_axis] = lengths[:, self._by_axis, self._block_axis[self._by_axis]]
-        blocks[:, self._by_size] = elements[:, self._by_size] // self._block_size[self._by_size]
+        if len(self._by_axis):
+            blocks[:, self._by_axis] = lengths[:, self._block_axis[self._by_axis], self._by_axis]
+        if len(self._by_size):
+            blocks[:, self._by_size] = elements[:, self._by_size] // self._block_size[self._by_size]
         # Whole bytes, rounded up; a shift is many times quicker than a division.
         codes = (elements * bits.stored + 7) >> 3
         return codes + self._block_bytes[bits.weights] * blocks

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.policy.budget import Budget, CostFunction
+from rl_compress.policy.raising import Raising, Steps
 from rl_compress.policy.search_space import SearchSpace, Widths
 
 Positions = npt.NDArray[np.int64]
@@ -47,7 +48,7 @@ class AdditiveProblem:
         self._rows = np.arange(len(space))
         self._names = [cost for cost, _ in budget.bounds]
         self._bounds = np.array([bound for _, bound in budget.bounds], dtype=np.float64)
-        self._cost_function = cost_function
+        self._budget, self._cost_function = budget, cost_function
 
     def widths(self, positions: Positions) -> Widths:
         """Return the levels at positions, both of shape ``(..., D)``."""
@@ -92,6 +93,18 @@ class AdditiveProblem:
         moved = np.tile(positions, (len(dimensions), 1))
         moved[np.arange(len(dimensions)), dimensions] = targets
         return self.usage(moved)
+
+    def raised(self, positions: Positions, moves: tuple[Positions, Positions]) -> Positions:
+        """Return where raises lead that are made one after the other, as long as they fit.
+
+        Args:
+            positions: Within the budget, shape ``(D,)``.
+            moves: Dimensions and the positions that they rise to, shape ``(N,)`` each, those of a
+                dimension one by one; when one does not fit, its dimension stays where it is.
+        """
+        raising = Raising(self.widths(positions), self._budget, self._cost_function)
+        raising.raise_each(Steps(moves[0], self._levels[moves]))
+        return (self._levels == raising.levels[:, None]).argmax(axis=1)
 
     def _costs(self, widths: Widths) -> npt.NDArray[np.float64]:
         found = self._cost_function.batch(widths)

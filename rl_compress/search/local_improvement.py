@@ -51,19 +51,16 @@ def give_back(problem: AdditiveProblem, positions: Positions) -> Positions:
         problem: Losses and costs.
         positions: A vector within the budget, shape ``(D,)``.
     """
-    positions = positions.copy()
-    loss = problem.losses
-    dimensions = np.flatnonzero(positions + 1 < problem.counts)
-    while len(dimensions):
-        # Costs are monotone: what does not fit now never will.
-        used = problem.usage_after(positions, (dimensions, positions[dimensions] + 1))
-        dimensions = dimensions[(used <= 1.0).all(axis=1)]
-        if len(dimensions):
-            here = positions[dimensions]
-            gains = loss[dimensions, here] - loss[dimensions, here + 1]
-            positions[dimensions[int(gains.argmax())]] += 1
-        dimensions = dimensions[positions[dimensions] + 1 < problem.counts[dimensions]]
-    return positions
+    columns = np.arange(problem.losses.shape[1] - 1)
+    offered = (columns >= positions[:, None]) & (columns + 1 < problem.counts[:, None])
+    # Beyond its last level a dimension's loss is infinite; there the gains mean nothing.
+    with np.errstate(invalid="ignore"):
+        gains = np.where(offered, problem.losses[:, :-1] - problem.losses[:, 1:], np.inf)
+    # A raise has to wait for those below it, be their gains ever so small.
+    due = np.minimum.accumulate(gains, axis=1)
+    dimensions, below = np.nonzero(offered)
+    order = np.argsort(-due[dimensions, below], kind="stable")
+    return problem.raised(positions, (dimensions[order], below[order] + 1))
 
 
 def swap(problem: AdditiveProblem, positions: Positions) -> Positions:

@@ -95,10 +95,8 @@ Records = Callable[[], Known]
 
 def _first_of_equal(rows: Widths) -> npt.NDArray[np.int64]:
     """Return where each distinct row is first, in the rows' own order."""
-    seen: dict[bytes, int] = {}
-    for index, row in enumerate(rows):
-        seen.setdefault(row.tobytes(), index)
-    return np.fromiter(seen.values(), dtype=np.int64)
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
+    return np.sort(np.unique(whole.ravel(), return_index=True)[1])
 
 
 def _within(widths: Widths, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
@@ -130,8 +128,11 @@ class Screening:
         self._original = original_reward
         self._predictor = RewardPredictor(space, curves)
         self._fitted: Known | None = None
-        self._levels = [np.array(group.widths) for group in space.groups]
-        self._top = np.array([len(levels) - 1 for levels in self._levels])
+        self._top = np.array([len(group.widths) - 1 for group in space.groups])
+        self._dimensions = np.arange(len(space))
+        self._levels = np.zeros((len(space), int(self._top.max()) + 1), dtype=np.int64)
+        for row, group in zip(self._levels, space.groups, strict=True):
+            row[: len(group.widths)] = group.widths
 
     def improve(
         self,
@@ -229,5 +230,4 @@ class Screening:
         return project(widths / self._space.num_units, budget, self._space, self._costs)
 
     def _at(self, places: Widths) -> Widths:
-        columns = [levels[places[:, i]] for i, levels in enumerate(self._levels)]
-        return np.stack(columns, axis=1)
+        return self._levels[self._dimensions, places]
