@@ -1,7 +1,7 @@
 """A run's policy for another budget, without another search.
 
 What a run measured, for whichever budgets, tells the reward predictor what variants within the new
-one are worth. So three are compared: the best one measured, the prior for the budget, and the one
+one are worth. So the best one measured is compared with the prior for the budget, and with a few
 whose loss is predicted to be the lowest near the best. They are scored on the search split, and the
 best is taken.
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.inspection import best_policy
 from rl_compress.job import Job, load_job
@@ -21,18 +19,14 @@ from rl_compress.policy.budget import LATENCY
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.policy.mask_projection import decides_masks
 from rl_compress.policy.search_space import Widths
-from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task, prepare_job
 from rl_compress.search.objective import Objective
 from rl_compress.search.preparation import Subject
-from rl_compress.search.prior import greedy_widths
-from rl_compress.search.screening import Known, Screening
+from rl_compress.search.proposing import MOST, Proposal, proposals
+from rl_compress.search.screening import Known
 from rl_compress.search.sensitivity import SensitivityCurves
-
-_SEED = 0
-"""Of the mutations: the same run and budget give the same proposal."""
 
 
 def load_for_budget(path: Path, overrides: Sequence[str], budget: Sequence[str]) -> Job:
@@ -104,63 +98,40 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     except ConfigError:
         if curves is None:
             raise
-        compared: dict[str, Widths] = {}
-    else:
-        if curves is None:
-            return stored
-        compared = {"the best evaluated": space.widths_of(stored)}
+        stored = None
+    if curves is None:
+        assert stored is not None, "an error else"
+        return stored
     monitor.phase("policies for the budget")
     evaluator = make_task(job, subject, run).make_evaluator()
     reward = Objective(job.objective, evaluator.original_costs)
-    original = reward(curves.original_score, evaluator.original_costs)
-    records = [r for r in EvaluationStore(run.evaluations).read() if r.scored_in_full]
-    compared |= proposals(subject, curves, records, original)
-    rewards, said = {}, []
-    for name, widths in compared.items():
+    errors: list[str] = []
+
+    def measure(widths: Widths) -> float | None:
         try:
             found = evaluator.evaluate(widths)
         except EvaluationError as error:
-            said.append(f"{name} cannot be scored ({error})")
-        else:
-            rewards[name] = reward(found.score, found.all_costs())
-            said.append(f"{name} {found.score:.4f}")
-    if not rewards:
-        raise EvaluationError(f"--run {directory}: no policy for the budget: {', '.join(said)}")
-    taken = max(rewards, key=rewards.__getitem__)
-    monitor.say(f"{job.objective.score} on the search split: {', '.join(said)}; {taken} is taken")
-    return space.policy_of(compared[taken])
+            errors.append(str(error))
+            return None
+        return reward(found.score, found.all_costs())
 
-
-def proposals(
-    subject: Subject,
-    curves: SensitivityCurves,
-    records: Sequence[EvaluationRecord],
-    original_reward: float,
-) -> dict[str, Widths]:
-    """Return what may be the best within a budget, of all that was not measured.
-
-    Args:
-        subject: The target as prepared for the budget.
-        curves: Of the run.
-        records: The run's, scored in full, of any budgets.
-        original_reward: Reward of the uncompressed target.
-
-    Returns:
-        By name levels within the budget, shape ``(D,)`` each.
-    """
-    space, costs, budget = subject.compressor.space, subject.compressor.costs, subject.budget
-    prior = greedy_widths(curves, budget, space, costs)
-    known = Known.nothing()
-    if records:
-        known = Known(
-            np.stack([space.widths_of(record.realised_policy()) for record in records]),
-            np.array([record.reward for record in records]),
-        )
-    proposal = Screening(space, costs, curves, original_reward).improve(
-        known.within(budget, costs).best(prior),
-        budget,
-        known,
-        np.random.default_rng(_SEED),
-        curiosity=0.0,
-    )
-    return {"the prior": prior, "the proposal": proposal}
+    original = reward(curves.original_score, evaluator.original_costs)
+    records = [r for r in EvaluationStore(run.evaluations).read() if r.scored_in_full]
+    known = Known.of(records, space)
+    compared: list[Proposal] = []
+    if stored is not None:
+        widths = space.widths_of(stored)
+        compared.append(Proposal("the best evaluated", widths, measure(widths)))
+    costs, budget = subject.compressor.costs, subject.budget
+    for found in proposals(space, costs, budget, curves, known, original, measure):
+        compared.append(found)
+        monitor.step(len(compared), MOST + 2)
+    scored = [one for one in compared if one.reward is not None]
+    if not scored:
+        raise EvaluationError(f"--run {directory}: no policy for the budget: {errors[-1]}")
+    taken = max(scored, key=lambda one: one.worth)
+    best = {one.name: one.worth for one in sorted(scored, key=lambda one: one.worth)}
+    said = ", ".join(f"{name} {best[name]:.4f}" for name in dict.fromkeys(o.name for o in scored))
+    failed = f"; {len(errors)} cannot be scored ({errors[-1]})" if errors else ""
+    monitor.say(f"reward on the search split: {said}{failed}; {taken.name} is taken")
+    return space.policy_of(taken.widths)

@@ -10,7 +10,7 @@ falls did no better on four targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rl_compress.policy.budget import Budget, CostFunction
 from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.results.record import EvaluationRecord
 from rl_compress.search.prior import least_loss
 from rl_compress.search.reward_predictor import Floats, RewardPredictor
 from rl_compress.search.sensitivity import SensitivityCurves
@@ -64,6 +65,16 @@ class Known:
     def nothing(cls) -> Known:
         """Return no records."""
         return cls(np.zeros((0, 0), dtype=np.int64), np.zeros(0))
+
+    @classmethod
+    def of(cls, records: Sequence[EvaluationRecord], space: SearchSpace) -> Known:
+        """Return what records of a space tell."""
+        if not records:
+            return cls.nothing()
+        return cls(
+            np.stack([space.widths_of(record.realised_policy()) for record in records]),
+            np.array([record.reward for record in records]),
+        )
 
     def within(self, budget: Budget, cost_function: CostFunction) -> Known:
         """Return the records within a budget; others may be of looser ones."""

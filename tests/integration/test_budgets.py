@@ -55,7 +55,8 @@ def test_a_run_has_a_policy_for_a_budget_that_it_was_not_trained_for(
     )
     assert outcome.code == 0, outcome.stderr
     said = " ".join(outcome.stderr.split())
-    assert "on the search split:" in said
+    assert "reward on the search split:" in said
+    assert "the best proposal" in said
     assert "is taken" in said
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     costs = manifest["costs"]["macs"]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from joint_toy import BUDGET, SPACE, Sizes, curves, reward
+
+from rl_compress.policy.budget import Budget
+from rl_compress.policy.projection import project
+from rl_compress.policy.search_space import Widths
+from rl_compress.search.proposing import MOST, Proposal, proposals
+from rl_compress.search.screening import Known
+
+TIGHTER = Budget((("size_bytes", 0.7 * BUDGET.as_dict()["size_bytes"]),))
+
+
+def _searched(count: int) -> Known:
+    """Return what a search for a looser budget would know."""
+    rng = np.random.default_rng(0)
+    rows = [
+        project(rng.uniform(0.1, 1.0, len(SPACE)), BUDGET, SPACE, Sizes()) for _ in range(count)
+    ]
+    return Known(np.stack(rows), np.array([reward(row) for row in rows]))
+
+
+def _asked(known: Known, measure: object = reward) -> list[Proposal]:
+    assert callable(measure)
+    return list(proposals(SPACE, Sizes(), TIGHTER, curves(1.0), known, 0.0, measure))
+
+
+def test_proposals_learn_from_what_was_measured_for_another_budget() -> None:
+    found = _asked(_searched(60))
+
+    assert [one.name for one in found] == ["the prior"] + ["the best proposal"] * MOST
+    assert len({one.widths.tobytes() for one in found}) == 1 + MOST
+    assert all(TIGHTER.admits(Sizes().costs(one.widths)) for one in found)
+    prior, *others = [one.worth for one in found]
+    assert max(others) > prior, "the curves are wrong, and records tell so"
+
+
+def test_the_same_records_give_the_same_proposals() -> None:
+    first, second = _asked(_searched(60)), _asked(_searched(60))
+
+    assert [one.widths.tolist() for one in first] == [one.widths.tolist() for one in second]
+
+
+def test_what_cannot_be_scored_is_not_proposed_again() -> None:
+    asked: list[bytes] = []
+
+    def measure(widths: Widths) -> float | None:
+        asked.append(widths.tobytes())
+        return None if len(asked) % 2 else reward(widths)
+
+    found = _asked(_searched(60), measure)
+
+    assert len(set(asked)) == len(asked) == 1 + MOST
+    failed = [one for one in found if one.reward is None]
+    assert failed
+    assert {one.worth for one in failed} == {-np.inf}
+
+
+def test_there_are_proposals_without_any_record() -> None:
+    found = _asked(Known.nothing())
+
+    assert found[0].worth == pytest.approx(reward(found[0].widths))
+    assert len(found) > 1
