@@ -24,7 +24,7 @@ _STEPS = 4
 """Steps in the logarithm from one listed budget to the next, so three budgets between them."""
 _LISTED = 0.75
 """Share of the episodes that are played for listed budgets, where there are others."""
-_EVEN = 0.75
+_EVEN = 0.5
 """Share of the episodes that are dealt without a look at what references lose."""
 
 
@@ -76,7 +76,7 @@ def drawn_budgets(listed: Sequence[Budget]) -> list[Drawn]:
 def shares(drawn: Sequence[Drawn], losses: Sequence[float]) -> list[float]:
     """Return for which part of the episodes each budget is drawn.
 
-    Listed budgets have more than those between them. Most of the episodes are dealt so, the others
+    Listed budgets have more than those between them. Half of the episodes are dealt so, the others
     in proportion to the loss too: a tight budget has the most to gain, and from what is measured
     for it looser ones learn, which it does less from theirs.
 
