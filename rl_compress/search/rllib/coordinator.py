@@ -65,8 +65,9 @@ class Coordinator:
         self._kit: WorkerKit = ray.get(kit[0])
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
         self._leases: dict[int, Lease] = {}
-        self._answered = {record.policy_id: record for record in self._ledger.references()}
-        self._widths: dict[str, Widths] = {}
+        self._answered: dict[str, tuple[Widths, float]] = {}
+        for record in self._ledger.references():
+            self._note_answer(record)
         self._published = Known.nothing()
         self._metrics = RunMetrics(self._kit.identity)
         self._metrics.show(self._ledger.progress())
@@ -89,18 +90,16 @@ class Coordinator:
         Returns:
             The run's figures, and why the search cannot go on; None while it can.
         """
-        space = self._kit.problem.compressor.space
-        answered = sorted(self._answered)
-        for policy_id in answered:
-            if policy_id not in self._widths:
-                policy = self._answered[policy_id].realised_policy()
-                self._widths[policy_id] = space.widths_of(policy)
-        if answered:
-            self._published = Known(
-                np.stack([self._widths[policy_id] for policy_id in answered]),
-                np.array([self._answered[policy_id].reward for policy_id in answered]),
-            )
+        if self._answered:
+            # By id, for the order in which they were answered depends on timing.
+            widths, rewards = zip(*(of for _, of in sorted(self._answered.items())), strict=True)
+            self._published = Known(np.stack(widths), np.array(rewards))
         return self._ledger.progress(), self._broken
+
+    def _note_answer(self, record: EvaluationRecord) -> None:
+        """Keep what workers learn from a record, once they are let; at once, while none waits."""
+        widths = self._kit.problem.compressor.space.widths_of(record.realised_policy())
+        self._answered[record.policy_id] = widths, record.reward
 
     def published(self) -> Known:
         """Return the records that :meth:`publish` let out."""
@@ -123,7 +122,7 @@ class Coordinator:
         elif claim.status == "pending":
             self._release_the_dead()
         if claim.record is not None:
-            self._answered[policy_id] = claim.record
+            self._note_answer(claim.record)
             self._metrics.show(self._ledger.progress())
         return claim
 
@@ -138,7 +137,7 @@ class Coordinator:
         """See :meth:`EvaluationLedger.complete`."""
         with self._storage():
             self._ledger.complete(record)
-        self._answered[record.policy_id] = record
+        self._note_answer(record)
         self._metrics.show(self._ledger.progress())
 
     def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
