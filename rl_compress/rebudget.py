@@ -125,7 +125,7 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     costs, budget = subject.compressor.costs, subject.budget
     for found in proposals(space, costs, budget, curves, known, original, measure):
         compared.append(found)
-        monitor.step(len(compared), MOST + 2)
+        monitor.step(len(compared), MOST + (stored is not None))
     scored = [one for one in compared if one.reward is not None]
     if not scored:
         raise EvaluationError(f"--run {directory}: no policy for the budget: {errors[-1]}")

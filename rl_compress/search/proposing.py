@@ -1,8 +1,8 @@
 """Proposals for a budget, of all that was not measured, without another search.
 
 What was measured, for whichever budgets, tells the reward predictor what variants within a new one
-are worth. The best is sought near the best known, without curiosity: nothing comes after that could
-make use of what is learned.
+are worth. The best is sought near the best known, without curiosity as long as that finds anything
+new: little comes after that could make use of what is learned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rl_compress.search.screening import Known, Screening
 from rl_compress.search.sensitivity import SensitivityCurves
 
 MOST = 8
-"""Variants that are proposed beside the prior, each in the knowledge of those before."""
+"""Variants that are proposed, each in the knowledge of those before."""
 
 _SEED = 0
 """Of the mutations: the same records and budget give the same proposals."""
@@ -62,21 +62,29 @@ def proposals(
         measure: Returns a variant's reward; None where it cannot be scored.
 
     Yields:
-        Variants within the budget: first the prior, then up to :data:`MOST` others.
+        Up to :data:`MOST` variants within the budget that were not measured; first the prior, if it
+        is among them.
     """
     prior = greedy_widths(curves, budget, space, cost_function)
     screening = Screening(space, cost_function, curves, original_reward)
     rng = np.random.default_rng(_SEED)
-    asked = Proposal("the prior", prior, measure(prior))
-    yield asked
+
+    def wishes() -> Iterator[tuple[str, Widths]]:
+        yield "the prior", prior
+        best = known.within(budget, cost_function).best(prior)
+        for curiosity in (0.0, None):
+            widths = screening.improve(best, budget, known, rng, curiosity=curiosity)
+            yield "the best proposal", widths
+
     for _ in range(MOST):
+        measured = {row.tobytes() for row in known.widths}
+        new = next((wish for wish in wishes() if wish[1].tobytes() not in measured), None)
+        if new is None:
+            return  # there seem to be no others
+        name, widths = new
+        asked = Proposal(name, widths, measure(widths))
+        yield asked
         # What cannot be scored counts as the worst, so that nothing like it is proposed.
         worst = known.rewards.min(initial=original_reward)
         reward = worst if asked.reward is None else asked.reward
-        known = known.with_others(Known(asked.widths[None], np.array([reward])))
-        best = known.within(budget, cost_function).best(prior)
-        widths = screening.improve(best, budget, known, rng, curiosity=0.0)
-        if (known.widths == widths).all(axis=1).any():
-            return  # there seem to be no others
-        asked = Proposal("the best proposal", widths, measure(widths))
-        yield asked
+        known = known.with_others(Known(widths[None], np.array([reward])))

@@ -70,7 +70,7 @@ def main() -> None:
     added.add_argument("--budgets", choices=finetuned.BUDGETS, nargs="+", help="by default all")
     command(share, "fashion", 60)
     added = command(conditioned, "cnn", 100, seeds=3)
-    added.add_argument("--shared-evaluations", type=int, default=123, help="of the one agent")
+    added.add_argument("--shared-evaluations", type=int, default=126, help="of the one agent")
     added.add_argument(
         "--score",
         choices=("fidelity", "accuracy"),
