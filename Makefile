@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 demo: install  ## Compress a small CNN on real data, in minutes
 	$(BIN)/rl-compress search tune_configs/digits.yaml $(ARGS)
 
-# Two files at a time: the tests of a file often share a run.
+# Two files at a time, for the tests of a file often share a run; the slow ones come first.
 test: install  ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install  ## Lint and type-check
 	$(BIN)/ruff check rl_compress tests

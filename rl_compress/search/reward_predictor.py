@@ -168,7 +168,7 @@ def _looked_up(tables: list[Floats], places: Widths) -> Floats:
     """Return the mean over dimensions of a tabulated kernel, shape ``(M, N)``."""
     total = np.zeros((len(places), tables[0].shape[1]))
     for dimension, table in enumerate(tables):
-        total += table[places[:, dimension]]
+        total += table.take(places[:, dimension], axis=0)
     return total / len(tables)
 
 
