@@ -11,6 +11,7 @@ not know what a dimension decides.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ class GroupChoices:
 
     def nearest(self, width: float) -> int:
         """Round a real level to the nearest allowed one (the higher of two equally near)."""
-        return min(self.widths, key=lambda allowed: (abs(allowed - width), -allowed))
+        above = bisect.bisect_left(self.widths, width)
+        near = self.widths[max(above - 1, 0) : above + 1]
+        return min(near, key=lambda allowed: (abs(allowed - width), -allowed))
 
     def thinned(self, most: int) -> GroupChoices:
         """Return at most so many of the choices, evenly spread, the ends among them."""

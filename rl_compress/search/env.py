@@ -119,6 +119,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._problem = problem
         self._evaluate = evaluate
         self._space = problem.compressor.space
+        self._units, self._smallest = self._space.num_units, self._space.smallest_widths
         self._costs = problem.compressor.costs
         self._observer = Observer(
             problem.compressor,
@@ -185,7 +186,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         return next((i for i in range(start, len(groups)) if groups[i].is_open), len(groups))
 
     def _decide(self, value: float) -> None:
-        index, units = self._group, self._space.num_units
+        index, units = self._group, self._units
         prior, problem = self._goal.prior, self._problem
         if prior is not None:
             if index == self._next_open(0):
@@ -193,7 +194,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             keep = self._centre[index] / units[index] + problem.residual_scale * value
         else:
             keep = plain_keep(value, self._space.groups[index])
-        smallest = self._space.smallest_widths[index] / units[index]
+        smallest = self._smallest[index] / units[index]
         self._keep[index] = min(max(keep, smallest), 1.0)
         wanted = float(self._keep[index] * units[index])
         self._widths[index] = self._space.groups[index].nearest(wanted)

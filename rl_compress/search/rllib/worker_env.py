@@ -77,6 +77,13 @@ class WorkerEnv(_Worker, CompressionEnv):
         self._published = _Published(config["coordinator"])
         super().__init__(problem, evaluate, self._published)
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin a candidate, and ask what is known; the answer is needed when it is decided."""
+        self._published.ask()
+        return super().reset(seed=seed, options=options)
+
     def end_sample(self) -> None:
         """Let go of what was known, too."""
         super().end_sample()
@@ -107,15 +114,21 @@ class _Published:
 
     def __init__(self, coordinator_name: str) -> None:
         self._coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
+        self._asked: ray.ObjectRef | None = None
         self._known: Known | None = None
 
+    def ask(self) -> None:
+        if self._asked is None:
+            self._asked = self._coordinator.published.remote()
+
     def __call__(self) -> Known:
+        self.ask()
         if self._known is None:
-            self._known = ray.get(self._coordinator.published.remote())
+            self._known = ray.get(self._asked)
         return self._known
 
     def forget(self) -> None:
-        self._known = None
+        self._asked = self._known = None
 
 
 def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator, RemoteLedger]:
