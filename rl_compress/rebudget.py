@@ -8,6 +8,7 @@ best is taken.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,18 +91,12 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
         EvaluationError: No policy for the budget can be evaluated.
     """
     run, space = RunDirectory(directory), subject.compressor.space
-    curves: SensitivityCurves | None = None
-    if run.sensitivity.exists() and not decides_masks(space):
-        curves = SensitivityCurves.load(run.sensitivity)
-    try:
+    if not run.sensitivity.exists() or decides_masks(space):
+        return best_policy(directory, job.effective_budget(), subject)
+    curves = SensitivityCurves.load(run.sensitivity)
+    stored: CompressionPolicy | None = None
+    with contextlib.suppress(ConfigError):
         stored = best_policy(directory, job.effective_budget(), subject)
-    except ConfigError:
-        if curves is None:
-            raise
-        stored = None
-    if curves is None:
-        assert stored is not None, "an error else"
-        return stored
     monitor.phase("policies for the budget")
     evaluator = make_task(job, subject, run).make_evaluator()
     reward = Objective(job.objective, evaluator.original_costs)

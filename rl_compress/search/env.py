@@ -242,8 +242,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     def _finish(self) -> tuple[float, dict[str, Any]]:
         """Evaluate the candidate that the decisions make up."""
         widths = self._new_widths()
-        prunes, units = self._space.prunes, self._space.num_units
-        wanted = np.where(prunes, np.round(self._keep, 6) * units, widths)
+        wanted = np.where(self._space.prunes, np.round(self._keep, 6) * self._units, widths)
         candidate = self._space.policy_of(wanted)
         self._widths = widths
         try:

@@ -97,7 +97,9 @@ class Coordinator:
         return self._ledger.progress(), self._broken
 
     def _note_answer(self, record: EvaluationRecord) -> None:
-        """Keep what workers learn from a record, once they are let; at once, while none waits."""
+        """Keep what workers learn from a record, once they are let; before anybody waits for it."""
+        if record.policy_id in self._answered:
+            return  # it is asked for again, and somebody waits
         widths = self._kit.problem.compressor.space.widths_of(record.realised_policy())
         self._answered[record.policy_id] = widths, record.reward
 

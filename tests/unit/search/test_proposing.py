@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from joint_toy import BUDGET, SPACE, Sizes, curves, reward
@@ -22,8 +24,7 @@ def _searched(count: int) -> Known:
     return Known(np.stack(rows), np.array([reward(row) for row in rows]))
 
 
-def _asked(known: Known, measure: object = reward) -> list[Proposal]:
-    assert callable(measure)
+def _asked(known: Known, measure: Callable[[Widths], float | None] = reward) -> list[Proposal]:
     return list(proposals(SPACE, Sizes(), TIGHTER, curves(1.0), known, 0.0, measure))
 
 
