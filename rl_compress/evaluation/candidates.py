@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -79,8 +80,9 @@ class CandidateEvaluator:
         """
         policy = self._space.policy_of(widths)
         policy_id = policy.policy_id
+        build = functools.partial(self._evaluator.build_ahead, widths)
         while True:
-            claim = self._ledger.claim(policy_id, self._worker)
+            claim = self._ledger.claim(policy_id, self._worker, build)
             if claim.status == "cached":
                 return claim.record
             if claim.status == "exhausted":

@@ -63,8 +63,10 @@ class Progress:
 class Ledger(Protocol):
     """What workers need of a ledger, be it in this process or an actor."""
 
-    def claim(self, policy_id: str, worker: int) -> Claim:
-        """Ask to measure a variant."""
+    def claim(
+        self, policy_id: str, worker: int, meanwhile: Callable[[], None] | None = None
+    ) -> Claim:
+        """Ask to measure a variant; `meanwhile` is done if the answer takes its time."""
 
     def complete(self, record: EvaluationRecord) -> None:
         """Hand in a measured variant."""
@@ -113,8 +115,10 @@ class EvaluationLedger:
         for record in self._records.values():
             self._note_best(record)
 
-    def claim(self, policy_id: str, worker: int) -> Claim:
-        """Answer a worker that wants to measure a variant.
+    def claim(
+        self, policy_id: str, worker: int, meanwhile: Callable[[], None] | None = None
+    ) -> Claim:
+        """Answer a worker that wants to measure a variant, at once.
 
         A worker measures one variant at a time, so its new claim ends an earlier one that it never
         handed in (it was killed, and this is its successor). A variant that its workers did not

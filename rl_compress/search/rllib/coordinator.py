@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,15 @@ class RemoteLedger:
         self._coordinator = coordinator
         self._handed_in: list[ray.ObjectRef] = []
 
-    def claim(self, policy_id: str, worker: int) -> Claim:
-        """See :meth:`EvaluationLedger.claim`."""
+    def claim(
+        self, policy_id: str, worker: int, meanwhile: Callable[[], None] | None = None
+    ) -> Claim:
+        """See :meth:`EvaluationLedger.claim`; `meanwhile` is done while the question travels."""
         self.settle()
-        asking = ray.get_runtime_context().current_actor
-        return ray.get(self._coordinator.claim.remote(policy_id, worker, [asking]))
+        answer = self._coordinator.claim.remote(policy_id, worker, [_this_actor()])
+        if meanwhile is not None:
+            meanwhile()
+        return ray.get(answer)
 
     def complete(self, record: EvaluationRecord) -> None:
         """See :meth:`EvaluationLedger.complete`; the record is on its way to the store."""
@@ -206,6 +211,11 @@ class RemoteLedger:
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
         return ray.get(self._coordinator.progress.remote())
+
+
+@functools.cache
+def _this_actor() -> Any:
+    return ray.get_runtime_context().current_actor
 
 
 def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: ray.ObjectRef) -> Any:

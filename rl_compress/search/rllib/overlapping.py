@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from ray.rllib.algorithms.ppo import PPO
@@ -44,22 +44,29 @@ class OverlappingPPO(PPO):
 
     def training_step(self) -> None:
         """Play batches, a few at most."""
-        for _ in range(_MOST_UPDATES):
-            self._update()
-            if not self._episodes or not self.goes_on():
-                break
+        with ThreadPoolExecutor(1, "beside") as beside:
+            for _ in range(_MOST_UPDATES):
+                modules = self._update(beside)
+                going_on = beside.submit(self.goes_on)
+                self._pass_on(modules)
+                if not going_on.result() or not self._episodes:
+                    break
 
-    def _update(self) -> None:
-        """Play a batch and learn from the one before at the same time, then pass on the weights."""
-        with (
-            ThreadPoolExecutor(1, "sampling") as pool,
-            self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)),
-        ):
-            sampling = pool.submit(self._play)
+    def _update(self, beside: Executor) -> set[str]:
+        """Play a batch and learn from the one before at the same time.
+
+        Returns:
+            The names of the networks that changed.
+        """
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            sampling = beside.submit(self._play)
             modules = self._learn() if self._episodes else set()
             self._episodes, played = sampling.result()
         if self._episodes:
             self.metrics.aggregate(played, key=ENV_RUNNER_RESULTS)
+        return modules
+
+    def _pass_on(self, modules: set[str]) -> None:
         if modules:
             with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
                 self.env_runner_group.sync_weights(

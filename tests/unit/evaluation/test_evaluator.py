@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rl_compress.compression.compressor import Compressor
+from rl_compress.compression.slimmable import SlimmableNetwork
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Recalibration
 from rl_compress.evaluation.scores import Fidelity, TargetScore
+from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 
@@ -177,3 +180,43 @@ def test_latency_is_measured_only_when_asked_for(
     assert 0 < found.all_costs()["latency_ms"] < 1000
     assert 0 < timed.original_costs["latency_ms"] < 1000
     assert found.all_costs()["macs"] == found.costs["macs"]
+
+
+def test_a_variant_built_ahead_is_not_built_again(
+    target: ClassificationTarget, compressor: Compressor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Evaluator(target, compressor, "fidelity", EvaluationConfig())
+    ahead = Evaluator(target, compressor, "fidelity", EvaluationConfig())
+    expected = plain.evaluate(NARROW).score, plain.evaluate(compressor.space.full_widths).score
+    built: list[list[int]] = []
+    variant = SlimmableNetwork.variant
+
+    def noting(network: SlimmableNetwork, widths: Widths, **options: bool) -> nn.Module:
+        built.append(widths.tolist())
+        time.sleep(0.05)
+        return variant(network, widths, **options)
+
+    monkeypatch.setattr(SlimmableNetwork, "variant", noting)
+    ahead.build_ahead(NARROW)
+    found = ahead.evaluate(NARROW)
+    assert found.score == expected[0]
+    assert found.wall_s > 0.05  # building counts, whenever it was done
+    ahead.build_ahead(NARROW)  # granted to somebody else
+    assert ahead.evaluate(compressor.space.full_widths).score == expected[1]
+    assert ahead.evaluate(NARROW).score == expected[0]
+    full = compressor.space.full_widths.tolist()
+    assert built == [NARROW.tolist()] * 2 + [full, NARROW.tolist()]
+
+
+def test_what_cannot_be_built_ahead_fails_in_its_evaluation(
+    target: ClassificationTarget, compressor: Compressor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = Evaluator(target, compressor, "fidelity", EvaluationConfig())
+
+    def failing(*_args: object, **_options: bool) -> nn.Module:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(SlimmableNetwork, "variant", failing)
+    evaluator.build_ahead(NARROW)
+    with pytest.raises(MemoryError, match="no room"):
+        evaluator.evaluate(NARROW)
