@@ -47,6 +47,7 @@ class CandidateEvaluator:
         reward: Reward,
         identity: RunIdentity,
         worker: int = 0,
+        build_ahead: Callable[[Widths], None] | None = None,
     ) -> None:
         """Keep the parts.
 
@@ -57,7 +58,9 @@ class CandidateEvaluator:
             reward: ``(score, costs) -> reward`` of the objective.
             identity: Fields common to all records.
             worker: Index of this worker; 0 is the driver.
+            build_ahead: Begins with a variant while a remote ledger answers.
         """
+        self._build_ahead = build_ahead
         self._evaluator = evaluator
         self._ledger = ledger
         self._space = space
@@ -80,7 +83,7 @@ class CandidateEvaluator:
         """
         policy = self._space.policy_of(widths)
         policy_id = policy.policy_id
-        build = functools.partial(self._evaluator.build_ahead, widths)
+        build = self._build_ahead and functools.partial(self._build_ahead, widths)
         while True:
             claim = self._ledger.claim(policy_id, self._worker, build)
             if claim.status == "cached":

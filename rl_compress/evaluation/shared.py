@@ -78,10 +78,6 @@ class SharedEvaluator:
         """See :attr:`Evaluator.original_costs`."""
         return self._evaluator.original_costs
 
-    def build_ahead(self, widths: Widths) -> None:
-        """See :meth:`Evaluator.build_ahead`."""
-        self._evaluator.build_ahead(widths)
-
     def evaluate(self, widths: Widths, rival: Rival | None = None) -> Measurement:
         """Return a variant's measurement, made here or elsewhere.
 

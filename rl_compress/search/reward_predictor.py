@@ -61,19 +61,20 @@ class RewardPredictor:
         """Tabulate what can be known before there are records.
 
         Args:
-            space: Allowed levels.
+            space: The levels to tell apart.
             curves: What each dimension's compression costs alone.
         """
-        self._levels = [np.array(group.widths) for group in space.groups]
-        self._keep = [levels / levels[-1] for levels in self._levels]
-        losses = [curves.loss_table(i, levels) for i, levels in enumerate(self._levels)]
+        levels = [np.array(group.widths) for group in space.groups]
+        self._between = [(of[1:] + of[:-1]) / 2 for of in levels]
+        self._keep = [of / of[-1] for of in levels]
+        losses = [curves.loss_table(i, of) for i, of in enumerate(levels)]
         smallest = 1e-6 * max(max(float(loss.max()) for loss in losses), 1e-12)
         self._losses = [np.maximum(loss, smallest) for loss in losses]
         self._chosen_from = 0
 
     def positions(self, widths: Widths) -> Widths:
-        """Return the places of levels among those allowed, shape ``(N, D)`` as ``widths``."""
-        columns = [np.searchsorted(lv, widths[:, i]) for i, lv in enumerate(self._levels)]
+        """Return the places of levels, or of those next to them, shape ``(N, D)`` as ``widths``."""
+        columns = [np.searchsorted(of, widths[:, i]) for i, of in enumerate(self._between)]
         return np.stack(columns, axis=1)
 
     def fit(self, widths: Widths, losses: Floats) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     added.add_argument("--algorithms", type=variants, default=ALGORITHMS)
     added.add_argument("--rl-evaluations", type=int, default=100)
     added.add_argument("--again", type=variants, default="", help="algorithms to run anew")
-    added = command(pipeline, "cnn", 100, seeds=3)
+    added = command(pipeline, "cnn", 100, seeds=5)
     added.add_argument("--algorithm", default="greedy_evolution", help="baseline of the stages")
     added.add_argument("--no-rl", action="store_true", help="leave out the joint search by ppo")
     added = command(finetuned, "fashion", 100)

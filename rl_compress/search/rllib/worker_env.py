@@ -145,6 +145,7 @@ def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator, RemoteLedge
         kit.reward,
         kit.identity,
         worker=config.worker_index,
+        build_ahead=evaluator.build_ahead,
     )
     return problem, evaluate, ledger
 
