@@ -8,8 +8,6 @@ in proportion to the wish; one that a bound stops stays where it is, the others 
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
 
@@ -73,27 +71,13 @@ def _towards(
     Returns:
         The steps, and the factor of the wish from which each of them is due.
     """
-    dimensions, levels, midpoints = _all_steps(space)
-    factors = midpoints / wish[dimensions]
+    raises = space.raises
+    factors = raises.midpoints / wish[raises.dimensions]
     order = np.argsort(factors, kind="stable")
     if not fill:
         # Fractions of levels are levels up to rounding errors.
         order = order[: np.searchsorted(factors[order], 1.0 + 1e-12, side="right")]
-    return Steps(dimensions[order], levels[order]), factors[order]
-
-
-@functools.lru_cache(maxsize=8)
-def _all_steps(
-    space: SearchSpace,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the dimension of every raise, its level, and the middle between that and the last."""
-    counts = [len(group.widths) - 1 for group in space.groups]
-    levels = [np.array(group.widths, dtype=np.int64) for group in space.groups]
-    return (
-        np.repeat(np.arange(len(space)), counts),
-        np.concatenate([own[1:] for own in levels]),
-        np.concatenate([(own[1:] + own[:-1]) / 2 for own in levels]),
-    )
+    return Steps(raises.dimensions[order], raises.levels[order]), factors[order]
 
 
 def _robbed_first(

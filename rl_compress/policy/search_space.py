@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -82,11 +83,28 @@ class GroupChoices:
 
 
 @dataclass(frozen=True, slots=True)
+class Raises:
+    """Steps from one level to the next, shape ``(steps,)`` each."""
+
+    dimensions: npt.NDArray[np.int64]
+    levels: Widths
+    """To which level."""
+    midpoints: npt.NDArray[np.float64]
+    """The middle between both levels."""
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """What the search decides: for each dimension, in forward order, its choices."""
 
     groups: tuple[GroupChoices, ...]
     """Widths before weight bits before activation bits."""
+
+    @functools.cached_property
+    def _ends(self) -> tuple[Widths, Widths]:
+        ends = [(group.widths[0], group.num_units) for group in self.groups]
+        smallest, largest = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+        return smallest, largest
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -94,7 +112,7 @@ class SearchSpace:
     @property
     def num_units(self) -> Widths:
         """Units of each group uncompressed, shape ``(num_groups,)``."""
-        return np.array([group.num_units for group in self.groups], dtype=np.int64)
+        return self._ends[1].copy()
 
     @property
     def full_widths(self) -> Widths:
@@ -104,7 +122,18 @@ class SearchSpace:
     @property
     def smallest_widths(self) -> Widths:
         """Smallest allowed widths, shape ``(num_groups,)``."""
-        return np.array([group.widths[0] for group in self.groups], dtype=np.int64)
+        return self._ends[0].copy()
+
+    @functools.cached_property
+    def raises(self) -> Raises:
+        """Every step from a level to the next, dimension by dimension."""
+        counts = [len(group.widths) - 1 for group in self.groups]
+        levels = [np.array(group.widths, dtype=np.int64) for group in self.groups]
+        return Raises(
+            np.repeat(np.arange(len(self)), counts),
+            np.concatenate([own[1:] for own in levels]),
+            np.concatenate([(own[1:] + own[:-1]) / 2 for own in levels]),
+        )
 
     @property
     def num_decisions(self) -> int:
