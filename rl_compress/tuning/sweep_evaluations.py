@@ -15,7 +15,7 @@ from rl_compress.evaluation.shared import Answer
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.rllib.coordinator import NAMESPACE
-from rl_compress.search.rllib.lease import Lease
+from rl_compress.search.rllib.lease import Holder, Lease
 
 
 class SweepEvaluations:
@@ -34,25 +34,24 @@ class SweepEvaluations:
         for path in sorted(self._folder.iterdir()):
             self._open(path.name)
 
-    def claim(self, key: str, policy_id: str, holder: list[Any]) -> Answer:
+    def claim(self, key: str, policy_id: str, holder: Holder) -> Answer:
         """See :meth:`SharedMeasurements.claim`.
 
         Args:
             key: Digest of all that decides measurements.
             policy_id: Of the variant.
-            holder: Handle of the actor that asks, boxed.
+            holder: The actor that asks.
         """
-        (asking,) = holder
         for leased, lease in list(self._leases.items()):
             # Its successor asks: the lease was never handed in.
-            if lease.holder == asking:
+            if lease.holder.actor_id == holder.actor_id:
                 del self._leases[leased]
         if (record := self._records.get(key, {}).get(policy_id)) is not None:
             return Answer("known", record)
         other = self._leases.get((key, policy_id))
         if other is not None and other.is_held():
             return Answer("pending")
-        self._leases[key, policy_id] = Lease(asking)
+        self._leases[key, policy_id] = Lease(holder)
         return Answer("granted")
 
     def complete(self, key: str, record: EvaluationRecord) -> None:
@@ -94,8 +93,8 @@ class RemoteEvaluations:
 
     def claim(self, key: str, policy_id: str) -> Answer:
         """See :meth:`SharedMeasurements.claim`."""
-        asking = ray.get_runtime_context().current_actor
-        return ray.get(self._actor().claim.remote(key, policy_id, [asking]))
+        asking = Holder.this_actor()
+        return ray.get(self._actor().claim.remote(key, policy_id, asking))
 
     def complete(self, key: str, record: EvaluationRecord) -> None:
         """See :meth:`SharedMeasurements.complete`; returns when the record is stored."""

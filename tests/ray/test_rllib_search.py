@@ -213,6 +213,7 @@ def test_env_that_fails_makes_the_driver_end_the_search(
 
     from rl_compress.search.rllib import driver
     from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
+    from rl_compress.search.rllib.lease import Holder
     from rl_compress.search.rllib.worker_env import WorkerEnv
 
     kits: list[WorkerKit] = []
@@ -236,7 +237,7 @@ def test_env_that_fails_makes_the_driver_end_the_search(
     _, broken = ray_session.get(coordinator.publish.remote())
     assert isinstance(broken, SearchStalledError)
     assert "learning_rate" in str(broken)
-    claim = coordinator.claim.remote("another", 2, [coordinator])
+    claim = coordinator.claim.remote("another", 2, Holder("nobody", b""))
     assert ray_session.get(claim).status == "exhausted"
     ray_session.kill(coordinator)
 

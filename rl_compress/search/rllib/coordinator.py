@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from rl_compress.policy.search_space import Widths
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import Problem
-from rl_compress.search.rllib.lease import Lease
+from rl_compress.search.rllib.lease import Holder, Lease
 from rl_compress.search.rllib.metrics import RunMetrics
 from rl_compress.search.screening import Known
 from rl_compress.targets.factory import TargetConfig
@@ -108,20 +107,20 @@ class Coordinator:
         """Return the records that :meth:`publish` let out."""
         return self._published
 
-    def claim(self, policy_id: str, worker: int, holder: list[Any]) -> Claim:
+    def claim(self, policy_id: str, worker: int, holder: Holder) -> Claim:
         """See :meth:`EvaluationLedger.claim`; nothing is granted when the search cannot go on.
 
         Args:
             policy_id: Of the variant.
             worker: Index of the worker that asks.
-            holder: Handle of its actor, boxed.
+            holder: Its actor.
         """
         claim = Claim("exhausted")
         with self._storage():
             if self._broken is None:
                 claim = self._ledger.claim(policy_id, worker)
         if claim.status == "granted":
-            self._leases[worker] = Lease(*holder)
+            self._leases[worker] = Lease(holder)
         elif claim.status == "pending":
             self._release_the_dead()
         if claim.record is not None:
@@ -186,7 +185,7 @@ class RemoteLedger:
     ) -> Claim:
         """See :meth:`EvaluationLedger.claim`; `meanwhile` is done while the question travels."""
         self.settle()
-        answer = self._coordinator.claim.remote(policy_id, worker, [_this_actor()])
+        answer = self._coordinator.claim.remote(policy_id, worker, Holder.this_actor())
         if meanwhile is not None:
             meanwhile()
         return ray.get(answer)
@@ -211,11 +210,6 @@ class RemoteLedger:
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
         return ray.get(self._coordinator.progress.remote())
-
-
-@functools.cache
-def _this_actor() -> Any:
-    return ray.get_runtime_context().current_actor
 
 
 def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: ray.ObjectRef) -> Any:

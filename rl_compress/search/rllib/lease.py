@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray import cloudpickle
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An actor that may hold leases."""
+
+    actor_id: str
+    handle: bytes
+    """Pickled: whoever unpickles it imports what its class needs, a second's work for RLlib's env
+    runners, and few leases are ever asked after."""
+
+    @classmethod
+    @functools.cache
+    def this_actor(cls) -> Holder:
+        """Return the actor that calls this."""
+        handle: Any = ray.get_runtime_context().current_actor
+        return cls(handle._actor_id.hex(), cloudpickle.dumps(handle))
 
 
 class Lease:
@@ -13,8 +33,8 @@ class Lease:
     One that died and was restarted lives; it is to say itself that it begins anew.
     """
 
-    def __init__(self, holder: Any) -> None:
-        """Begin the lease of the actor with this handle."""
+    def __init__(self, holder: Holder) -> None:
+        """Begin the lease."""
         self.holder = holder
         self._ping: ray.ObjectRef | None = None
 
@@ -22,7 +42,7 @@ class Lease:
         """Say whether the holder lives, as far as is known; ask again later."""
         if self._ping is None:
             # The call waits behind the holder's work, and fails when the holder is dead.
-            self._ping = self.holder.__ray_ready__.remote()
+            self._ping = cloudpickle.loads(self.holder.handle).__ray_ready__.remote()
         done, _ = ray.wait([self._ping], timeout=0)
         if done:
             try:
