@@ -184,7 +184,7 @@ class RemoteLedger:
         self, policy_id: str, worker: int, meanwhile: Callable[[], None] | None = None
     ) -> Claim:
         """See :meth:`EvaluationLedger.claim`; `meanwhile` is done while the question travels."""
-        self.settle()
+        # What was handed in is stored before this is answered: an actor takes calls in their order.
         answer = self._coordinator.claim.remote(policy_id, worker, Holder.this_actor())
         if meanwhile is not None:
             meanwhile()
