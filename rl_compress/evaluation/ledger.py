@@ -118,7 +118,7 @@ class EvaluationLedger:
     def claim(
         self, policy_id: str, worker: int, meanwhile: Callable[[], None] | None = None
     ) -> Claim:
-        """Answer a worker that wants to measure a variant, at once.
+        """Answer a worker that wants to measure a variant, at once: `meanwhile` is left undone.
 
         A worker measures one variant at a time, so its new claim ends an earlier one that it never
         handed in (it was killed, and this is its successor). A variant that its workers did not
