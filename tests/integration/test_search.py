@@ -147,6 +147,7 @@ def test_environment_names_no_machine(finished: _Run) -> None:
     assert "ray" in json.loads(text)
 
 
+@pytest.mark.slow
 def test_target_in_the_current_directory_is_found_by_the_env_runners(tmp_path: Path) -> None:
     shutil.copy(HERE / "tiny_target.py", tmp_path / "my_own_target.py")
     job = write_job(

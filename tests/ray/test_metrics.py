@@ -55,6 +55,7 @@ def _exported(node: dict[str, Any], run: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(pattern, text, re.MULTILINE)}
 
 
+@pytest.mark.slow
 def test_workers_log_what_they_evaluate_as_json(tmp_path: Path) -> None:
     job = write_job(tmp_path, search__algorithm="ppo", search__evaluations=8)
     # Ray's own folder, so that the workers' files are found; short, for its sockets' names.
