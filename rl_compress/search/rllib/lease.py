@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray import cloudpickle
@@ -23,8 +22,8 @@ class Holder:
     @functools.cache
     def this_actor(cls) -> Holder:
         """Return the actor that calls this."""
-        handle: Any = ray.get_runtime_context().current_actor
-        return cls(handle._actor_id.hex(), cloudpickle.dumps(handle))
+        context = ray.get_runtime_context()
+        return cls(context.get_actor_id(), cloudpickle.dumps(context.current_actor))
 
 
 class Lease:
