@@ -23,7 +23,7 @@ from rl_compress.costs.lazy import LazyCosts
 from rl_compress.costs.precision import Precision
 from rl_compress.layers.axes import layer_of, named_tensors
 from rl_compress.layers.groups import LayerGroup
-from rl_compress.policy.budget import LATENCY
+from rl_compress.policy.budget import BUDGETABLE, COSTS, LATENCY
 from rl_compress.policy.search_space import Widths
 from rl_compress.quantization.bits import BitPlan
 
@@ -73,7 +73,7 @@ class AnalyticCosts:
         macs, self.fixed_macs = count_macs(model, example_inputs)
         """MACs of operations that belong to no weight, such as attention; taken as constant."""
         self._tensors = _Tensors(
-            fixed,
+            fixed.astype(np.float64),
             per_unit.reshape(fixed.size, len(groups)).T.astype(np.float64),
             np.array([name in parameters for name in names], dtype=np.int64),
             np.array([name in saved for name in names], dtype=np.int64),
@@ -84,8 +84,8 @@ class AnalyticCosts:
         )
         own = Precision(model)
         precision = precision or own
-        nothing = np.zeros((1, 0), dtype=np.int64)
-        self._own_bops = int(own.bops_per_mac(own.of(nothing), nothing).max(initial=0))
+        whole = np.array([[group.num_units for group in groups]], dtype=np.int64)
+        self._own_bops = int(own.bops_per_mac(own.of(whole), whole).max(initial=0))
         # Most tensors, such as those of a BatchNorm, grow with one width and are never quantized:
         # together they are a linear function of the widths.
         growing = per_unit.any(axis=2).sum(axis=0)
@@ -101,9 +101,11 @@ class AnalyticCosts:
             self._touched.append(np.array([layer_of(name) in layers for name in names]))
         self.latency: LatencyModel | None = None
         """Predicts ``latency_ms``, where a budget needs it."""
-        whole = _Variants(self._tensors, own, lengths[None], nothing)
-        found = self._costs(whole, lambda: np.array([self._full_memory]))
-        self.original: dict[str, float] = {cost: int(find()[0]) for cost, find in found.items()}
+        uncompressed = _Variants(self._tensors, own, whole)
+        self.original: dict[str, float] = {
+            "peak_memory_bytes": self._full_memory,
+            **{cost: int(self._of_tensors(cost, uncompressed)[0]) for cost in _OF_TENSORS},
+        }
         """Costs of the uncompressed, unquantized target."""
 
     def costs(self, widths: Widths) -> dict[str, float]:
@@ -128,22 +130,9 @@ class AnalyticCosts:
         Returns:
             By cost an array of shape ``(variants,)``.
         """
-        units = widths[:, : len(self._tensors.growth)]
-
-        def memory() -> npt.NDArray[np.int64]:
-            if self._memory is None:
-                return np.full(len(widths), self._full_memory)
-            return self._memory.peak_bytes(units)
-
-        others = self._others
-        costs = self._costs(
-            _Variants(others, self._precision, others.lengths(units), widths), memory
-        )
-        for cost, (least, slope) in self._linear.items():
-            costs[cost] = functools.partial(_plus_linear, costs[cost], least, slope, units)
-        if self.latency is not None:
-            costs[LATENCY] = functools.partial(self.latency.predict_ms, units)
-        return LazyCosts(costs)
+        variants = _Variants(self._others, self._precision, widths)
+        names = COSTS if self.latency is None else BUDGETABLE
+        return LazyCosts(names, lambda cost: self._cost(cost, variants))
 
     def macs_of_group(self, group: int, widths: Widths) -> int:
         """Return the MACs of all layers whose width, input width or bits a dimension decides."""
@@ -153,29 +142,39 @@ class AnalyticCosts:
         """Return the parameters of all tensors whose size or bits a dimension decides."""
         return int((self._elements(widths) * self._touched[group]) @ self._tensors.is_parameter)
 
-    def _costs(
-        self, variants: _Variants, memory: Callable[[], npt.NDArray[np.int64]]
-    ) -> dict[str, Callable[[], npt.NDArray[Any]]]:
-        """Return how each cost of variants is found, with what belongs to no weight."""
-        return {
-            "macs": lambda: variants.macs() + self.fixed_macs,
-            "params": variants.params,
-            "size_bytes": variants.size_bytes,
-            # What belongs to no weight, such as attention, is not quantized.
-            "bops": lambda: variants.bops() + self.fixed_macs * self._own_bops,
-            "peak_memory_bytes": memory,
-        }
+    def _cost(self, cost: str, variants: _Variants) -> npt.NDArray[Any]:
+        """Return a cost of variants, shape ``(variants,)``."""
+        if cost == LATENCY:
+            assert self.latency is not None, "otherwise it is no cost"
+            return self.latency.predict_ms(variants.units)
+        if cost == "peak_memory_bytes":
+            if self._memory is None:
+                return np.full(len(variants.units), self._full_memory)
+            return self._memory.peak_bytes(variants.units)
+        found = self._of_tensors(cost, variants)
+        if cost in self._linear:
+            least, slope = self._linear[cost]
+            found = found + least + variants.units @ slope
+        return found
+
+    def _of_tensors(self, cost: str, variants: _Variants) -> npt.NDArray[np.int64]:
+        """Return a cost of variants' tensors, with what belongs to no weight."""
+        found: npt.NDArray[np.int64] = _OF_TENSORS[cost](variants)
+        if cost == "macs":
+            return found + self.fixed_macs
+        # What belongs to no weight, such as attention, is not quantized.
+        return found + self.fixed_macs * self._own_bops if cost == "bops" else found
 
     def _elements(self, widths: Widths) -> npt.NDArray[np.int64]:
         units = np.asarray(widths, dtype=np.int64)[None, : len(self._tensors.growth)]
-        return _product(self._tensors.lengths(units))[0]
+        return _elements(self._tensors.lengths(units))[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensors:
     """Tensors whose lengths follow the widths, a row each."""
 
-    fixed: npt.NDArray[np.int64]
+    fixed: npt.NDArray[np.float64]
     """Their lengths without any unit, shape ``(max_dims, tensors)``."""
     growth: npt.NDArray[np.float64]
     """What a unit of each group adds to the lengths, shape ``(groups, max_dims * tensors)``."""
@@ -195,11 +194,12 @@ class _Tensors:
             self.macs_per_element[rows],
         )
 
-    def lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the shapes of all tensors, shape ``(variants, max_dims, tensors)``."""
         # In floating point, which is exact for such numbers, and has a fast matrix product.
-        grown = units.astype(np.float64) @ self.growth
-        return self.fixed + grown.astype(np.int64).reshape(len(units), *self.fixed.shape)
+        lengths = (units.astype(np.float64) @ self.growth).reshape(len(units), *self.fixed.shape)
+        lengths += self.fixed
+        return lengths
 
     def linear(self, precision: Precision) -> dict[str, tuple[int, npt.NDArray[np.int64]]]:
         """Return the costs of tensors that are linear in the widths, and are never quantized.
@@ -211,7 +211,7 @@ class _Tensors:
             By cost what there is without any unit, and what a unit of each group adds.
         """
         none_and_one_each = np.eye(len(self.growth) + 1, len(self.growth), -1, dtype=np.int64)
-        elements = _product(self.lengths(none_and_one_each))
+        elements = _elements(self.lengths(none_and_one_each))
         bytes_of = self.is_saved * precision.own_bits // 8
         found = {"params": elements @ self.is_parameter, "size_bytes": elements @ bytes_of}
         return {cost: (int(of[0]), of[1:] - of[0]) for cost, of in found.items()}
@@ -221,16 +221,14 @@ class _Variants:
     """Tensors of a batch of variants, and what they add to each cost."""
 
     def __init__(
-        self,
-        tensors: _Tensors,
-        precision: Precision,
-        lengths: npt.NDArray[np.int64],
-        widths: npt.NDArray[np.int64],
+        self, tensors: _Tensors, precision: Precision, widths: npt.NDArray[np.int64]
     ) -> None:
-        """Keep the tensors, their bits, their lengths in the variants, and the variants' levels."""
-        self._tensors, self._precision = tensors, precision
-        self._lengths, self._widths = lengths, widths
-        self._elements = _product(lengths)
+        """Keep the tensors, their bits, and the variants' levels, ``(variants, num_groups)``."""
+        self._tensors, self._precision, self._widths = tensors, precision, widths
+        self.units = widths[:, : len(tensors.growth)]
+        """Units kept, shape ``(variants, pruned groups)``."""
+        self._lengths = tensors.lengths(self.units)
+        self._elements = _elements(self._lengths)
 
     def macs(self) -> npt.NDArray[np.int64]:
         """Return the MACs, shape ``(variants,)``."""
@@ -253,18 +251,17 @@ class _Variants:
         return by_tensor @ self._tensors.macs_per_element
 
 
-def _plus_linear(
-    find: Callable[[], npt.NDArray[np.int64]],
-    least: int,
-    slope: npt.NDArray[np.int64],
-    units: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
-    return find() + least + units @ slope
+_OF_TENSORS: Mapping[str, Callable[[_Variants], npt.NDArray[np.int64]]] = {
+    "macs": _Variants.macs,
+    "params": _Variants.params,
+    "size_bytes": _Variants.size_bytes,
+    "bops": _Variants.bops,
+}
 
 
-def _product(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the product over the middle axis, which is too short for numpy's own to be quick."""
-    return functools.reduce(np.multiply, lengths.swapaxes(0, 1))
+def _elements(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the products over the middle axis, which is too short for numpy's own to be quick."""
+    return functools.reduce(np.multiply, lengths.swapaxes(0, 1)).astype(np.int64)
 
 
 class LatencyModel(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,23 @@ class LazyCosts(Mapping[str, npt.NDArray[Any]]):
     other costs are never worked out.
     """
 
-    def __init__(self, recipes: Mapping[str, Callable[[], npt.NDArray[Any]]]) -> None:
-        """Keep how each cost is found, an array of shape ``(variants,)``."""
-        self._recipes = recipes
+    def __init__(self, names: Sequence[str], find: Callable[[str], npt.NDArray[Any]]) -> None:
+        """Keep the costs' names, and what finds one of them, an array of shape ``(variants,)``."""
+        self._names, self._find = names, find
         self._found: dict[str, npt.NDArray[Any]] = {}
 
     def __getitem__(self, cost: str) -> npt.NDArray[Any]:
         """Return a cost, worked out the first time."""
         if cost not in self._found:
-            self._found[cost] = np.asarray(self._recipes[cost]())
+            if cost not in self._names:
+                raise KeyError(cost)
+            self._found[cost] = np.asarray(self._find(cost))
         return self._found[cost]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the costs' names."""
-        return iter(self._recipes)
+        return iter(self._names)
 
     def __len__(self) -> int:
         """Return the number of costs."""
-        return len(self._recipes)
+        return len(self._names)

@@ -113,7 +113,9 @@ class Precision:
         inputs = self._inputs.at(widths)
         return bits.stored * np.where(inputs == UNQUANTIZED, self.own_bits, inputs)
 
-    def stored_bytes(self, bits: BitTable, lengths: Table, elements: Table) -> Table:
+    def stored_bytes(
+        self, bits: BitTable, lengths: npt.NDArray[np.float64], elements: Table
+    ) -> Table:
         """Return what tensors take in the file, shape ``(variants, tensors)``.
 
         Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +68,7 @@ class Raising:
             stride = -(-(limit - taken) // _PROBES)
             probes = np.arange(limit, taken, -stride)[::-1]
             candidates = self._after(steps, taken, probes)
-            fitting = _fit(self.budget, self._batch(candidates))
+            fitting = self._fit(candidates)
             # Costs do not fall, so what follows the first that does not fit does not fit either.
             count = len(probes) if fitting.all() else int(fitting.argmin())
             if count < len(probes):
@@ -82,7 +81,7 @@ class Raising:
         """Take steps in their order, leaving out those of dimensions that do not fit any more."""
         while len(steps):
             upcoming = steps.next_ones()
-            fitting = _fit(self.budget, self._batch(self.after_each(upcoming)))
+            fitting = self._fit(self.after_each(upcoming))
             open_dimensions = np.zeros(len(self.levels), dtype=bool)
             open_dimensions[upcoming.dimensions[fitting]] = True
             steps = steps.of(open_dimensions[steps.dimensions])
@@ -113,11 +112,11 @@ class Raising:
         raised[first, dimensions] = levels
         return np.maximum.accumulate(raised, axis=0)
 
-
-def _fit(budget: Budget, costs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
-    """Say which vectors of a batch are within every bound, shape ``(N,)``."""
-    fitting = np.ones(len(next(iter(costs.values()))), dtype=bool)
-    for cost, bound in budget.bounds:
-        exact = np.issubdtype(costs[cost].dtype, np.integer)
-        fitting &= costs[cost] <= (bound if exact else bound * (1.0 - _ROUNDING))
-    return fitting
+    def _fit(self, candidates: Widths) -> npt.NDArray[np.bool_]:
+        """Say which vectors are within every bound, shape ``(len(candidates),)``."""
+        costs = self._batch(candidates)
+        fitting = np.ones(len(candidates), dtype=bool)
+        for cost, bound in self.budget.bounds:
+            exact = np.issubdtype(costs[cost].dtype, np.integer)
+            fitting &= costs[cost] <= (bound if exact else bound * (1.0 - _ROUNDING))
+        return fitting
