@@ -211,7 +211,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             return prior
         # What others measured is told between updates, what this env did is known at once.
         self._known = self._records().with_others(self._own)
-        return self._known.within(self._goal.budget, self._costs).best(prior)
+        return self._screening.affordable(self._known, self._goal.budget).best(prior)
 
     def _new_widths(self) -> Widths:
         """Return the decisions' widths on the budget, or near them if this env had them before.

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-_STEPS = 48
-"""Halvings of the logarithm of a multiplier."""
+_STEPS = 32
+"""Halvings of the logarithm of a multiplier, which is then right to eight digits."""
 _LOG_RANGE = (-14.0, 14.0)
 """Decimal logarithms of the smallest and the largest multiplier, per unit of the largest loss."""
 _ROUNDS = 4

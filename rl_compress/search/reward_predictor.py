@@ -66,11 +66,17 @@ class RewardPredictor:
         """
         levels = [np.array(group.widths) for group in space.groups]
         self._between = [(of[1:] + of[:-1]) / 2 for of in levels]
-        self._keep = [of / of[-1] for of in levels]
+        counts = [len(of) for of in levels]
+        # Of all levels of all dimensions, one dimension after the other.
+        self._keep = np.concatenate([of / of[-1] for of in levels])
+        self._dimensions = np.repeat(np.arange(len(levels)), counts)
+        self._first = np.cumsum([0, *counts[:-1]])
         losses = [curves.loss_table(i, of) for i, of in enumerate(levels)]
         smallest = 1e-6 * max(max(float(loss.max()) for loss in losses), 1e-12)
         self._losses = [np.maximum(loss, smallest) for loss in losses]
         self._chosen_from = 0
+        self.places = np.zeros((0, len(levels)), dtype=np.int64)
+        """Of the records, shape ``(N, D)``."""
 
     def positions(self, widths: Widths) -> Widths:
         """Return the places of levels, or of those next to them, shape ``(N, D)`` as ``widths``."""
@@ -87,23 +93,26 @@ class RewardPredictor:
             widths: Levels, shape ``(N, D)``, at least two rows.
             losses: Reward of the uncompressed target minus theirs, shape ``(N,)``.
         """
-        places = self.positions(widths)
+        places = self.places = self.positions(widths)
         self._known = self._kept(places)
         floor = max(_SMALLEST_LOSS * float(np.median(losses)), 1e-12)
         observed = np.log(np.maximum(losses, floor))
         rests = observed - np.multiply.outer(_TRUST, self._additive(places))
         distances = _distances(self._known, self._known)
-        unit = max(float(np.median(distances[np.triu_indices(len(places), 1)])), 1e-6)
+        unit = max(float(np.median(distances[np.tri(len(places), k=-1, dtype=bool)])), 1e-6)
         if not self._chosen_from <= len(places) < _GROWN * self._chosen_from:
             self._chosen = self._likeliest(places, rests, distances / unit)
             self._chosen_from = len(places)
         chosen = self._chosen
-        self._tables, self._length = self._tables_of(chosen.own_length), chosen.joint_length * unit
-        kernel = chosen.kernel(_looked_up(self._tables, places), _matern(distances / self._length))
+        self._table, self._length = self._table_of(chosen.own_length), chosen.joint_length * unit
+        own = self._looked_up(self._table, places)
+        kernel = chosen.kernel(own, _matern(distances / self._length))
         factor = np.linalg.cholesky(_noisy(kernel, chosen.noise))
         rest = rests[_TRUST.index(chosen.trust)]
         self._centre, self._spread = float(rest.mean()), _spread(rest)
-        self._inverse = solve_triangular(factor, np.eye(len(places)), lower=True)
+        self._inverse = solve_triangular(
+            factor, np.eye(len(places)), lower=True, check_finite=False
+        )
         self._weights = self._inverse.T @ (self._inverse @ ((rest - self._centre) / self._spread))
 
     def _likeliest(self, places: Widths, rests: Floats, distances: Floats) -> _Kernel:
@@ -119,7 +128,7 @@ class RewardPredictor:
         joint = {length: _matern(distances / length) for length in _JOINT_LENGTHS}
         best, found = -np.inf, None
         for own_length in _OWN_LENGTHS:
-            own = _looked_up(self._tables_of(own_length), places)
+            own = self._looked_up(self._table_of(own_length), places)
             for length, share, noise in itertools.product(_JOINT_LENGTHS, _OWN_SHARES, _NOISES):
                 tried = _Kernel(own_length, length, share, noise, _TRUST[0])
                 factor = np.linalg.cholesky(_noisy(tried.kernel(own, joint[length]), noise))
@@ -143,7 +152,7 @@ class RewardPredictor:
         """
         chosen = self._chosen
         joint = _matern(_distances(self._kept(places), self._known) / self._length)
-        kernel = chosen.kernel(_looked_up(self._tables, places), joint)
+        kernel = chosen.kernel(self._looked_up(self._table, places), joint)
         variance = 1.0 - ((kernel @ self._inverse.T) ** 2).sum(axis=1)
         mean = chosen.trust * self._additive(places) + self._centre
         mean += self._spread * (kernel @ self._weights)
@@ -154,23 +163,21 @@ class RewardPredictor:
         return np.log(np.sum(columns, axis=0))
 
     def _kept(self, places: Widths) -> Floats:
-        columns = [keep[places[:, i]] for i, keep in enumerate(self._keep)]
-        return np.stack(columns, axis=1)
+        return self._keep[self._first + places]
 
-    def _tables_of(self, length: float) -> list[Floats]:
-        """Return the kernel between each dimension's levels and the records', ``(levels, N)``."""
-        return [
-            _matern(np.abs(keep[:, None] - self._known[None, :, i]) / length)
-            for i, keep in enumerate(self._keep)
-        ]
+    def _table_of(self, length: float) -> Floats:
+        """Return the kernel between levels and the records' own, ``(levels, N)``."""
+        known = self._known.T[self._dimensions]
+        return _matern(np.abs(self._keep[:, None] - known) / length)
 
-
-def _looked_up(tables: list[Floats], places: Widths) -> Floats:
-    """Return the mean over dimensions of a tabulated kernel, shape ``(M, N)``."""
-    total = np.zeros((len(places), tables[0].shape[1]))
-    for dimension, table in enumerate(tables):
-        total += table.take(places[:, dimension], axis=0)
-    return total / len(tables)
+    def _looked_up(self, table: Floats, places: Widths) -> Floats:
+        """Return the mean over dimensions of a tabulated kernel, shape ``(M, N)``."""
+        total = np.zeros((len(places), table.shape[1]))
+        own = np.empty_like(total)
+        for rows in np.ascontiguousarray((self._first + places).T):
+            total += table.take(rows, axis=0, out=own, mode="clip")
+        total /= places.shape[1]
+        return total
 
 
 def _spread(rest: Floats) -> float:
@@ -190,4 +197,7 @@ def _distances(first: Floats, second: Floats) -> Floats:
 def _matern(distances: Floats) -> Floats:
     """Return the Matérn 5/2 kernel of distances in units of the length scale."""
     scaled = np.sqrt(5.0) * distances
-    return (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
+    kernel = 1.0 + scaled
+    kernel += scaled**2 / 3.0
+    kernel *= np.exp(-scaled)
+    return kernel

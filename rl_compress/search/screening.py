@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +48,8 @@ _CURIOSITY = 3.0
 _BEST, _STRANGERS = 8, 2
 """Records, and random variants, that mutations start from."""
 _GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
-_CHANGES = ((1, 2, 3, 4), (0.1, 0.4, 0.3, 0.2))
-"""How many levels a mutation changes, and how often: mostly two, one down and one up."""
+_CHANGES = (0.1, 0.4, 0.3, 0.2)
+"""How often a mutation changes one level, two, and so on: mostly two, one down and one up."""
 _STEPS_ACROSS = 3
 """A mutation moves a level by at most a third of all, mostly by less."""
 
@@ -86,8 +87,8 @@ class Known:
 
     def with_others(self, others: Known) -> Known:
         """Return these records and those of others that are not among them."""
-        seen = {row.tobytes() for row in self.widths}
-        new = [index for index, row in enumerate(others.widths) if row.tobytes() not in seen]
+        seen = set(_keys(self.widths))
+        new = [index for index, key in enumerate(_keys(others.widths)) if key not in seen]
         if not new:
             return self
         if not seen:
@@ -105,10 +106,20 @@ class Known:
 Records = Callable[[], Known]
 
 
+def _keys(rows: Widths) -> list[bytes]:
+    """Return what tells rows apart, far quicker than row by row."""
+    if not rows.size:
+        return []
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
+    keys: list[Any] = whole.ravel().tolist()
+    return keys
+
+
 def _first_of_equal(rows: Widths) -> npt.NDArray[np.int64]:
     """Return where each distinct row is first, in the rows' own order."""
-    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
-    return np.sort(np.unique(whole.ravel(), return_index=True)[1])
+    # Of equal keys the one written last, which is the first, stands.
+    first = dict(zip(reversed(_keys(rows)), reversed(range(len(rows))), strict=True))
+    return np.sort(np.fromiter(first.values(), dtype=np.int64))
 
 
 def _within(widths: Widths, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
@@ -140,6 +151,7 @@ class Screening:
         self._original = original_reward
         self._predictor = RewardPredictor(self._coarse, curves)
         self._fitted: Known | None = None
+        self._sifted: tuple[Known, Budget, Known] | None = None
         self._top = np.array([len(group.widths) - 1 for group in self._coarse.groups])
         self._dimensions = np.arange(len(space))
         self._levels = np.zeros((len(space), int(self._top.max()) + 1), dtype=np.int64)
@@ -169,7 +181,7 @@ class Screening:
             Allowed levels within the budget that are not among the records, unless there seem to be
             no others.
         """
-        measured = {row.tobytes() for row in known.widths}
+        measured = set(_keys(known.widths))
         if len(known.widths) < _FIRST:
             wrong = self._wrong_prior(budget, rng)
             return wrong if wrong.tobytes() not in measured else self._stranger(budget, rng)
@@ -183,23 +195,30 @@ class Screening:
             return mean - multiple * deviation
 
         places = self._predictor.positions(self._starts(proposal, budget, known, rng))
-        hopes = hope(places)
+        hopes = np.zeros(0)
         for _ in range(_GENERATIONS):
             children = self._mutated(places, rng)
             children = children[_within(self._at(children), budget, self._costs)]
             places = np.concatenate([places, children])
             first = _first_of_equal(places)
-            places, hopes = places[first], np.concatenate([hopes, hope(children)])[first]
+            hopes = np.concatenate([hopes, hope(places[len(hopes) :])])[first]
+            places = places[first]
             best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
             places, hopes = places[best], hopes[best]
-        taken = {row.tobytes() for row in self._predictor.positions(known.widths)}
-        for place, widths in zip(places, self._at(places), strict=True):
-            if place.tobytes() in taken:
+        taken = set(_keys(self._predictor.places))
+        for key, widths in zip(_keys(places), self._at(places), strict=True):
+            if key in taken:
                 continue
             filled = self._filled(widths, budget)
             if filled.tobytes() not in measured:
                 return filled
         return proposal
+
+    def affordable(self, known: Known, budget: Budget) -> Known:
+        """Return the records within a budget; it is asked for twice for each proposal."""
+        if self._sifted is None or self._sifted[0] is not known or self._sifted[1] is not budget:
+            self._sifted = known, budget, known.within(budget, self._costs)
+        return self._sifted[2]
 
     def _ceiling(self, known: Known) -> float:
         """Return what losses are counted from, above all rewards.
@@ -217,7 +236,7 @@ class Screening:
     def _starts(
         self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator
     ) -> Widths:
-        affordable = known.within(budget, self._costs)
+        affordable = self.affordable(known, budget)
         order = np.argsort(-affordable.rewards, kind="stable")
         strangers = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
         return np.stack([proposal, *affordable.widths[order[:_BEST]], *strangers])
@@ -229,15 +248,21 @@ class Screening:
     def _mutated(self, places: Widths, rng: np.random.Generator) -> Widths:
         """Return places with a few levels moved, the first of several down, the second up."""
         children = places[rng.integers(len(places), size=_MUTATIONS)]
-        shape = children.shape
-        counts = rng.choice(_CHANGES[0], size=_MUTATIONS, p=_CHANGES[1])
-        rank = rng.random(shape).argsort(axis=1)
-        far = rng.random(shape) ** 2 * np.maximum(self._top / _STEPS_ACROSS, 1.0)
-        sign = np.where(rng.random(shape) < 0.5, -1, 1)
-        several = (counts > 1)[:, None]
-        sign = np.where(several & (rank == 0), -1, np.where(several & (rank == 1), 1, sign))
-        moves = np.where(rank < counts[:, None], sign * (1 + far.astype(np.int64)), 0)
-        return np.clip(children + moves, 0, self._top)
+        counts = 1 + np.searchsorted(np.cumsum(_CHANGES), rng.random(_MUTATIONS), side="right")
+        order, far, side = rng.random((3, *children.shape))
+        # The dimensions that are moved: the ranks of the first few of as many random numbers.
+        order = np.ascontiguousarray(order.T)
+        smaller = order < order[: len(_CHANGES), None]
+        moved = np.add.reduce(smaller.view(np.uint8), axis=1, dtype=np.intp)
+        which, rows = np.nonzero(np.arange(len(moved))[:, None] < counts)
+        columns = moved[which, rows]
+        top = self._top[columns]
+        steps = far[rows, columns] ** 2 * np.maximum(top / _STEPS_ACROSS, 1.0)
+        down = np.where((counts[rows] > 1) & (which < 2), which == 0, side[rows, columns] < 0.5)
+        steps = 1 + steps.astype(np.int64)
+        levels = children[rows, columns] + np.where(down, -steps, steps)
+        children[rows, columns] = np.minimum(np.maximum(levels, 0), top)
+        return children
 
     def _filled(self, widths: Widths, budget: Budget) -> Widths:
         return project(widths / self._space.num_units, budget, self._space, self._costs)
