@@ -12,6 +12,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.tqc import TQCConfig
 
 from rl_compress.search.config import SACSettings, SearchConfig
+from rl_compress.search.rllib.connectors import DrawnActions, LatestObservations
 from rl_compress.search.rllib.module import asynchronous_spec, module_spec
 from rl_compress.search.rllib.overlapping import OverlappingPPO
 from rl_compress.search.rllib.worker_env import MaskWorkerEnv, SampleEnd, WorkerEnv
@@ -78,6 +79,10 @@ def make_config(
             num_gpus_per_env_runner=config.num_gpus_per_env_runner or 0.0,
             create_local_env_runner=False,
             sample_timeout_s=_SAMPLE_TIMEOUT_S,
+            env_to_module_connector=lambda _env, _spaces, device: LatestObservations(device),
+            module_to_env_connector=lambda _env, _spaces: DrawnActions(),
+            add_default_connectors_to_env_to_module_pipeline=False,
+            add_default_connectors_to_module_to_env_pipeline=False,
         )
         .fault_tolerance(
             restart_failed_env_runners=True,
