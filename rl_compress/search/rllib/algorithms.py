@@ -68,6 +68,8 @@ def make_config(
             made = _tqc(config, steps_per_episode)
         case _:
             made = _ppo(config, steps_per_episode, first_odds)
+    if made.algo_class is not OverlappingPPO:
+        made = made.callbacks(SampleEnd)
     return (
         made.environment(
             MaskWorkerEnv if masks else WorkerEnv, env_config=env_config, disable_env_checking=True
@@ -89,7 +91,6 @@ def make_config(
             delay_between_env_runner_restarts_s=0,
             restart_failed_sub_environments=True,
         )
-        .callbacks(SampleEnd)
         .debugging(log_level="ERROR", log_sys_usage=False, seed=config.seed)
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ from rl_compress.search.screening import Known
 from rl_compress.targets.factory import TargetConfig
 
 NAMESPACE = "rl_compress"
+
+_WAITING, _MOST_WAITING = "waiting", 16
+"""Calls that wait have threads of their own; when there are more, they are answered later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,10 @@ class Coordinator:
         self._answered: dict[str, tuple[Widths, float]] = {}
         for record in self._ledger.references():
             self._note_answer(record)
-        self._published = Known.nothing()
+        self._published, self._batches = Known.nothing(), 0
+        self._publication = threading.Condition()
+        # After a restart nobody knows how many batches were published, and nobody is to wait.
+        self._waits = not ray.get_runtime_context().was_current_actor_reconstructed
         self._metrics = RunMetrics(self._kit.identity)
         self._metrics.show(self._ledger.progress())
 
@@ -80,20 +87,27 @@ class Coordinator:
         """Return a reference to the weights file's bytes, boxed so that it is not resolved here."""
         return [ray.put(self._kit.weights.read_bytes())]
 
-    def publish(self) -> tuple[Progress, RLCompressError | None]:
+    def publish(self, batches: int = 0) -> tuple[Progress, RLCompressError | None]:
         """Let workers learn from what was answered so far, until this is called again.
 
-        It is called between learning iterations, so what a worker knows does not depend on how
-        quick the others are. What an interrupted run stored counts only once it is asked for
-        again: a resumed search repeats itself up to where it was.
+        It is called when all have played a batch and none has begun to decide in the next, so what
+        a worker knows does not depend on how quick the others are. What an interrupted run stored
+        counts only once it is asked for again: a resumed search repeats itself up to where it was.
+
+        Args:
+            batches: How many were played, where workers wait for that.
 
         Returns:
             The run's figures, and why the search cannot go on; None while it can.
         """
-        if self._answered:
-            # By id, for the order in which they were answered depends on timing.
-            widths, rewards = zip(*(of for _, of in sorted(self._answered.items())), strict=True)
-            self._published = Known(np.stack(widths), np.array(rewards))
+        with self._publication:
+            if self._answered:
+                # By id, for the order in which they were answered depends on timing.
+                answered = (of for _, of in sorted(self._answered.items()))
+                widths, rewards = zip(*answered, strict=True)
+                self._published = Known(np.stack(widths), np.array(rewards))
+            self._batches = max(self._batches, batches)
+            self._publication.notify_all()
         return self._ledger.progress(), self._broken
 
     def _note_answer(self, record: EvaluationRecord) -> None:
@@ -103,9 +117,12 @@ class Coordinator:
         widths = self._kit.problem.compressor.space.widths_of(record.realised_policy())
         self._answered[record.policy_id] = widths, record.reward
 
-    def published(self) -> Known:
-        """Return the records that :meth:`publish` let out."""
-        return self._published
+    @ray.method(concurrency_group=_WAITING)
+    def published(self, batches: int = 0) -> Known:
+        """Return the records that :meth:`publish` let out, once it was told of so many batches."""
+        with self._publication:
+            self._publication.wait_for(lambda: not self._waits or self._batches >= batches)
+            return self._published
 
     def claim(self, policy_id: str, worker: int, holder: Holder) -> Claim:
         """See :meth:`EvaluationLedger.claim`; nothing is granted when the search cannot go on.
@@ -194,10 +211,10 @@ class RemoteLedger:
         """See :meth:`EvaluationLedger.complete`; the record is on its way to the store."""
         self._handed_in.append(self._coordinator.complete.remote(record))
 
-    def settle(self) -> None:
-        """Wait until all that was handed in is stored."""
-        ray.get(self._handed_in)
-        self._handed_in.clear()
+    def handed_in(self) -> list[ray.ObjectRef]:
+        """Return what is there once the records are stored that were handed in since the last."""
+        references, self._handed_in = self._handed_in, []
+        return references
 
     def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """See :meth:`EvaluationLedger.fail`; returns when the failure is stored."""
@@ -233,4 +250,5 @@ def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: ray.Ob
         "max_task_retries": -1,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
     }
-    return ray.remote(Coordinator).options(**options).remote(store, limit, [kit])
+    actor = ray.remote(concurrency_groups={_WAITING: _MOST_WAITING})(Coordinator)
+    return actor.options(**options).remote(store, limit, [kit])

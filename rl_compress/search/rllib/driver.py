@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +117,27 @@ def _episode(problem: Problem, config: SearchConfig) -> tuple[int, Sequence[floa
     return 1 if problem.episode == "whole" else space.num_decisions, None
 
 
-def _log(writer: SummaryWriter, result: dict[str, Any], progress: Progress) -> None:
-    """Write an iteration's scalars for TensorBoard, over the number of evaluations."""
-    scalars: dict[str, Any] = {"search/cache_hits": progress.cache_hits}
-    if progress.best is not None:
-        scalars["search/best_reward"] = progress.best.reward
-    for section in ("env_runners", "learners"):
-        found = result.get(section, {})
-        found = found.get("default_policy", {}) if section == "learners" else found
-        scalars |= {f"{section}/{name}": value for name, value in found.items()}
+def _log(writer: SummaryWriter, scalars: Mapping[str, Any], progress: Progress) -> None:
+    """Write scalars for TensorBoard, over the number of evaluations."""
     for name, value in scalars.items():
         if isinstance(value, int | float | np.number) and np.isfinite(value):
             writer.add_scalar(name, value, progress.done)
+
+
+def _figures(progress: Progress) -> dict[str, Any]:
+    """Return what there is to say of the search itself."""
+    best = {} if progress.best is None else {"search/best_reward": progress.best.reward}
+    return {"search/cache_hits": progress.cache_hits, **best}
+
+
+def _means(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what RLlib says of a training step."""
+    runners = result.get("env_runners", {})
+    learners = result.get("learners", {}).get("default_policy", {})
+    return {
+        **{f"env_runners/{name}": value for name, value in runners.items()},
+        **{f"learners/{name}": value for name, value in learners.items()},
+    }
 
 
 def _train(
@@ -142,29 +151,31 @@ def _train(
     """Train until the evaluations are used up; return why it ended early, or None."""
     stale = iteration = 0
     silent_since: float | None = None
-    progress, _ = ray.get(coordinator.publish.remote())
-    seen = progress
+    progress, broken = ray.get(coordinator.publish.remote())
 
-    def goes_on() -> bool:
+    def publish(batches: int = 0) -> bool:
         """Let workers learn of what was measured, and say whether it was all as usual."""
-        nonlocal seen
-        known, (seen, broken) = seen, ray.get(coordinator.publish.remote())
-        return seen.done > known.done and not (seen.exhausted or broken or convergence.reason(seen))
+        nonlocal progress, broken
+        known, (progress, broken) = progress, ray.get(coordinator.publish.remote(batches))
+        if progress.done == known.done:
+            return False
+        _log(writer, _figures(progress), progress)
+        return not (progress.exhausted or broken or convergence.reason(progress))
 
     if isinstance(algorithm, OverlappingPPO):
-        algorithm.goes_on = goes_on
+        algorithm.publish = publish
     # A resumed run first replays what is stored, without new variants.
     patience = _MAX_STALE_ITERATIONS + progress.done
     while not progress.exhausted:
         if reason := convergence.reason(progress):
             return reason
+        before = progress
         result = algorithm.train()
         iteration += 1
-        before = progress
-        progress, broken = ray.get(coordinator.publish.remote())
+        publish()
         if broken is not None:
             raise broken
-        _log(writer, result, progress)
+        _log(writer, _means(result), progress)
         if result.get("env_runners", {}).get("num_episodes"):
             silent_since = None
             stale = stale + 1 if progress.done == before.done else 0

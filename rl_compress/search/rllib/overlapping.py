@@ -1,14 +1,15 @@
-"""PPO whose env runners evaluate while its learner learns."""
+"""PPO whose env runners evaluate while its learner learns, and while the driver takes stock."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.rllib.algorithms.ppo import PPO
-from ray.rllib.core import ALL_MODULES
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -17,9 +18,13 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
+    WEIGHTS_SEQ_NO,
 )
 
-_MOST_UPDATES = 4
+from rl_compress.search.rllib.worker_env import WorkerEnv
+
+_MOST_UPDATES = 8
+"""Updates in a training step. What RLlib does after each takes as long as several of them."""
 
 
 class OverlappingPPO(PPO):
@@ -31,61 +36,69 @@ class OverlappingPPO(PPO):
     actions were drawn, as ever, and bounds how far an update goes (asynchronous learning with such
     a lag: Noukhovitch et al., "Asynchronous RLHF", ICLR 2025).
 
-    Between two updates nothing is played, so that the same seed gives the same search.
+    A batch is asked for while the one before is played, and begins as soon as an env runner is
+    done with that; only for what is known of others' variants it waits until all are. So the same
+    seed gives the same search.
     """
 
-    goes_on: Callable[[], bool] = staticmethod(lambda: False)
-    """Asked after an update whether one more belongs to the same training step.
-
-    What RLlib does after each training step takes as long as several updates' overhead."""
+    publish: Callable[[int], bool] = staticmethod(lambda _batches: False)
+    """Lets env runners know what so many batches told; returns whether one more is to be played in
+    the same training step, beside the one that is asked for already."""
 
     _episodes: Any = None
     """What the next update learns from; None before the first."""
+    _weights: ray.ObjectRef | None = None
+    """The networks' after the last update; None before the first, when env runners have them."""
+    _asked = _collected = 0
+    """Batches."""
 
     def training_step(self) -> None:
         """Play batches, a few at most."""
-        with ThreadPoolExecutor(1, "beside") as beside:
-            for _ in range(_MOST_UPDATES):
-                modules = self._update(beside)
-                going_on = beside.submit(self.goes_on)
-                self._pass_on(modules)
-                if not going_on.result() or not self._episodes:
-                    break
+        self._ask()
+        goes_on = True
+        for left in reversed(range(_MOST_UPDATES)):
+            if self._episodes:
+                self._learn()
+            asks_ahead = goes_on and left > 0
+            if asks_ahead:
+                self._ask()
+            goes_on = self._collect() and bool(self._episodes)
+            if not asks_ahead:
+                break
 
-    def _update(self, beside: Executor) -> set[str]:
-        """Play a batch and learn from the one before at the same time.
+    def _ask(self) -> None:
+        """Let every env runner play its share of a batch, once it is done with what it does."""
+        self.env_runner_group.foreach_env_runner_async(
+            _play,
+            tag=f"batch {self._asked}",
+            kwargs={"batch": self._asked, "weights": self._weights},
+        )
+        self._asked += 1
+
+    def _collect(self) -> bool:
+        """Take in the oldest batch asked for, which is smaller if an env runner died.
 
         Returns:
-            The names of the networks that changed.
+            Whether one more is to be played.
         """
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sampling = beside.submit(self._play)
-            modules = self._learn() if self._episodes else set()
-            self._episodes, played = sampling.result()
+            answers = self.env_runner_group.fetch_ready_async_reqs(
+                tags=f"batch {self._collected}", timeout_seconds=self.config.sample_timeout_s
+            )
+            played = [batch for _, batch in answers]
+            # Of one whose env runner died since nobody knows; it was stored, or is asked for again.
+            with contextlib.suppress(ray.exceptions.ObjectLostError):
+                ray.get([stored for batch in played for stored in batch.stored])
+        self._collected += 1
+        # Env runners wait for this, and for nothing of what comes then.
+        goes_on = self.publish(self._collected)
+        self._episodes = [episode for batch in played for episode in batch.episodes]
         if self._episodes:
-            self.metrics.aggregate(played, key=ENV_RUNNER_RESULTS)
-        return modules
+            self.metrics.aggregate([batch.metrics for batch in played], key=ENV_RUNNER_RESULTS)
+        return goes_on
 
-    def _pass_on(self, modules: set[str]) -> None:
-        if modules:
-            with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-                self.env_runner_group.sync_weights(
-                    from_worker_or_learner_group=self.learner_group,
-                    policies=modules,
-                    inference_only=True,
-                )
-
-    def _play(self) -> tuple[Any, Any]:
-        return synchronous_parallel_sample(
-            worker_set=self.env_runner_group,
-            max_env_steps=self.config.total_train_batch_size,
-            sample_timeout_s=self.config.sample_timeout_s,
-            _uses_new_env_runners=True,
-            _return_metrics=True,
-        )
-
-    def _learn(self) -> set[str]:
-        """Update the networks; return the names of those that changed."""
+    def _learn(self) -> None:
+        """Update the networks."""
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             results = self.learner_group.update(
@@ -96,4 +109,32 @@ class OverlappingPPO(PPO):
                 shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        return set(results[0]) - {ALL_MODULES}
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            networks = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+            state = self.learner_group.get_state(components=networks, inference_only=True)
+            of_learner = state[COMPONENT_LEARNER]
+            self._weights = ray.put(
+                {name: of_learner[name] for name in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """An env runner's share of a batch."""
+
+    episodes: list[Any]
+    metrics: Any
+    stored: list[ray.ObjectRef]
+    """There once the batch's records are stored."""
+
+
+def _play(runner: Any, batch: int, weights: Any) -> _Played:
+    """Play an env runner's share of a batch, in the knowledge of all batches before."""
+    if weights is not None:
+        runner.set_state(weights)
+    envs: list[WorkerEnv] = [env.unwrapped for env in runner.env.unwrapped.envs]
+    for env in envs:
+        env.begin_sample(batch)
+    episodes = runner.sample()
+    stored = [reference for env in envs for reference in env.end_sample()]
+    return _Played(episodes, runner.get_metrics(), stored)

@@ -53,9 +53,9 @@ class _Worker(gym.Env[Any, Any]):
             nothing = np.zeros(space.shape or (), dtype=space.dtype)
             return nothing, 0.0, True, False, {"error": str(error)}
 
-    def end_sample(self) -> None:
-        """Wait until the sample's records are stored, before anybody learns from them."""
-        self._ledger.settle()
+    def end_sample(self) -> list[ray.ObjectRef]:
+        """Return what is there once the sample's records are stored; nobody learns before."""
+        return self._ledger.handed_in()
 
 
 def _is_the_clusters(error: Exception) -> bool:
@@ -84,10 +84,14 @@ class WorkerEnv(_Worker, CompressionEnv):
         self._published.ask()
         return super().reset(seed=seed, options=options)
 
-    def end_sample(self) -> None:
+    def begin_sample(self, batches: int) -> None:
+        """Let the next sample decide in the knowledge of so many batches, once it is published."""
+        self._published.batches = batches
+
+    def end_sample(self) -> list[ray.ObjectRef]:
         """Let go of what was known, too."""
-        super().end_sample()
         self._published.forget()
+        return super().end_sample()
 
 
 class MaskWorkerEnv(_Worker, MaskEnv):
@@ -100,13 +104,13 @@ class MaskWorkerEnv(_Worker, MaskEnv):
 
 
 class SampleEnd(RLlibCallback):
-    """Tells the envs of an env runner that a sample is whole, before the runner hands it on."""
+    """Waits until a sample's records are stored, before the env runner hands it on."""
 
     def on_sample_end(self, *, env_runner: Any, **_others: Any) -> None:
         """See RLlib."""
         for env in env_runner.env.unwrapped.envs:
             if isinstance(env.unwrapped, _Worker):
-                env.unwrapped.end_sample()
+                ray.get(env.unwrapped.end_sample())
 
 
 class _Published:
@@ -116,10 +120,11 @@ class _Published:
         self._coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
         self._asked: ray.ObjectRef | None = None
         self._known: Known | None = None
+        self.batches = 0
 
     def ask(self) -> None:
         if self._asked is None:
-            self._asked = self._coordinator.published.remote()
+            self._asked = self._coordinator.published.remote(self.batches)
 
     def __call__(self) -> Known:
         self.ask()
