@@ -116,13 +116,24 @@ class EvaluationLedger:
             self._note_best(record)
 
     def claim(
-        self, policy_id: str, worker: int, meanwhile: Callable[[], None] | None = None
+        self,
+        policy_id: str,
+        worker: int,
+        meanwhile: Callable[[], None] | None = None,
+        *,
+        grants: bool = True,
     ) -> Claim:
         """Answer a worker that wants to measure a variant, at once: `meanwhile` is left undone.
 
         A worker measures one variant at a time, so its new claim ends an earlier one that it never
         handed in (it was killed, and this is its successor). A variant that its workers did not
         survive several times is not granted again.
+
+        Args:
+            policy_id: Of the variant.
+            worker: Index of the worker that asks.
+            meanwhile: Not used here.
+            grants: Whether it may measure what is not known; if not, there is nothing left for it.
 
         Raises:
             StorageError: The grant cannot be noted.
@@ -135,7 +146,7 @@ class EvaluationLedger:
             return Claim("failed", error=self._failed[policy_id])
         if policy_id in self._in_flight:
             return Claim("pending")
-        if len(self._records) >= self._limit:
+        if len(self._records) >= self._limit or not grants:
             return Claim("exhausted")
         if len(self._records) + len(self._in_flight) >= self._limit:
             return Claim("pending")  # a granted evaluation may yet fail and free its place

@@ -26,6 +26,7 @@ from rl_compress.results.store import EvaluationStore
 from rl_compress.search.env import Problem
 from rl_compress.search.rllib.lease import Holder, Lease
 from rl_compress.search.rllib.metrics import RunMetrics
+from rl_compress.search.rllib.turns import Turns
 from rl_compress.search.screening import Known
 from rl_compress.targets.factory import TargetConfig
 
@@ -57,17 +58,21 @@ class WorkerKit:
 class Coordinator:
     """Runs as a named actor; after a restart it knows again what the store holds."""
 
-    def __init__(self, store: EvaluationStore, limit: int, kit: list[ray.ObjectRef]) -> None:
+    def __init__(
+        self, store: EvaluationStore, limit: int, kit: list[ray.ObjectRef], workers: int
+    ) -> None:
         """Read the run's store and fetch the kit.
 
         Args:
             store: The run's.
             limit: Number of evaluations.
             kit: Reference to the :class:`WorkerKit`, boxed.
+            workers: Number of those that measure.
         """
         self._broken: RLCompressError | None = None
         self._kit: WorkerKit = ray.get(kit[0])
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
+        self._turns = Turns(workers)
         self._leases: dict[int, Lease] = {}
         self._answered: dict[str, tuple[Widths, float]] = {}
         for record in self._ledger.references():
@@ -108,7 +113,9 @@ class Coordinator:
                 self._published = Known(np.stack(widths), np.array(rewards))
             self._batches = max(self._batches, batches)
             self._publication.notify_all()
-        return self._ledger.progress(), self._broken
+        progress = self._ledger.progress()
+        self._turns.begin(progress.limit - progress.done)
+        return progress, self._broken
 
     def _note_answer(self, record: EvaluationRecord) -> None:
         """Keep what workers learn from a record, once they are let; before anybody waits for it."""
@@ -135,8 +142,10 @@ class Coordinator:
         claim = Claim("exhausted")
         with self._storage():
             if self._broken is None:
-                claim = self._ledger.claim(policy_id, worker)
+                grants = self._turns.has(worker, policy_id)
+                claim = self._ledger.claim(policy_id, worker, grants=grants)
         if claim.status == "granted":
+            self._turns.use()
             self._leases[worker] = Lease(holder)
         elif claim.status == "pending":
             self._release_the_dead()
@@ -229,7 +238,9 @@ class RemoteLedger:
         return ray.get(self._coordinator.progress.remote())
 
 
-def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: ray.ObjectRef) -> Any:
+def start_coordinator(
+    name: str, store: EvaluationStore, limit: int, kit: ray.ObjectRef, workers: int
+) -> Any:
     """Start the actor under a name that workers find it by; it restarts if it is killed.
 
     It stays on the driver's node, whose disk holds the run directory.
@@ -240,6 +251,7 @@ def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: ray.Ob
         limit: Number of evaluations.
         kit: Reference to the :class:`WorkerKit`, which the caller keeps as long as the actor is to
             restart: Ray does not keep an argument that is too large to travel with the call.
+        workers: Number of those that measure.
     """
     here = ray.get_runtime_context().get_node_id()
     options = {
@@ -251,4 +263,4 @@ def start_coordinator(name: str, store: EvaluationStore, limit: int, kit: ray.Ob
         "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
     }
     actor = ray.remote(concurrency_groups={_WAITING: _MOST_WAITING})(Coordinator)
-    return actor.options(**options).remote(store, limit, [kit])
+    return actor.options(**options).remote(store, limit, [kit], workers)

@@ -90,7 +90,9 @@ def run_rllib(
         name = f"coordinator-{uuid.uuid4().hex}"
         kept = ray.put(kit)
         with without_native_warnings():
-            coordinator = start_coordinator(name, store, config.evaluations, kept)
+            coordinator = start_coordinator(
+                name, store, config.evaluations, kept, config.num_env_runners
+            )
             algorithm = make_config(with_gpus(config), name, steps, odds).build_algo()
         seed_replay(algorithm, config.seed)
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)

@@ -59,6 +59,14 @@ def test_an_exhausted_run_still_answers_what_it_knows(store: EvaluationStore) ->
     assert ledger.claim("a", 1).status == "cached"
 
 
+def test_nothing_is_granted_out_of_turn_but_what_is_known_is_told(store: EvaluationStore) -> None:
+    ledger = EvaluationLedger(store, 3)
+    measure(ledger, "a")
+    assert ledger.claim("b", 1, grants=False).status == "exhausted"
+    assert ledger.claim("a", 1, grants=False).status == "cached"
+    assert ledger.claim("b", 1).status == "granted"
+
+
 def test_evaluations_are_numbered_in_the_order_granted(store: EvaluationStore) -> None:
     ledger = EvaluationLedger(store, 5)
     assert [ledger.claim(p, w).evaluation_id for w, p in enumerate("abc")] == [0, 1, 2]

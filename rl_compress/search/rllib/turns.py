@@ -1,0 +1,56 @@
+"""Turns: whose variants are measured when only a few may still be."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+
+class Turns:
+    """Shares out the last evaluations of a run among its workers.
+
+    If they went to the quickest, the same seed would not give the same search. So in a batch every
+    worker's first wish comes before anybody's second one, and only as many wishes have a turn as
+    there are evaluations left. A turn is lost on a wish that was measured before: what is left
+    then, the next batch shares out, and more freely if nobody could use a turn at all.
+    """
+
+    def __init__(self, workers: int) -> None:
+        """Begin with a turn for every wish.
+
+        Args:
+            workers: Their number; they are counted from 1.
+        """
+        self._workers = workers
+        self._turns = math.inf
+        self._used, self._vain = True, 0
+        self._wishes: Counter[int] = Counter()
+        self._last: dict[int, str] = {}
+
+    def begin(self, left: int) -> None:
+        """Begin a batch.
+
+        Args:
+            left: Evaluations that the run has left.
+        """
+        self._vain = 0 if self._used else self._vain + 1
+        self._turns = left + self._vain * self._workers
+        self._used = False
+        self._wishes.clear()
+        self._last.clear()
+
+    def has(self, worker: int, wish: str) -> bool:
+        """Say whether it is a worker's turn to have its wish measured.
+
+        Args:
+            worker: Its index.
+            wish: The variant; asked for again while another measures it, it is the same wish.
+        """
+        if self._last.get(worker) != wish:
+            self._last[worker] = wish
+            self._wishes[worker] += 1
+        return (self._wishes[worker] - 1) * self._workers + worker - 1 < self._turns
+
+    def use(self) -> None:
+        """Note that a wish is measured."""
+        self._used = True
