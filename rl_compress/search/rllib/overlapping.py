@@ -26,6 +26,9 @@ from rl_compress.search.rllib.worker_env import WorkerEnv
 _MOST_UPDATES = 8
 """Updates in a training step. What RLlib does after each takes as long as several of them."""
 
+_POLL_S = 1.0
+"""How often it is asked who of those waited for still lives; answers are taken in at once."""
+
 
 class OverlappingPPO(PPO):
     """Learns from one batch of episodes while the next is played.
@@ -52,6 +55,11 @@ class OverlappingPPO(PPO):
     _asked = _collected = 0
     """Batches."""
 
+    def setup(self, config: Any) -> None:
+        """See RLlib."""
+        self._players: dict[int, set[int]] = {}
+        super().setup(config)
+
     def training_step(self) -> None:
         """Play batches, a few at most."""
         self._ask()
@@ -68,10 +76,10 @@ class OverlappingPPO(PPO):
 
     def _ask(self) -> None:
         """Let every env runner play its share of a batch, once it is done with what it does."""
-        self.env_runner_group.foreach_env_runner_async(
-            _play,
-            tag=f"batch {self._asked}",
-            kwargs={"batch": self._asked, "weights": self._weights},
+        group, batch = self.env_runner_group, self._asked
+        self._players[batch] = set(group.healthy_env_runner_ids())
+        group.foreach_env_runner_async(
+            _play, tag=_tag(batch), kwargs={"batch": batch, "weights": self._weights}
         )
         self._asked += 1
 
@@ -82,20 +90,28 @@ class OverlappingPPO(PPO):
             Whether one more is to be played.
         """
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            answers = self.env_runner_group.fetch_ready_async_reqs(
-                tags=f"batch {self._collected}", timeout_seconds=self.config.sample_timeout_s
-            )
-            played = [batch for _, batch in answers]
-            # Of one whose env runner died since nobody knows; it was stored, or is asked for again.
-            with contextlib.suppress(ray.exceptions.ObjectLostError):
-                ray.get([stored for batch in played for stored in batch.stored])
+            played = self._answers(self._collected)
+            for share in played:
+                # What nobody knows of, for its env runner died since, is stored or asked for again.
+                with contextlib.suppress(ray.exceptions.ObjectLostError):
+                    ray.get(share.stored)
         self._collected += 1
         # Env runners wait for this, and for nothing of what comes then.
         goes_on = self.publish(self._collected)
-        self._episodes = [episode for batch in played for episode in batch.episodes]
+        self._episodes = [episode for share in played for episode in share.episodes]
         if self._episodes:
-            self.metrics.aggregate([batch.metrics for batch in played], key=ENV_RUNNER_RESULTS)
+            self.metrics.aggregate([share.metrics for share in played], key=ENV_RUNNER_RESULTS)
         return goes_on
+
+    def _answers(self, batch: int) -> list[_Played]:
+        """Wait for the env runners that play a batch, as long as they live."""
+        group, players = self.env_runner_group, self._players.pop(batch)
+        answers: dict[int, _Played] = {}
+        # A call to one that died may never be answered, as when no node is left for its successor.
+        while players.intersection(group.healthy_env_runner_ids()) - answers.keys():
+            found = group.fetch_ready_async_reqs(tags=_tag(batch), timeout_seconds=_POLL_S)
+            answers.update(found)
+        return [answers[runner] for runner in sorted(answers)]
 
     def _learn(self) -> None:
         """Update the networks."""
@@ -126,6 +142,10 @@ class _Played:
     metrics: Any
     stored: list[ray.ObjectRef]
     """There once the batch's records are stored."""
+
+
+def _tag(batch: int) -> str:
+    return f"batch {batch}"
 
 
 def _play(runner: Any, batch: int, weights: Any) -> _Played:
