@@ -36,7 +36,14 @@ def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
     return make_task(job, subject, run).search_for_policy()
 
 
-@pytest.mark.parametrize("algorithm", get_args(RLAlgorithm))
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        # SAC and TQC differ in their critics only.
+        pytest.param(name, marks=pytest.mark.slow if name == "sac" else ())
+        for name in get_args(RLAlgorithm)
+    ],
+)
 def test_search_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algorithm: str) -> None:
     progress, reason = _search(
         tmp_path,
@@ -75,7 +82,10 @@ def test_plain_amc_search_ends_with_all_evaluations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("algorithm", "runners"),
-    [("ppo", 2), ("tqc", 1), pytest.param("sac", 1, marks=pytest.mark.slow)],
+    [
+        ("ppo", 2),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("sac", "tqc")),
+    ],
 )
 def test_same_seed_gives_the_same_records(tmp_path: Path, algorithm: str, runners: int) -> None:
     """Learning included; `appo` is left out, which learns while its runners go on sampling.

@@ -1,7 +1,7 @@
 """What is between env and networks in an env runner: one piece on each side.
 
-RLlib's default pipelines serve recurrent networks, several agents and nested spaces; their twelve
-pieces take 4 ms for each candidate, of which an evaluation may take no more than 100.
+RLlib's default pipelines serve recurrent networks, several agents and nested spaces, too. Their
+twelve pieces take an env runner 2 to 3 ms more for each candidate.
 """
 
 from __future__ import annotations

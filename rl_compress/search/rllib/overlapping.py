@@ -34,7 +34,7 @@ class OverlappingPPO(PPO):
     """Learns from one batch of episodes while the next is played.
 
     RLlib's own PPO lets all env runners wait for each update, a tenth of a second in which none of
-    them evaluates. Here an update is on the episodes of the step before, so they are played by a
+    them evaluates. Here an update is on the episodes of the batch before, so they are played by a
     policy that is one update older. The clipped ratio is taken to the probabilities with which
     actions were drawn, as ever, and bounds how far an update goes (asynchronous learning with such
     a lag: Noukhovitch et al., "Asynchronous RLHF", ICLR 2025).
