@@ -23,17 +23,18 @@ class Turns:
         """
         self._workers = workers
         self._turns = math.inf
-        self._used, self._vain = True, 0
+        self._used, self._vain = False, 0
         self._wishes: Counter[int] = Counter()
         self._last: dict[int, str] = {}
 
     def begin(self, left: int) -> None:
-        """Begin a batch.
+        """Begin a batch; to do so twice is the same as once.
 
         Args:
             left: Evaluations that the run has left.
         """
-        self._vain = 0 if self._used else self._vain + 1
+        if self._wishes:
+            self._vain = 0 if self._used else self._vain + 1
         self._turns = left + self._vain * self._workers
         self._used = False
         self._wishes.clear()

@@ -41,3 +41,11 @@ def test_turns_that_nobody_uses_go_to_others() -> None:
     assert _batch(turns, [(2, "a")], left=1) == set()
     assert _batch(turns, [(2, "a")], left=1) == {(2, "a")}
     assert _batch(turns, [(2, "a"), (1, "b")], left=1) == {(1, "b")}
+
+
+def test_a_batch_that_nobody_played_changes_nothing() -> None:
+    turns = Turns(2)
+    _batch(turns, [(1, "a"), (2, "b")], left=3)
+    turns.begin(1)
+    turns.begin(1)
+    assert _batch(turns, [(2, "a"), (1, "b")], left=1) == {(1, "b")}
