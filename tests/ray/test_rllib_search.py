@@ -260,6 +260,25 @@ def test_what_is_known_is_told_once_the_batch_is_published(
     ray_session.kill(coordinator)
 
 
+def test_nobody_waits_or_measures_when_the_search_has_ended(
+    tmp_path: Path, ray_session: Any, kit: Any
+) -> None:
+    from rl_compress.search.rllib.coordinator import start_coordinator
+    from rl_compress.search.rllib.lease import Holder
+
+    store = EvaluationStore(RunDirectory(tmp_path).evaluations)
+    coordinator = start_coordinator("ended", store, 12, kit, 1)
+    waiting = coordinator.published.remote(1)
+    assert ray_session.wait([waiting], timeout=0.5)[0] == []
+
+    ray_session.get(coordinator.dismiss.remote())
+
+    ray_session.get(waiting, timeout=10)
+    claim = coordinator.claim.remote("a", 1, Holder("nobody", b""))
+    assert ray_session.get(claim).status == "exhausted"
+    ray_session.kill(coordinator)
+
+
 def test_env_that_fails_makes_the_driver_end_the_search(
     tmp_path: Path, ray_session: Any, kit: Any
 ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl_compress.errors import RLCompressError, StorageError
+from rl_compress.errors import RLCompressError, SearchStalledError, StorageError
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.candidates import Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
@@ -177,6 +177,13 @@ class Coordinator:
     def give_up(self, error: RLCompressError) -> None:
         """Let the driver end the search; the first reason counts."""
         self._broken = self._broken or error
+
+    def dismiss(self) -> None:
+        """Let nobody measure anything more, or wait for anything: the search has ended."""
+        self.give_up(SearchStalledError("search: it has ended"))
+        with self._publication:
+            self._waits = False
+            self._publication.notify_all()
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""

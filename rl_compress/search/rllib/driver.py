@@ -45,6 +45,9 @@ _CHECKPOINT_EVERY = 3
 
 _POLL_S = 0.25
 
+_DISMISSAL_S = 10.0
+"""How long a coordinator, which may be dead, has to let env runners go."""
+
 Advance = Callable[[Progress], None]
 
 
@@ -105,6 +108,9 @@ def run_rllib(
             return ray.get(coordinator.progress.remote()), reason
         finally:
             writer.close()
+            # An interrupted search left env runners in a batch, whose end stopping them waits for.
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(coordinator.dismiss.remote(), timeout=_DISMISSAL_S)
             algorithm.stop()
             ray.kill(coordinator, no_restart=True)
 
