@@ -23,8 +23,10 @@ from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.quantization.bits import Bits
 from rl_compress.search.goals import Within
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
+from rl_compress.targets.soundness import Soundness, check_outputs, score_splits
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
+from rl_compress.targets.user_code import user_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Subject:
     """Further budgets that the agent is trained for."""
     latency_table: LatencyTable | None = None
     """What latencies are predicted from, where the budget bounds them."""
+    soundness: Soundness | None = None
+    """How the uncompressed model scores on some samples of each split."""
 
     @property
     def original_costs(self) -> dict[str, float]:
@@ -132,7 +136,9 @@ def prepare(
     check_splits(target)
     check_score(score, target)
     model = build_model(target, target_config)
-    example_inputs = target.example_inputs()
+    with user_code(f"example_inputs() of {type(target).__name__}"):
+        example_inputs = target.example_inputs()
+    check_outputs(target, model, example_inputs)
     table = None
     if any(LATENCY in spec for spec in (budget, *others)):
         # Before anything is trained: it is of the architecture, whatever the weights.
@@ -157,7 +163,10 @@ def prepare(
             further[-1].check_feasible(compressor.space, costs, costs.original)
         except ConfigError as error:
             raise type(error)(f"search.budgets[{number}]: {error}") from None
-    return Subject(target, model, example_inputs, compressor, parsed, tuple(further), table)
+    soundness = score_splits(target, model, costs.original["macs"])
+    return Subject(
+        target, model, example_inputs, compressor, parsed, tuple(further), table, soundness
+    )
 
 
 def _latency_table(

@@ -8,7 +8,6 @@ import inspect
 import os
 import pickle
 import sys
-import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from rl_compress.errors import TargetError
 from rl_compress.targets.target import Target
+from rl_compress.targets.user_code import summary
 
 _BUILT_IN = {
     "digits": "rl_compress.targets.digits:digits",
@@ -66,7 +66,7 @@ def make_target(config: TargetConfig) -> Target:
     # A module or function that parses the command line ends with SystemExit.
     except (Exception, SystemExit) as error:
         raise TargetError(
-            f"target.factory: {config.factory} failed ({_summary(error)}); call it in Python with "
+            f"target.factory: {config.factory} failed ({summary(error)}); call it in Python with "
             f"the same options to see all"
         ) from error
     if not isinstance(target, Target):
@@ -98,7 +98,7 @@ def build_model(target: Target, config: TargetConfig) -> nn.Module:
         raise
     except (Exception, SystemExit) as error:
         raise TargetError(
-            f"target.factory: building the model of {config.factory} failed ({_summary(error)})"
+            f"target.factory: building the model of {config.factory} failed ({summary(error)})"
         ) from error
     if not isinstance(model, nn.Module):
         raise TargetError(
@@ -150,7 +150,7 @@ def _find(name: str) -> Callable[..., Any]:
                 f"installed nor in {here}; start in the folder that holds it, or install it"
             ) from None
         raise TargetError(
-            f"target.factory: importing {module_name} failed ({_summary(error)}); "
+            f"target.factory: importing {module_name} failed ({summary(error)}); "
             f"`python -m {module_name}` shows all"
         ) from error
     try:
@@ -242,7 +242,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:
         raise TargetError(
-            f"target.weights: {path} cannot be read ({_summary(error)}); save it again"
+            f"target.weights: {path} cannot be read ({summary(error)}); save it again"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -265,15 +265,3 @@ def _is_part_of(missing: str | None, module_name: str) -> bool:
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _summary(error: BaseException) -> str:
-    """Return type, message and place of an error in one line."""
-    text = " ".join(str(error).split())[:200]
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)[1:]
-        if "site-packages" not in frame.filename and "<frozen" not in frame.filename
-    ]
-    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-    return f"{type(error).__name__}: {text}{place}"

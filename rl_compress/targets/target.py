@@ -97,8 +97,8 @@ class Target(ABC):
         """Return what :meth:`score` may reach without looking at the inputs, within noise.
 
         Args:
-            labels: Of a split, shape ``(num_samples, …)``.
-            samples: Number of them that are scored.
+            labels: Of the samples scored, in one row.
+            samples: Number of these samples.
 
         Returns:
             By default 0 for a score called ``r2``, and None, which is not known, for others.

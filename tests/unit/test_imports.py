@@ -35,6 +35,7 @@ ORDER = (
     "job",
     "monitor",
     "remote_runs",
+    "rehearsal",
     "run",
     "scheduled",
     "inspection",
