@@ -58,9 +58,20 @@ def with_few_samples(target: Target, sizes: Mapping[str, int]) -> Target:
     methods = {"split": split, "batches": batches, **{name: named(name) for name in _OWN}}
     # A subclass and no wrapper, because methods of the target call one another.
     few_class: Any = type(name_of_class, (own,), methods)
-    few = copy.copy(target)
+    few = detached(target)
     few.__class__ = few_class
     return few
+
+
+def detached(target: Target) -> Target:
+    """Return a copy that shares the target's data, but not what it keeps in its attributes.
+
+    A target may keep what it has read in a dictionary; other data must not get into that.
+    """
+    other = copy.copy(target)
+    kept = {n: v for n, v in vars(other).items() if isinstance(v, dict | list | set)}
+    vars(other).update({name: copy.copy(value) for name, value in kept.items()})
+    return other
 
 
 @contextmanager
