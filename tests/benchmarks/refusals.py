@@ -58,6 +58,8 @@ class _Broken(PretrainedTarget):
         model = super().build()
         if self.fault == "random outputs":
             model = nn.Sequential(model, _Noise())
+        if self.fault == "NaN outputs":
+            model = _Bright(model)
         if self.fault == "state":
             model = _Stateful(model)
         return model.eval()
@@ -72,7 +74,7 @@ class _Broken(PretrainedTarget):
             "floats": lambda labels: labels.float(),
         }
         if self.fault == "NaN outputs" and name == "calibration":
-            inputs = inputs.index_fill(0, torch.tensor([100]), 1e38)
+            inputs = inputs.index_fill(0, torch.tensor([100]), 2.0)
         return TensorDataset(inputs, changes.get(self.fault, lambda labels: labels)(labels))
 
     def score(self, model: nn.Module, split: str) -> float:
@@ -96,6 +98,11 @@ class _Stateful(nn.Sequential):
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         pass
+
+
+class _Bright(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).where(x.amax((1, 2, 3))[:, None] <= 1, torch.nan)
 
 
 class _Noise(nn.Module):
