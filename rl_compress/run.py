@@ -334,7 +334,6 @@ def _verify(
             subject.model,
             space.widths_of(policy),
             target=target,
-            example_inputs=subject.example_inputs,
             compressor=subject.compressor,
             evaluation=job.evaluation,
             finetuning=job.finetuning,

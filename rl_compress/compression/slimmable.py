@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from rl_compress.layers.axes import (
     Axis,
-    is_depthwise,
     layer_of,
     match_widths,
     named_tensors,
@@ -45,16 +44,14 @@ class SlimmableNetwork:
     bits: dict[str, Bits] = field(default_factory=dict)
     """Weights that are kept at every bit width too, by name, and where their bits come from."""
     _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
-    _widened: list[tuple[str, bool]] = field(init=False, repr=False)
+    _widened: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._axes = {}
         for index, group in enumerate(self.groups):
             for axis in group.axes:
                 self._axes.setdefault(axis.tensor, []).append((index, axis))
-        modules = dict(self.skeleton.named_modules())
-        touched = dict.fromkeys(layer for group in self.groups for layer in group.layers)
-        self._widened = [(name, is_depthwise(modules[name])) for name in touched if name in modules]
+        self._widened = list(dict.fromkeys(map(layer_of, self._axes)))
 
     @classmethod
     def from_model(
@@ -72,14 +69,8 @@ class SlimmableNetwork:
         """
         named = named_tensors(model)
         tensors = {name: tensor.detach().clone() for name, tensor in named.items()}
-        for group, order in zip(groups, orders, strict=True):
-            for axis in group.axes:
-                source = np.arange(tensors[axis.tensor].shape[axis.axis])
-                source[axis.positions] = axis.positions[order]
-                tensors[axis.tensor] = tensors[axis.tensor].index_select(
-                    axis.axis, torch.from_numpy(source)
-                )
-        return cls(without_weights(model, named), tensors, tuple(groups))
+        ordered = in_order(tensors, groups, orders)
+        return cls(without_weights(model, named), ordered, tuple(groups))
 
     def with_levels(self, bits: Mapping[str, Bits], config: QuantizationConfig) -> SlimmableNetwork:
         """Quantize every weight to each bit width that it may have, once and for all variants.
@@ -119,17 +110,16 @@ class SlimmableNetwork:
             A module in evaluation mode whose tensors are views of the shared ones where possible.
             Replace its tensors, never write into them.
         """
-        memo: dict[int, object] = {}
-        for name, placeholder in named_tensors(self.skeleton).items():
-            tensor = self._narrowed(self._chosen(name, widths) if levels else name, name, widths)
-            if isinstance(placeholder, nn.Parameter):
-                tensor = nn.Parameter(tensor, requires_grad=False)
-            memo[id(placeholder)] = tensor
-        # deepcopy takes every tensor from the memo, so only the modules themselves are copied,
-        # and tied tensors and layers that are used twice stay what they are.
-        network = copy.deepcopy(self.skeleton, memo)
-        for name, depthwise in self._widened:
-            match_widths(network.get_submodule(name), depthwise=depthwise)
+        names = named_tensors(self.skeleton)
+        network = copy_with(
+            self.skeleton,
+            {
+                name: self._narrowed(self._chosen(name, widths) if levels else name, name, widths)
+                for name in names
+            },
+        )
+        for name in self._widened:
+            match_widths(network.get_submodule(name))
         return network.eval()
 
     def to(self, device: torch.device) -> SlimmableNetwork:
@@ -170,6 +160,45 @@ class SlimmableNetwork:
 
 def _level(name: str, bits: int) -> str:
     return f"{name}@{bits}"
+
+
+def in_order(
+    tensors: Mapping[str, Tensor],
+    groups: Sequence[LayerGroup],
+    orders: Sequence[npt.NDArray[np.int64]],
+) -> dict[str, Tensor]:
+    """Return a model's tensors with the units of groups in another order; see `from_model`."""
+    sources: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+    for group, order in zip(groups, orders, strict=True):
+        for axis in group.axes:
+            length = tensors[axis.tensor].shape[axis.axis]
+            source = sources.setdefault((axis.tensor, axis.axis), np.arange(length))
+            source[axis.positions] = axis.positions[order]
+    ordered = dict(tensors)
+    for (name, dim), source in sources.items():
+        ordered[name] = ordered[name].index_select(dim, torch.from_numpy(source))
+    return ordered
+
+
+def copy_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, trainable: bool = False
+) -> nn.Module:
+    """Return a copy of a model with other tensors in the place of its own.
+
+    Args:
+        model: The model; left as it is.
+        tensors: By name, for all parameters and buffers.
+        trainable: Leave parameters trainable that are.
+    """
+    memo: dict[int, object] = {}
+    for name, tensor in named_tensors(model).items():
+        new = tensors[name]
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=trainable and tensor.requires_grad)
+        memo[id(tensor)] = new
+    # deepcopy takes every tensor from the memo, so only the modules themselves are copied, and
+    # tied tensors and layers that are used twice stay what they are.
+    return copy.deepcopy(model, memo)
 
 
 def without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:

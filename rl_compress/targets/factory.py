@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rl_compress.errors import TargetError
+from rl_compress.layers.plain_weights import plain_weights
 from rl_compress.targets.target import Target
 
 _BUILT_IN = {
@@ -116,7 +117,7 @@ def build_model(target: Target, config: TargetConfig) -> nn.Module:
                 f"{key} gives {name} NaN or infinite values; train the model again or take an "
                 f"earlier checkpoint"
             )
-    return model.cpu().eval()
+    return plain_weights(model.cpu().eval())
 
 
 def locate_factory(name: str) -> tuple[str, str]:
