@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from rl_compress.quantization.even_grid import EvenGrid
 from rl_compress.quantization.quantizer import Clip, Parameters, Quantizer, squared_error
 from rl_compress.quantization.ranges import best_of
 from rl_compress.quantization.symmetric import symmetric_grid
@@ -55,8 +56,13 @@ class CumulativeShift(Quantizer):
         """Return ``exponent``, signed bytes of shape ``(num_blocks, 1)``."""
         largest = max((self.num_levels >> 1) - 1, 1)
 
+        def error_at(exponent: Tensor) -> Tensor:
+            if self.bits == 1:
+                return squared_error(blocks, self.levels({"exponent": exponent}))
+            return EvenGrid(torch.exp2(exponent), -largest, largest).squared_error(blocks)
+
         def error(reach: Tensor) -> Tensor:
-            return squared_error(blocks, self.levels({"exponent": _log2(reach / largest)}))
+            return error_at(_log2(reach / largest))
 
         if self.bits == 1:
             ideal = _log2(blocks.abs().mean(dim=1, keepdim=True))
@@ -64,10 +70,7 @@ class CumulativeShift(Quantizer):
             ideal = _log2(self.clip(blocks, error) / largest)
         # The nearest powers of two below and above; of equal errors the upper, which clips less.
         candidates = [ideal.ceil(), ideal.floor()]
-        exponent = best_of(
-            candidates, lambda found: squared_error(blocks, self.levels({"exponent": found}))
-        )
-        return {"exponent": exponent.to(torch.int8)}
+        return {"exponent": best_of(candidates, error_at).to(torch.int8)}
 
     def levels(self, parameters: Parameters) -> Tensor:
         """Return the grid."""

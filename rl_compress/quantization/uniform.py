@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rl_compress.quantization.quantizer import Parameters, Quantizer, squared_error
+from rl_compress.quantization.even_grid import EvenGrid
+from rl_compress.quantization.quantizer import Parameters, Quantizer
 
 
 class Uniform(Quantizer):
@@ -31,9 +32,16 @@ class Uniform(Quantizer):
             return {"minimum": bottom, "scale": (top - bottom) / (self.num_levels - 1)}
 
         def error(reach: Tensor) -> Tensor:
-            return squared_error(blocks, self.levels(grid(reach)))
+            return self._grid(grid(reach)).squared_error(blocks)
 
         return grid(self.clip(blocks, error))
+
+    def encode(self, blocks: Tensor, parameters: Parameters, *, run: int | None = None) -> Tensor:
+        """See :meth:`Quantizer.encode`."""
+        return self._grid(parameters).codes(blocks)
+
+    def _grid(self, parameters: Parameters) -> EvenGrid:
+        return EvenGrid(parameters["scale"], 0, self.num_levels - 1, parameters["minimum"])
 
     def levels(self, parameters: Parameters) -> Tensor:
         """Return the grid."""
