@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rl_compress.quantization.even_grid import EvenGrid
+from rl_compress.quantization.even_grid import EvenGrid, least_even
 from rl_compress.quantization.quantizer import Parameters, Quantizer
 
 
@@ -25,10 +27,10 @@ class Symmetric(Quantizer):
         if self.bits == 1:
             return {"scale": blocks.abs().mean(dim=1, keepdim=True)}
 
-        def error(reach: Tensor) -> Tensor:
-            return self._grid(reach / self.largest).squared_error(blocks)
+        def choose(reaches: Sequence[Tensor]) -> Tensor:
+            return least_even(blocks, reaches, lambda reach: self._grid(reach / self.largest))
 
-        return {"scale": self.clip(blocks, error) / self.largest}
+        return {"scale": self.clip(blocks, choose) / self.largest}
 
     def encode(self, blocks: Tensor, parameters: Parameters, *, run: int | None = None) -> Tensor:
         """See :meth:`Quantizer.encode`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rl_compress.quantization.even_grid import EvenGrid
+from rl_compress.quantization.even_grid import EvenGrid, least_even
 from rl_compress.quantization.quantizer import Parameters, Quantizer
 
 
@@ -31,10 +33,10 @@ class Uniform(Quantizer):
             bottom, top = torch.maximum(low, -reach), torch.minimum(high, reach)
             return {"minimum": bottom, "scale": (top - bottom) / (self.num_levels - 1)}
 
-        def error(reach: Tensor) -> Tensor:
-            return self._grid(grid(reach)).squared_error(blocks)
+        def choose(reaches: Sequence[Tensor]) -> Tensor:
+            return least_even(blocks, reaches, lambda reach: self._grid(grid(reach)))
 
-        return grid(self.clip(blocks, error))
+        return grid(self.clip(blocks, choose))
 
     def encode(self, blocks: Tensor, parameters: Parameters, *, run: int | None = None) -> Tensor:
         """See :meth:`Quantizer.encode`."""

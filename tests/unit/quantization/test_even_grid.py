@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
 from rl_compress.policy.space_config import QuantizationConfig
 from rl_compress.quantization import cumulative_shift, symmetric, uniform
-from rl_compress.quantization.even_grid import EvenGrid
+from rl_compress.quantization.even_grid import EvenGrid, least_even
 from rl_compress.quantization.quantized_tensor import QuantizedTensor, quantize_tensor
 from rl_compress.quantization.quantizer import Quantizer, nearest, squared_error
+from rl_compress.quantization.ranges import best_of
 from rl_compress.quantization.symmetric import Symmetric
 from rl_compress.quantization.uniform import Uniform
 
@@ -70,7 +73,7 @@ def test_weights_are_quantized_as_by_tables(
     weight = torch.randn(12, 8, 3, 3, generator=torch.Generator().manual_seed(3))
     quick = [_quantized(weight, name, bits, granularity) for bits in range(1, 9)]
     for module in (symmetric, uniform, cumulative_shift):
-        monkeypatch.setattr(module, "EvenGrid", _Table)
+        monkeypatch.setattr(module, "least_even", _least_by_table)
     for kind in (Symmetric, Uniform):
         monkeypatch.setattr(kind, "encode", Quantizer.encode)
     for found in quick:
@@ -82,12 +85,35 @@ def test_weights_are_quantized_as_by_tables(
             assert torch.equal(parameter, by_table.parameters[key])
 
 
-class _Table(EvenGrid):
-    """The same grid, looked up."""
+@pytest.mark.parametrize("magnitude", [1e-38, 1e-20, 1.0, 1e19])
+@pytest.mark.parametrize("elements", [1, 9, 2000])
+def test_the_least_error_is_found_as_by_tables(elements: int, magnitude: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randn(40, elements, generator=generator) * magnitude
+    blocks[::7] = 0
+    blocks[::5] = (blocks[::5] * 2).round() / 2
+    extreme = blocks.abs().amax(dim=1, keepdim=True)
+    # Close to each other, and some of them equal.
+    candidates = [extreme * share for share in (1.0, 0.8, 0.8, 0.79999, 0.81, 0.5, 0.3)]
+    for bits in (2, 4, 8):
+        largest = (1 << (bits - 1)) - 1
 
-    def squared_error(self, blocks: Tensor) -> Tensor:
-        levels = self.scale * torch.arange(self.lowest, self.highest + 1)
-        return squared_error(blocks, levels if self.minimum is None else self.minimum + levels)
+        def grid(reach: Tensor, largest: int = largest) -> EvenGrid:
+            return EvenGrid(reach / largest, -largest, largest)
+
+        found = least_even(blocks, candidates, grid)
+        assert torch.equal(found, _least_by_table(blocks, candidates, grid))
+
+
+def _least_by_table(
+    blocks: Tensor, candidates: Sequence[Tensor], grid_at: Callable[[Tensor], EvenGrid]
+) -> Tensor:
+    def error(candidate: Tensor) -> Tensor:
+        grid = grid_at(candidate)
+        levels = grid.scale * torch.arange(grid.lowest, grid.highest + 1)
+        return squared_error(blocks, levels if grid.minimum is None else grid.minimum + levels)
+
+    return best_of(candidates, error)
 
 
 def _quantized(weight: Tensor, name: str, bits: int, granularity: str) -> QuantizedTensor:
