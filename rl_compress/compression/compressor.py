@@ -65,6 +65,16 @@ class Compressor(Parts):
         """Return the same without tensors, to be sent to workers that map them from a file."""
         return dataclasses.replace(self, network=self.network.with_tensors({}), contribution=None)
 
+    def shared_tensors(self, *, levels: bool) -> dict[str, Tensor]:
+        """Return the tensors that workers map.
+
+        Args:
+            levels: With all levels that variants may need, where the network has levels.
+        """
+        if levels and isinstance(self.network, SlimmableNetwork):
+            return self.network.all_tensors()
+        return self.network.tensors
+
     def with_tensors(self, tensors: dict[str, Tensor]) -> Compressor:
         """Return the same with the network's tensors, undoing :meth:`without_weights`."""
         return dataclasses.replace(self, network=self.network.with_tensors(tensors))
@@ -90,7 +100,7 @@ class Compressor(Parts):
 
     @property
     def has_levels(self) -> bool:
-        """Say whether the network's weights were quantized to every bit width once."""
+        """Say whether the network keeps its weights at the bit widths that variants give them."""
         return isinstance(self.network, SlimmableNetwork) and bool(self.network.bits)
 
     def quantized(self, model: nn.Module, widths: Widths) -> nn.Module:
