@@ -1,0 +1,63 @@
+"""What surrounds a model: job files, patterns, names, weights; each fault is one line, at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from running import Outcome, run_here, write_job
+
+
+def _assert_refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.stderr
+    for word in words:
+        assert word in outcome.error, f"{word!r} not in {outcome.error!r}"
+
+
+# Patterns and keys
+
+
+@pytest.mark.parametrize("structure", ["channels", "weights"])
+@pytest.mark.parametrize("key", ["skip", "protect"])
+def test_pattern_that_fits_no_layer_is_refused(tmp_path: Path, key: str, structure: str) -> None:
+    changes = {f"space__{key}": ["fc1", "conv9"], "space__pruning__structure": structure}
+
+    outcome = run_here("check", write_job(tmp_path, **changes))
+
+    _assert_refused(outcome, f"space.{key}: 'conv9'", "did you mean 'conv")
+
+
+def test_latency_table_refuses_such_a_pattern_too(tmp_path: Path) -> None:
+    _assert_refused(run_here("latency-table", write_job(tmp_path, space__skip=["x"])), "space.skip")
+
+
+def test_key_given_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    text = job.read_text(encoding="utf-8")
+    job.write_text(f"{text}\nbudget: {{macs: 0.9}}\n", encoding="utf-8")
+    first = 1 + text.splitlines().index("budget:")
+
+    _assert_refused(run_here("check", job), "job.yaml", f"key 'budget' of line {first}", "again")
+
+
+def test_key_given_twice_in_a_device_profile_is_refused(tmp_path: Path) -> None:
+    profile = tmp_path / "board.yaml"
+    profile.write_text(
+        "name: b\nbudget: {macs: 0.5, macs: 0.9}\nweight_bits: [16]\nactivation_bits: [16]\n",
+        encoding="utf-8",
+    )
+    _assert_refused(
+        run_here("check", write_job(tmp_path, device=str(profile))), "board.yaml", "'macs'"
+    )
+
+
+def test_group_given_twice_in_a_policy_is_refused(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    decision = json.dumps({"pruning_ratio": 0.5})
+    policy.write_text(
+        f'{{"decisions": {{"conv1": {decision}, "conv1": {decision}}}}}', encoding="utf-8"
+    )
+    outcome = run_here("evaluate", write_job(tmp_path), "--policy", policy)
+    _assert_refused(outcome, "policy.json", "'conv1'", "twice")
