@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from running import Outcome, run_here, write_job
+from tiny_target import TinyNet, tiny
+
+import rl_compress
 
 
 def _assert_refused(outcome: Outcome, *words: str) -> None:
@@ -61,3 +65,47 @@ def test_group_given_twice_in_a_policy_is_refused(tmp_path: Path) -> None:
     )
     outcome = run_here("evaluate", write_job(tmp_path), "--policy", policy)
     _assert_refused(outcome, "policy.json", "'conv1'", "twice")
+
+
+# State and weights
+
+
+def test_state_that_is_no_tensor_is_refused_by_check(tmp_path: Path) -> None:
+    outcome = run_here("check", write_job(tmp_path, target={"factory": "tiny_target:counting"}))
+    _assert_refused(outcome, "_extra_state", "of type dict", "get_extra_state")
+
+
+def test_network_that_looks_at_versions_goes_all_the_way(tmp_path: Path) -> None:
+    job = write_job(
+        tmp_path,
+        target={"factory": "tiny_target:versioned"},
+        search__evaluations=2,
+        pretraining={"mode": "finetune", "epochs": 1},
+    )
+
+    outcome = run_here("search", job, "--output", tmp_path / "run")
+
+    assert outcome.code == 0, outcome.stderr
+    assert isinstance(rl_compress.load_compressed(tmp_path / "run" / "best"), TinyNet)
+
+
+def test_checkpoint_of_a_training_script_is_taken(tmp_path: Path) -> None:
+    """Saved from within DataParallel, beside the optimizer."""
+    trained = tiny().build()
+    optimizer = torch.optim.AdamW(trained.parameters())
+    path = tmp_path / "last.ckpt"
+    state = torch.nn.DataParallel(trained).state_dict()
+    torch.save({"model": state, "optimizer": optimizer.state_dict(), "epoch": 6}, path)
+
+    outcome = run_here("check", write_job(tmp_path, target__weights=str(path)))
+
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_checkpoint_with_two_models_asks_for_the_key(tmp_path: Path) -> None:
+    path, state = tmp_path / "last.ckpt", tiny().build().state_dict()
+    torch.save({"model": state, "ema": state}, path)
+    job = write_job(tmp_path, target__weights=str(path))
+
+    _assert_refused(run_here("check", job), "target.weights", "target.weights_key", "model or ema")
+    assert run_here("check", job, "--set", "target.weights_key=ema").code == 0
