@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from rl_compress.search.goals import Within
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +157,15 @@ def prepare(
         costs.original[LATENCY] = costs.costs(compressor.space.full_widths)[LATENCY]
     parsed = Budget.parse(budget, costs.original)
     parsed.check_feasible(compressor.space, costs, costs.original)
+    if loose := parsed.loose(costs.original):
+        logger.warning("%s", loose)
     further = []
     for number, spec in enumerate(others):
         try:
             further.append(Budget.parse(spec, costs.original))
             further[-1].check_feasible(compressor.space, costs, costs.original)
+            if loose := further[-1].loose(costs.original):
+                logger.warning("search.budgets[%d]: %s", number, loose)
         except ConfigError as error:
             raise type(error)(f"search.budgets[{number}]: {error}") from None
     return Subject(target, model, example_inputs, compressor, parsed, tuple(further), table)

@@ -67,6 +67,22 @@ def test_group_given_twice_in_a_policy_is_refused(tmp_path: Path) -> None:
     _assert_refused(outcome, "policy.json", "'conv1'", "twice")
 
 
+@pytest.mark.parametrize(
+    "budget", [{"size_bytes": "700MB"}, {"size_bytes": "700MB", "macs": 0.5}, {"macs": "5G"}]
+)
+def test_bound_above_the_targets_own_cost_is_warned_of(
+    tmp_path: Path, budget: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the search goes on: it finds what is best within the other bounds."""
+    job = write_job(tmp_path, budget=budget, search__algorithm="greedy", search__evaluations=4)
+
+    outcome = run_here("search", job, "--output", tmp_path / "run")
+
+    assert outcome.code == 0, outcome.stderr
+    (line,) = (text for record in caplog.records if "budget." in (text := record.getMessage()))
+    assert "above the target's own" in line
+
+
 # State and weights
 
 
