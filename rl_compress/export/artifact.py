@@ -24,6 +24,7 @@ from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, u
 from rl_compress.export.tensor_file import read_tensors, write_tensors
 from rl_compress.layers.plain_weights import plain_weights, unshared
 from rl_compress.quantization.activations import ActivationQuantizer, attach_activations
+from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def load_compressed(directory: Path | str) -> nn.Module:
     make_room(model, tensors)
     tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     try:
-        model.load_state_dict(tensors | tied, strict=True, assign=False)
+        model.load_state_dict(with_versions(tensors | tied, model), strict=True, assign=False)
     except RuntimeError as error:
         raise ConfigError(
             f"{weights}: the tensors do not fit the model that the target "

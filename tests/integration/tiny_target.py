@@ -216,6 +216,48 @@ def unprunable() -> TinyTarget:
     return _Unprunable()
 
 
+class _VersionedNet(TinyNet):
+    """Loads as torchvision's MNASNet does: not without the version that was saved."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local: Any, *rest: Any) -> None:
+        if local.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local.get('version')}")
+        super()._load_from_state_dict(state, prefix, local, *rest)
+
+
+class _Versioned(TinyTarget):
+    def architecture(self) -> nn.Module:
+        return _VersionedNet()
+
+
+def versioned() -> TinyTarget:
+    """The network looks at versions when it is loaded."""
+    return _Versioned()
+
+
+class _CountingNet(TinyNet):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+class _Counting(TinyTarget):
+    def build(self) -> nn.Module:
+        return self.architecture().eval()
+
+    def architecture(self) -> nn.Module:
+        return _CountingNet()
+
+
+def counting() -> TinyTarget:
+    """The network's state is more than tensors."""
+    return _Counting()
+
+
 def raises() -> TinyTarget:
     """The factory fails."""
     raise RuntimeError("no luck today")

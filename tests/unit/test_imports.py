@@ -19,6 +19,7 @@ ROOT = Path(rl_compress.__file__).parent
 ORDER = (
     "errors",
     "logs",
+    "strict_yaml",
     "policy",
     "results",
     "targets",

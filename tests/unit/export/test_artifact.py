@@ -265,6 +265,25 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_module_that_looks_at_its_version_is_loaded_again(
+    compressed: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchvision's MNASNet does."""
+    versions = []
+
+    def load(self: Net, state: Any, prefix: str, local: Any, *rest: Any) -> None:
+        versions.append(local.get("version"))
+        nn.Module._load_from_state_dict(self, state, prefix, local, *rest)
+
+    monkeypatch.setattr(Net, "_version", 2)
+    monkeypatch.setattr(Net, "_load_from_state_dict", load)
+    save(tmp_path / "best", compressed)
+
+    load_compressed(tmp_path / "best")
+
+    assert versions == [2]
+
+
 def test_onnx_is_written_and_its_error_recorded(compressed: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     manifest = save(tmp_path / "best", compressed, ExportConfig(onnx=True))

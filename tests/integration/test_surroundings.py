@@ -1,0 +1,127 @@
+"""What surrounds a model: job files, patterns, names, weights; each fault is one line, at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from running import Outcome, run_here, write_job
+from tiny_target import TinyNet, tiny
+
+import rl_compress
+
+
+def _assert_refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.stderr
+    for word in words:
+        assert word in outcome.error, f"{word!r} not in {outcome.error!r}"
+
+
+# Patterns and keys
+
+
+@pytest.mark.parametrize("structure", ["channels", "weights"])
+@pytest.mark.parametrize("key", ["skip", "protect"])
+def test_pattern_that_fits_no_layer_is_refused(tmp_path: Path, key: str, structure: str) -> None:
+    changes = {f"space__{key}": ["fc1", "conv9"], "space__pruning__structure": structure}
+
+    outcome = run_here("check", write_job(tmp_path, **changes))
+
+    _assert_refused(outcome, f"space.{key}: 'conv9'", "did you mean 'conv")
+
+
+def test_latency_table_refuses_such_a_pattern_too(tmp_path: Path) -> None:
+    _assert_refused(run_here("latency-table", write_job(tmp_path, space__skip=["x"])), "space.skip")
+
+
+def test_key_given_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    text = job.read_text(encoding="utf-8")
+    job.write_text(f"{text}\nbudget: {{macs: 0.9}}\n", encoding="utf-8")
+    first = 1 + text.splitlines().index("budget:")
+
+    _assert_refused(run_here("check", job), "job.yaml", f"key 'budget' of line {first}", "again")
+
+
+def test_key_given_twice_in_a_device_profile_is_refused(tmp_path: Path) -> None:
+    profile = tmp_path / "board.yaml"
+    profile.write_text(
+        "name: b\nbudget: {macs: 0.5, macs: 0.9}\nweight_bits: [16]\nactivation_bits: [16]\n",
+        encoding="utf-8",
+    )
+    _assert_refused(
+        run_here("check", write_job(tmp_path, device=str(profile))), "board.yaml", "'macs'"
+    )
+
+
+def test_group_given_twice_in_a_policy_is_refused(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    decision = json.dumps({"pruning_ratio": 0.5})
+    policy.write_text(
+        f'{{"decisions": {{"conv1": {decision}, "conv1": {decision}}}}}', encoding="utf-8"
+    )
+    outcome = run_here("evaluate", write_job(tmp_path), "--policy", policy)
+    _assert_refused(outcome, "policy.json", "'conv1'", "twice")
+
+
+@pytest.mark.parametrize(
+    "budget", [{"size_bytes": "700MB"}, {"size_bytes": "700MB", "macs": 0.5}, {"macs": "5G"}]
+)
+def test_bound_above_the_targets_own_cost_is_warned_of(
+    tmp_path: Path, budget: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the search goes on: it finds what is best within the other bounds."""
+    job = write_job(tmp_path, budget=budget, search__algorithm="greedy", search__evaluations=4)
+
+    outcome = run_here("search", job, "--output", tmp_path / "run")
+
+    assert outcome.code == 0, outcome.stderr
+    (line,) = (text for record in caplog.records if "budget." in (text := record.getMessage()))
+    assert "above the target's own" in line
+
+
+# State and weights
+
+
+def test_state_that_is_no_tensor_is_refused_by_check(tmp_path: Path) -> None:
+    outcome = run_here("check", write_job(tmp_path, target={"factory": "tiny_target:counting"}))
+    _assert_refused(outcome, "_extra_state", "of type dict", "get_extra_state")
+
+
+def test_network_that_looks_at_versions_goes_all_the_way(tmp_path: Path) -> None:
+    job = write_job(
+        tmp_path,
+        target={"factory": "tiny_target:versioned"},
+        search__evaluations=2,
+        pretraining={"mode": "finetune", "epochs": 1},
+    )
+
+    outcome = run_here("search", job, "--output", tmp_path / "run")
+
+    assert outcome.code == 0, outcome.stderr
+    assert isinstance(rl_compress.load_compressed(tmp_path / "run" / "best"), TinyNet)
+
+
+def test_checkpoint_of_a_training_script_is_taken(tmp_path: Path) -> None:
+    """Saved from within DataParallel, beside the optimizer."""
+    trained = tiny().build()
+    optimizer = torch.optim.AdamW(trained.parameters())
+    path = tmp_path / "last.ckpt"
+    state = torch.nn.DataParallel(trained).state_dict()
+    torch.save({"model": state, "optimizer": optimizer.state_dict(), "epoch": 6}, path)
+
+    outcome = run_here("check", write_job(tmp_path, target__weights=str(path)))
+
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_checkpoint_with_two_models_asks_for_the_key(tmp_path: Path) -> None:
+    path, state = tmp_path / "last.ckpt", tiny().build().state_dict()
+    torch.save({"model": state, "ema": state}, path)
+    job = write_job(tmp_path, target__weights=str(path))
+
+    _assert_refused(run_here("check", job), "target.weights", "target.weights_key", "model or ema")
+    assert run_here("check", job, "--set", "target.weights_key=ema").code == 0
