@@ -69,7 +69,7 @@ def check(job: JobFile, set_: Overrides = None) -> None:
         loaded = _load(job, set_)
         subject = check_job(loaded, monitor=monitor)
         monitor.close()
-        print_check(loaded.name, subject.describe_space())
+        print_check(loaded.name, subject.describe_space(), subject.soundness)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from rl_compress.search.preparation import Subject, check_layer_names
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import PRUNING, SensitivityCurves
 from rl_compress.targets.factory import build_model, make_target
+from rl_compress.targets.state import scored
 from rl_compress.targets.target import SPLITS
 from rl_compress.targets.threads import threads
 
@@ -167,8 +168,8 @@ def evaluate_policy(
         "policy_id": compressor.space.policy_of(widths).policy_id,
         "scores": {
             f"{target.score_name} ({split})": (
-                target.score(subject.model, split),
-                target.score(evaluator.variant(widths), split),
+                scored(target, subject.model, split),
+                scored(target, evaluator.variant(widths), split),
             )
         },
         "costs": {cost: (subject.original_costs[cost], costs[cost]) for cost in costs},

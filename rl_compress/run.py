@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.policy.compression_policy import CompressionPolicy
 from rl_compress.pruning.contribution_history import save_history
+from rl_compress.rehearsal import rehearse
 from rl_compress.remote_runs import opened
 from rl_compress.reporting.report import build_report
 from rl_compress.reporting.run_files import read_run
@@ -39,6 +41,7 @@ from rl_compress.search.preparation import Subject, prepare
 from rl_compress.search.reachable import check_reachable
 from rl_compress.search.searching import SearchTask
 from rl_compress.targets.fingerprint import fingerprint_of_job, fingerprint_of_target
+from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 
 RUNS = Path("runs")
@@ -122,6 +125,10 @@ def _search_in(
     """Run a job, or what is left of it, in a directory that is locked."""
     asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
     fingerprint = fingerprint_of_job(asked)
+    # A sweep does it once for all its trials, and what was begun was rehearsed then.
+    new = measurements is None and not run.evaluations.exists()
+    if new and job.pretraining.mode != "none":
+        check(job, monitor=monitor)
 
     def begin(model: nn.Module, target: Target) -> None:
         fingerprint.update(fingerprint_of_target(job.target, target, model))
@@ -133,6 +140,11 @@ def _search_in(
         built=begin,
         before_training=lambda: run.create(job.to_yaml()),
     )
+    if new and job.pretraining.mode == "none":
+        rehearse(job, subject)
+    if subject.soundness is not None:
+        for warning in subject.soundness.warnings:
+            monitor.say(f"warning: {warning}")
     run.create(job.to_yaml())
     run.note_fingerprint(fingerprint)
     monitor.say(f"run directory: {run.location}")
@@ -222,13 +234,19 @@ def prepare_job(
 
 
 def check(job: Job, *, monitor: Monitor | None = None) -> Subject:
-    """Build a job's target and look at its layers and budget, without training anything.
+    """Build a job's target, look at its layers, data and budget, and rehearse what a run will do.
+
+    Nothing is trained but a copy, for one step: see :mod:`rl_compress.rehearsal`.
 
     Raises:
         ConfigError: Something in the job cannot work; the message names the key and the remedy.
     """
     untrained = job.model_copy(update={"pretraining": PretrainingConfig()})
-    return prepare_job(untrained, Path(), monitor or SilentMonitor())
+    subject = prepare_job(untrained, Path(), monitor or SilentMonitor())
+    rehearse(job, subject)
+    # What it scores before it is trained is no news.
+    is_trained = job.pretraining.mode == "none"
+    return subject if is_trained else dataclasses.replace(subject, soundness=None)
 
 
 def make_task(
@@ -349,7 +367,7 @@ def _verify(
         best_distinct(list(filter(subject.may_win, records)), count),
         delivered={manifest.policy_id: (scores.before_finetuning, scores.delivered, seconds)},
         fine_tune=fine_tune,
-        score=lambda variant: target.score(variant.model, "search"),
+        score=lambda variant: scored(target, variant.model, "search"),
         advance=monitor.step,
     )
     if better := better_than_delivered(rows):

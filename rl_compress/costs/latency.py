@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from statistics import median
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 
 from rl_compress.errors import ConfigError
 from rl_compress.results.environment import describe_environment
+from rl_compress.targets.state import kept_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,7 +99,10 @@ def interleaved_latency_ms(
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, but got {repeats}")
     times_ms: list[list[float]] = [[] for _ in runs]
-    with torch.inference_mode():
+    with contextlib.ExitStack() as stack:
+        for model, _ in runs:
+            stack.enter_context(kept_state(model))
+        stack.enter_context(torch.inference_mode())
         for _ in range(warmup):
             for model, inputs in runs:
                 model(*inputs)

@@ -127,7 +127,7 @@ def _record_calls(
 
     hooks = [layer.register_forward_hook(note) for layer in names]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             model(*inputs)
     finally:
         for hook in hooks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.straight_through import straight_through
+from rl_compress.targets.few import detached
+from rl_compress.targets.state import scored
 from rl_compress.targets.target import Batch, Target, device_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -204,7 +205,7 @@ class InputAttack:
         """
         inputs, labels = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
         data = TensorDataset(inputs, labels)
-        other = copy.copy(self._target)
+        other = detached(self._target)
         asked = []
 
         def split(name: str) -> Dataset[Any]:
@@ -216,7 +217,7 @@ class InputAttack:
 
         # On the instance, where a subclass's own methods do not come before them.
         vars(other).update(split=split, batches=read)
-        score = other.score(model, self._split)
+        score = scored(other, model, self._split)
         if self._split not in asked:
             raise ConfigError(
                 f"{self._key}: the target's score() must read its data by self.batches or "

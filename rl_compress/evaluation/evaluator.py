@@ -28,6 +28,7 @@ from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization
+from rl_compress.targets.state import own_buffers
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
 
@@ -134,7 +135,7 @@ class Evaluator:
         self._threads = threads_for(macs * target.batch_size)
         if torch.cuda.is_available():
             self._network = compressor.network.to(torch.device("cuda"))
-        self._reference = self._network.uncompressed()
+        self._reference = own_buffers(self._network.uncompressed())
         self._levels = compressor.has_levels and not repairs_weights(self._reference, config)
         self._inputs = None
         if latency:
@@ -165,12 +166,16 @@ class Evaluator:
         self._ahead = None
         # What fails here fails again when it is evaluated, where the reason is of use.
         with contextlib.suppress(Exception), threads(self._threads):
-            network = self._network.variant(widths, levels=self._levels)
+            network = self._built(widths)
             self._ahead = _Built(widths.tobytes(), network, time.perf_counter() - start)
 
     def variant(self, widths: Widths) -> nn.Module:
         """Return a variant, repaired and quantized as it would be for scoring."""
-        return self._repaired(self._network.variant(widths, levels=self._levels), widths)
+        return self._repaired(self._built(widths), widths)
+
+    def _built(self, widths: Widths) -> nn.Module:
+        # Its forward pass may write into buffers, and those of the network are shared and mapped.
+        return own_buffers(self._network.variant(widths, levels=self._levels))
 
     def _repaired(self, variant: nn.Module, widths: Widths) -> nn.Module:
         prepare_variant(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.adversarial import InputAttack, RobustnessConfig, loss_of
+from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target, device_of
 
 ScoreName = str
@@ -52,7 +53,7 @@ class TargetScore:
 
     def __call__(self, variant: nn.Module) -> float:
         """Measure a variant on the search split."""
-        return self._target.score(variant, "search")
+        return scored(self._target, variant, "search")
 
 
 class SampledTargetScore(TargetScore):
@@ -80,7 +81,7 @@ class SampledTargetScore(TargetScore):
     def _blocks(self, variant: nn.Module) -> Iterator[Tensor | None]:
         device = device_of(variant)
         for inputs, labels in self._target.batches("search", shuffle_seed=_SHUFFLE_SEED):
-            with torch.inference_mode():
+            with torch.no_grad():
                 yield self._target.sample_scores(variant(inputs.to(device)), labels.to(device))
 
 
@@ -115,11 +116,10 @@ class RobustScore:
 class Fidelity:
     """How close a variant's outputs are to the uncompressed model's; 0 for an identical variant.
 
-    Needs no labels, and tells variants apart that classify the same samples correctly. Outputs are
-    logits along the last axis, or along axis 1 where they have four axes or more (images): minus
-    their mean KL divergence per prediction, in nats. Single values (one axis, or a last axis of
-    length 1) have no distribution: minus their mean squared difference, divided by the variance of
-    the uncompressed model's (as 1 - R^2 is).
+    Tells variants apart that classify the same samples correctly. Outputs are logits along the
+    target's class axis: minus their mean KL divergence per prediction, in nats. Single values (one
+    axis, or a class axis of length 1) have no distribution: minus their mean squared difference,
+    divided by the variance of the uncompressed model's (as 1 - R^2 is).
     """
 
     def __init__(
@@ -140,14 +140,17 @@ class Fidelity:
         device = device_of(reference)
         count, aligned = 0, True
         outputs = []
-        with torch.inference_mode():
-            for inputs, _ in self._batches():
-                outputs.append(_classes_last(reference(inputs.to(device))))
+        with torch.no_grad():
+            for inputs, labels in self._batches():
+                found = reference(inputs.to(device))
+                axis = target.class_axis(found, labels)
+                outputs.append(_classes_last(found, axis))
                 aligned = aligned and len(outputs[-1]) == len(inputs)
                 count += len(inputs)
         # Samples of several lengths have unequal weights in a mean over predictions.
         alike = len({output.shape[1:] for output in outputs}) == 1
         self.num_samples = count if aligned and alike else None
+        self._axis = axis
         self._single = outputs[0].ndim == 1 or outputs[0].shape[-1] == 1
         if self._single:
             self._expected = outputs
@@ -165,7 +168,7 @@ class Fidelity:
         """Return minus the mean difference per prediction."""
         device = device_of(variant)
         difference, count = 0.0, 0
-        with torch.inference_mode():
+        with torch.no_grad():
             for (inputs, _), expected in zip(self._batches(), self._expected, strict=True):
                 found = self._differences(variant(inputs.to(device)), expected)
                 difference += float(found.sum())
@@ -176,7 +179,7 @@ class Fidelity:
         """See :meth:`SampledScore.samples`."""
         device = device_of(variant)
         for (inputs, _), expected in zip(self._batches(), self._expected, strict=True):
-            with torch.inference_mode():
+            with torch.no_grad():
                 found = self._differences(variant(inputs.to(device)), expected)
                 yield -found.reshape(len(found), -1).mean(dim=1)
 
@@ -185,7 +188,7 @@ class Fidelity:
 
     def _differences(self, outputs: Tensor, expected: Tensor) -> Tensor:
         """Return the difference of each prediction, in double precision."""
-        found = _classes_last(outputs)
+        found = _classes_last(outputs, self._axis)
         if self._single:
             return (found.double() - expected.double()).square() / self._variance
         per_class = nn.functional.kl_div(
@@ -194,8 +197,8 @@ class Fidelity:
         return per_class.sum(dim=-1, dtype=torch.float64)
 
 
-def _classes_last(outputs: Tensor) -> Tensor:
-    return (outputs.movedim(1, -1) if outputs.ndim >= 4 else outputs).float()
+def _classes_last(outputs: Tensor, axis: int) -> Tensor:
+    return outputs.movedim(axis, -1).float()
 
 
 def make_score(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.costs.latency import compare_latency, device_name
+from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
 from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig, save_artifact
@@ -29,6 +29,7 @@ from rl_compress.policy.budget import LATENCY, Budget
 from rl_compress.policy.search_space import Widths
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.targets.factory import TargetConfig
+from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads
 
@@ -48,6 +49,8 @@ def deliver(
     finetuning: FinetuningConfig,
     contribution: ContributionConfig,
     export: ExportConfig,
+    passes: tuple[int, int] = (WARMUP, REPEATS),
+    finished: Callable[[nn.Module], None] = lambda _model: None,
     advance: Callable[[int, int], None] = lambda _epoch, _epochs: None,
 ) -> Manifest:
     """Cut, repair, fine-tune, measure and save the chosen variant.
@@ -67,6 +70,8 @@ def deliver(
         finetuning: How to fine-tune.
         contribution: How channels fade out, with that schedule.
         export: What to write.
+        passes: Forward passes before latency is timed, and those that are timed.
+        finished: Is shown the model, on the CPU, before it is saved.
         advance: Hears of each epoch done, with their number.
 
     Returns:
@@ -90,7 +95,9 @@ def deliver(
         for tensor in example_inputs
     ]
     with threads(latency_table.threads if latency_table else None):
-        original_ms, delivered_ms = compare_latency(teacher, smaller, inputs)
+        original_ms, delivered_ms = compare_latency(
+            teacher, smaller, inputs, warmup=passes[0], repeats=passes[1]
+        )
         hardware = device_name(device)
     full = compressor.space.full_widths
     original_costs = compressor.costs.original
@@ -129,12 +136,13 @@ def deliver(
         scores=Scores(
             name=target.score_name,
             search=SearchScoreChange(
-                original=target.score(teacher, "search"),
+                original=scored(target, teacher, "search"),
                 before_finetuning=variant.before,
-                delivered=target.score(smaller, "search"),
+                delivered=scored(target, smaller, "search"),
             ),
             test=ScoreChange(
-                original=target.score(teacher, "test"), delivered=target.score(smaller, "test")
+                original=scored(target, teacher, "test"),
+                delivered=scored(target, smaller, "test"),
             ),
         ),
         latency_ms=LatencyChange(
@@ -147,7 +155,6 @@ def deliver(
         finetuning_epochs=variant.epochs,
     )
     model.cpu()
+    finished(smaller.cpu())
     packing = Packing(variant.quantization, variant.masks)
-    return save_artifact(
-        directory, smaller.cpu(), manifest, policy, example_inputs, export, packing
-    )
+    return save_artifact(directory, smaller, manifest, policy, example_inputs, export, packing)

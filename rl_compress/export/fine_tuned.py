@@ -26,6 +26,7 @@ from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization
+from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads, threads_for
 
@@ -146,7 +147,7 @@ def fine_tune_variant(
         )
 
     prepare(searched, levels_made=levels)
-    before = target.score(searched, "search")
+    before = scored(target, searched, "search")
     recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))
     macs = int(compressor.costs.original["macs"])
     with threads(threads_for(macs * finetuning.batch_size)):

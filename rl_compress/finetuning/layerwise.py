@@ -131,7 +131,8 @@ def stage_plan(
     """
     example = target.example_inputs()[0].to(device)
     with torch.no_grad():
-        outputs = model.eval()(example).shape[-1]
+        found = model.eval()(example)
+    outputs = found.shape[target.class_axis(found)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         truncated = Truncated(model, layer, example, outputs)

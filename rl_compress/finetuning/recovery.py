@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from rl_compress.finetuning.seeded import seeded
+from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target, device_of
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def finetune(
     """
     teacher.eval()
     student.eval().requires_grad_(True)
-    scores = [target.score(student, "search")]
+    scores = [scored(target, student, "search")]
     kept, kept_epoch, best_epoch = copy.deepcopy(student.state_dict()), 0, 0
     error = standard_error(teacher, target) if config.epochs else 0.0
     course = _Course(student, target, config, masks or {})
@@ -118,7 +119,7 @@ def finetune(
                     kept_epoch,
                 )
                 break
-            scores.append(target.score(student, "search"))
+            scores.append(scored(target, student, "search"))
             if _is_better(scores[-1], scores[best_epoch]):
                 best_epoch = epoch
             # The best of many noisy scores is mostly luck, and what trained longest, at the lowest

@@ -12,6 +12,7 @@ from rich.table import Table
 from rl_compress.reporting.formatting import format_cost
 from rl_compress.reporting.summary import comparison_table
 from rl_compress.reporting.sweep_report import sweep_cell
+from rl_compress.targets.soundness import Soundness
 
 _console = Console()
 
@@ -19,8 +20,10 @@ _SWEEP_COLUMNS = ("best_score", "test_after", "params_share")
 """Figures of trials that fit on a console; the report has more."""
 
 
-def print_check(name: str, space: Mapping[str, Any]) -> None:
-    """Print a target's groups, costs and budget, as ``space.json`` holds them."""
+def print_check(
+    name: str, space: Mapping[str, Any], soundness: Soundness | None = None
+) -> None:
+    """Print a target's groups, costs and budget, as ``space.json`` holds them, and its scores."""
     table = Table(title=f"{name}: groups in forward order", title_justify="left")
     aspects = [
         aspect
@@ -60,7 +63,23 @@ def print_check(name: str, space: Mapping[str, Any]) -> None:
             "–" if bound is None else f"{format_cost(cost, bound)} ({bound / value:.1%})",
         )
     _console.print(costs)
+    if soundness is not None:
+        _print_scores(soundness)
     _console.print("the budget is feasible")
+
+
+def _print_scores(soundness: Soundness) -> None:
+    """Print how the uncompressed model scores; the test split's score is for the end of a run."""
+    scores = Table(title=f"{soundness.score_name} of the target", title_justify="left")
+    for column in ("split", soundness.score_name, "samples"):
+        scores.add_column(column, justify="left" if column == "split" else "right")
+    for row in soundness.splits:
+        unknown = "usable" if row.samples else "–"
+        score = unknown if row.score is None else f"{row.score:.4f}"
+        scores.add_row(row.split, score, f"{row.samples:,d}")
+    _console.print(scores)
+    for warning in soundness.warnings:
+        _say(f"warning: {warning}")
 
 
 def _say(line: str) -> None:

@@ -18,7 +18,7 @@ from rl_compress.costs.latency_table import LatencyTable, find_latency_table
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.scores import FIDELITY, check_score
 from rl_compress.finetuning.iterative import train_scaled
-from rl_compress.layers.axes import SUPPORTED, layer_of, named_tensors, quantizable_weights
+from rl_compress.layers.axes import layer_of, named_tensors, quantizable_weights
 from rl_compress.policy.budget import LATENCY, Budget
 from rl_compress.policy.patterns import check_patterns
 from rl_compress.policy.space_config import UNQUANTIZED, SpaceConfig
@@ -27,8 +27,10 @@ from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.quantization.bits import Bits
 from rl_compress.search.goals import Within
 from rl_compress.targets.factory import TargetConfig, build_model, make_target
+from rl_compress.targets.soundness import Soundness, check_outputs, score_splits
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
+from rl_compress.targets.user_code import user_code
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class Subject:
     """Further budgets that the agent is trained for."""
     latency_table: LatencyTable | None = None
     """What latencies are predicted from, where the budget bounds them."""
+    soundness: Soundness | None = None
+    """How the uncompressed model scores on some samples of each split."""
 
     @property
     def original_costs(self) -> dict[str, float]:
@@ -139,7 +143,9 @@ def prepare(
     check_score(score, target)
     model = build_model(target, target_config)
     check_layer_names(space, model)
-    example_inputs = target.example_inputs()
+    with user_code(f"example_inputs() of {type(target).__name__}"):
+        example_inputs = target.example_inputs()
+    check_outputs(target, model, example_inputs)
     table = None
     if any(LATENCY in spec for spec in (budget, *others)):
         # Before anything is trained: it is of the architecture, whatever the weights.
@@ -168,7 +174,10 @@ def prepare(
                 logger.warning("search.budgets[%d]: %s", number, loose)
         except ConfigError as error:
             raise type(error)(f"search.budgets[{number}]: {error}") from None
-    return Subject(target, model, example_inputs, compressor, parsed, tuple(further), table)
+    soundness = score_splits(target, model, costs.original["macs"])
+    return Subject(
+        target, model, example_inputs, compressor, parsed, tuple(further), table, soundness
+    )
 
 
 def check_layer_names(space: SpaceConfig, model: nn.Module) -> None:
@@ -183,9 +192,9 @@ def check_layer_names(space: SpaceConfig, model: nn.Module) -> None:
     named = weighted
     if space.pruning.structure == "channels":
         # Groups have norms in them, embeddings, and parameters that belong to no layer.
-        layers = [name for name, part in modules.items() if isinstance(part, SUPPORTED)]
-        others = [name for name in named_tensors(model) if layer_of(name) not in layers]
-        named = list(dict.fromkeys([*layers, *others, *map(layer_of, others)]))
+        own = [name for name, part in modules.items() if any(True for _ in part.parameters(False))]
+        tensors = list(named_tensors(model))
+        named = list(dict.fromkeys([*own, *map(layer_of, tensors), *tensors]))
     check_patterns(space, named, weighted)
 
 

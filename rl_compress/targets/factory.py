@@ -7,7 +7,6 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rl_compress.errors import TargetError
 from rl_compress.layers.plain_weights import plain_weights
 from rl_compress.targets.checkpoint import load_weights
 from rl_compress.targets.target import Target
+from rl_compress.targets.user_code import summary
 
 _BUILT_IN = {
     "digits": "rl_compress.targets.digits:digits",
@@ -66,7 +66,7 @@ def make_target(config: TargetConfig) -> Target:
     # A module or function that parses the command line ends with SystemExit.
     except (Exception, SystemExit) as error:
         raise TargetError(
-            f"target.factory: {config.factory} failed ({_summary(error)}); call it in Python with "
+            f"target.factory: {config.factory} failed ({summary(error)}); call it in Python with "
             f"the same options to see all"
         ) from error
     if not isinstance(target, Target):
@@ -97,7 +97,7 @@ def build_model(target: Target, config: TargetConfig) -> nn.Module:
         raise
     except (Exception, SystemExit) as error:
         raise TargetError(
-            f"target.factory: building the model of {config.factory} failed ({_summary(error)})"
+            f"target.factory: building the model of {config.factory} failed ({summary(error)})"
         ) from error
     if not isinstance(model, nn.Module):
         raise TargetError(
@@ -126,7 +126,7 @@ def _check_state(model: nn.Module, factory: str) -> None:
     except Exception as error:
         raise TargetError(
             f"target.factory: the state of the model of {factory} cannot be read "
-            f"({_summary(error)})"
+            f"({summary(error)})"
         ) from error
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -173,7 +173,7 @@ def _find(name: str) -> Callable[..., Any]:
                 f"installed nor in {here}; start in the folder that holds it, or install it"
             ) from None
         raise TargetError(
-            f"target.factory: importing {module_name} failed ({_summary(error)}); "
+            f"target.factory: importing {module_name} failed ({summary(error)}); "
             f"`python -m {module_name}` shows all"
         ) from error
     try:
@@ -236,15 +236,3 @@ def _is_part_of(missing: str | None, module_name: str) -> bool:
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _summary(error: BaseException) -> str:
-    """Return type, message and place of an error in one line."""
-    text = " ".join(str(error).split())[:200]
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)[1:]
-        if "site-packages" not in frame.filename and "<frozen" not in frame.filename
-    ]
-    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-    return f"{type(error).__name__}: {text}{place}"

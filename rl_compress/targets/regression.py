@@ -91,7 +91,7 @@ class RegressionTarget(Target):
         """Return the mean squared error, in units of the values' variance."""
         inputs, values = self._tensors(split)
         device = device_of(model)
-        with torch.inference_mode():
+        with torch.no_grad():
             found = model(inputs.to(device)).squeeze(-1).cpu()
         return float((found.double() - values.double()).square().mean())
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rl_compress.errors import TargetError
 from rl_compress.targets.target import SPLITS, Target
+from rl_compress.targets.user_code import summary
 
 _CHECKED_SAMPLES = 1000
 """Samples per split that are looked at where the data is not a tensor in memory."""
@@ -109,14 +110,14 @@ def _look_at(target: Target, name: str) -> _Samples:
     try:
         dataset = target.split(name)
         size = len(dataset)  # type: ignore[arg-type]
-        base, indices = _rooted(dataset, np.arange(size))
+        base, indices = rooted(dataset, np.arange(size))
         inputs = _inputs(base, indices) if size else []
     except TargetError:
         raise
     except Exception as error:
         raise TargetError(
             f"target: split {name!r} cannot be read as a map-style dataset of (input, label) "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
+            f"({summary(error)})"
         ) from error
     if size == 0:
         raise TargetError(f"target: split {name!r} is empty; every split needs samples")
@@ -136,7 +137,7 @@ def _look_at(target: Target, name: str) -> _Samples:
     return _Samples(frozenset(found), base, frozenset(indices.tolist() if is_subset else ()))
 
 
-def _rooted(dataset: Dataset[Any], indices: np.ndarray) -> tuple[Dataset[Any], np.ndarray]:
+def rooted(dataset: Dataset[Any], indices: np.ndarray) -> tuple[Dataset[Any], np.ndarray]:
     """Resolve subsets, also of subsets, to the dataset that they select from."""
     while isinstance(dataset, Subset):
         indices = np.asarray(dataset.indices, dtype=np.int64)[indices]

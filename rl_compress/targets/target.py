@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from rl_compress.errors import TargetError
+from rl_compress.targets.classes import check_range, class_indices, find_class_axis, normalised
 
 SPLITS = ("train", "calibration", "search", "test")
 """Disjoint by contract: fine-tuning, recalibration, scoring of variants, and the final figures."""
@@ -69,6 +70,41 @@ class Target(ABC):
         """Return the training loss against the labels, or None to learn from the teacher alone."""
         return None
 
+    def class_axis(self, outputs: Tensor, labels: Tensor | None = None) -> int:
+        """Return the axis of logits that counts classes, for fidelity and distillation.
+
+        By default axis 1 of four axes or more (images), else the last one.
+
+        Args:
+            outputs: Of the model, shape ``(batch, …)``.
+            labels: Theirs, where they are at hand.
+        """
+        return 1 if outputs.ndim >= 4 else -1
+
+    def check_labels(self, outputs: Tensor, labels: Any) -> None:
+        """Make sure that labels can be those of a model's outputs; by default all can be.
+
+        Args:
+            outputs: Of the model for some samples, shape ``(batch, …)``.
+            labels: Of these samples, and perhaps of more, shape ``(samples, …)``.
+
+        Raises:
+            TargetError: They cannot be; the message says why.
+        """
+        return None
+
+    def guess(self, labels: Tensor, samples: int) -> float | None:
+        """Return what :meth:`score` may reach without looking at the inputs, within noise.
+
+        Args:
+            labels: Of the samples scored, in one row.
+            samples: Number of these samples.
+
+        Returns:
+            By default 0 for a score called ``r2``, and None, which is not known, for others.
+        """
+        return 0.0 if self.score_name == "r2" else None
+
     def augment(self, inputs: Tensor) -> Tensor:
         """Return a batch of the training split, varied as in the model's own training.
 
@@ -87,8 +123,8 @@ class Target(ABC):
     def distillation_loss(self, outputs: Tensor, expected: Tensor, temperature: float) -> Tensor:
         """Return how far a compressed model's outputs are from the uncompressed one's.
 
-        Logits, with classes along the last axis or along axis 1 of four axes or more, are compared
-        by ``T^2 KL(softmax(expected / T) || softmax(outputs / T))``, the mean over predictions
+        Logits, with classes along :meth:`class_axis`, are compared by
+        ``T^2 KL(softmax(expected / T) || softmax(outputs / T))``, the mean over predictions
         (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). Single values are
         compared by their mean squared error. Override it for other outputs.
 
@@ -97,8 +133,8 @@ class Target(ABC):
             expected: Of the uncompressed model, same shape.
             temperature: T; softens both distributions.
         """
-        if outputs.ndim >= 4:
-            outputs, expected = outputs.movedim(1, -1), expected.movedim(1, -1)
+        axis = self.class_axis(outputs)
+        outputs, expected = outputs.movedim(axis, -1), expected.movedim(axis, -1)
         if outputs.ndim == 1 or outputs.shape[-1] == 1:
             return nn.functional.mse_loss(outputs, expected)
         divergence = nn.functional.kl_div(
@@ -150,9 +186,17 @@ class Target(ABC):
 
 
 class ClassificationTarget(Target):
-    """A classifier scored by accuracy in percent, made from a model function and four datasets."""
+    """A classifier scored by accuracy in percent, made from a model function and four datasets.
+
+    Score, loss, fidelity and distillation all take the classes along the same axis of the outputs.
+    Where several predictions are made for a sample, as for every pixel or every word, each counts.
+    """
 
     score_name = "accuracy"
+
+    # Of the class, for subclasses that make their splits without calling this constructor.
+    _class_axis: int | None = None
+    _ignored = -100
 
     def __init__(
         self,
@@ -160,6 +204,8 @@ class ClassificationTarget(Target):
         splits: Mapping[str, Dataset[Any]],
         *,
         batch_size: int = 256,
+        class_axis: int | None = None,
+        ignore_index: int = -100,
     ) -> None:
         """Keep the parts.
 
@@ -167,6 +213,9 @@ class ClassificationTarget(Target):
             build: Returns the trained model; called once in the driver.
             splits: A dataset of ``(input, integer label)`` for each of :data:`SPLITS`.
             batch_size: Samples per forward pass.
+            class_axis: Axis of the outputs that counts classes; by default the one that the labels
+                lack, see :mod:`rl_compress.targets.classes`.
+            ignore_index: Label of predictions that count neither in score nor in loss.
         """
         missing = [name for name in SPLITS if name not in splits]
         if missing:
@@ -176,6 +225,8 @@ class ClassificationTarget(Target):
         self._build = build
         self._splits = dict(splits)
         self.batch_size = batch_size
+        self._class_axis = class_axis
+        self._ignored = ignore_index
 
     def build(self) -> nn.Module:
         """Return the model that the function given makes."""
@@ -185,25 +236,73 @@ class ClassificationTarget(Target):
         """Return one of the datasets given."""
         return self._splits[name]
 
+    def class_axis(self, outputs: Tensor, labels: Tensor | None = None) -> int:
+        """Return the axis of the outputs that counts classes, from 1 on.
+
+        Raises:
+            TargetError: The labels fit none, or leave it open.
+        """
+        if labels is None and self._class_axis is not None:
+            return normalised(self._class_axis, outputs.ndim)
+        if labels is None:
+            label = torch.as_tensor(self.split("train")[0][1])
+            shape = (len(outputs), *label.shape)
+        else:
+            shape = tuple(labels.shape)
+        # It is the target's: a batch whose sequences are as long as there are classes has it too.
+        self._class_axis = find_class_axis(outputs.shape, shape, self._class_axis)
+        return self._class_axis
+
+    def check_labels(self, outputs: Tensor, labels: Any) -> None:
+        """Make sure that labels are integers, one for each prediction, and have a class each."""
+        indices = class_indices(labels)
+        axis = self.class_axis(outputs, indices[: len(outputs)])
+        check_range(indices, outputs.shape[axis], self._ignored)
+
+    def guess(self, labels: Tensor, samples: int) -> float | None:
+        """Return the accuracy of always naming the most frequent class, plus two standard errors.
+
+        None for a score of another name.
+        """
+        indices = class_indices(labels)
+        counted = indices[indices != self._ignored]
+        if self.score_name != ClassificationTarget.score_name or not counted.numel():
+            return None
+        share = float(counted.unique(return_counts=True)[1].max()) / counted.numel()
+        return 100.0 * (share + 2.0 * (share * (1.0 - share) / samples) ** 0.5)
+
     def score(self, model: nn.Module, split: str) -> float:
         """Return the accuracy in percent, 0 to 100."""
         device = device_of(model)
         correct = total = 0
-        with torch.inference_mode():
+        # No inference mode: what a forward pass leaves in the model is trained with later.
+        with torch.no_grad():
             for inputs, labels in self.batches(split):
-                predicted = model(inputs.to(device)).argmax(dim=-1)
-                correct += int((predicted == labels.to(device)).sum())
-                total += labels.numel()
+                right, counted = self._compare(model(inputs.to(device)), labels.to(device))
+                correct += int(right.sum())
+                total += int(counted.sum())
+        if not total:
+            raise TargetError(f"target: split {split!r} has no labels but {self._ignored}")
         return 100.0 * correct / total
 
     def sample_scores(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return 100 for each sample classified correctly, else 0; of many labels, their mean."""
-        correct = (outputs.argmax(dim=-1) == labels).double()
-        return 100.0 * correct.reshape(len(correct), -1).mean(dim=1)
+        right, counted = self._compare(outputs, labels)
+        right, counted = (found.double().reshape(len(found), -1) for found in (right, counted))
+        return 100.0 * right.sum(dim=1) / counted.sum(dim=1).clamp_min(1.0)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy."""
-        return nn.functional.cross_entropy(outputs, labels)
+        indices = class_indices(labels)
+        logits = outputs.movedim(self.class_axis(outputs, indices), 1)
+        return nn.functional.cross_entropy(logits, indices, ignore_index=self._ignored)
+
+    def _compare(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which predictions are right, and which count, both in the labels' shape."""
+        indices = class_indices(labels)
+        predicted = outputs.argmax(dim=self.class_axis(outputs, indices))
+        counted = indices != self._ignored
+        return (predicted == indices) & counted, counted
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -20,6 +20,7 @@ from rl_compress.errors import ConfigError, EvaluationError, RunDirectoryError
 from rl_compress.evaluation.shared import SharedMeasurements
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
+from rl_compress.rehearsal import rehearse
 from rl_compress.reporting.sweep_files import SWEEP_FILE, TRIALS
 from rl_compress.reporting.sweep_report import build_sweep_report
 from rl_compress.results.environment import describe_environment
@@ -108,7 +109,9 @@ def tune(
     sweep = RunDirectory(Path(output))
     with run_lock(sweep.path):
         sweep.check(job.to_yaml(), resume=resume)
-        prepare_job(job, sweep.pretraining, monitor, before_training=lambda: None)
+        subject = prepare_job(job, sweep.pretraining, monitor, before_training=lambda: None)
+        if not resume:
+            rehearse(job, subject)
         (sweep.path / TRIALS).mkdir(parents=True, exist_ok=True)
         sweep.write_text("job.yaml", job.to_yaml())
         sweep.write_json("environment.json", describe_environment())

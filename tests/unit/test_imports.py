@@ -36,6 +36,7 @@ ORDER = (
     "job",
     "monitor",
     "remote_runs",
+    "rehearsal",
     "run",
     "scheduled",
     "inspection",

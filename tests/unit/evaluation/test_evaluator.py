@@ -58,7 +58,7 @@ def test_fidelity_is_minus_the_mean_divergence(
 
 
 def test_fidelity_of_images_compares_classes_along_the_second_axis() -> None:
-    images = TensorDataset(torch.randn(6, 3, 4, 4), torch.zeros(6))
+    images = TensorDataset(torch.randn(6, 3, 4, 4), torch.zeros(6, 4, 4).long())
     target = ClassificationTarget(nn.Identity, dict.fromkeys(SPLITS, images), batch_size=4)
     shifted = nn.Module()
     shifted.forward = lambda x: x + 5.0  # type: ignore[assignment]

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from rl_compress.errors import TargetError
-from rl_compress.targets.target import ClassificationTarget
+from rl_compress.targets.target import ClassificationTarget, Target
 
 
 class _Pairs(Dataset):
@@ -15,6 +15,19 @@ class _Pairs(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return torch.tensor([float(index), -float(index)]), 0
+
+
+class _Plain(Target):
+    """A target that leaves everything at its default."""
+
+    def build(self) -> nn.Module:
+        return nn.Identity()
+
+    def split(self, name: str) -> Dataset:
+        return _Pairs()
+
+    def score(self, model: nn.Module, split: str) -> float:
+        return 0.0
 
 
 def _target() -> ClassificationTarget:
@@ -66,10 +79,10 @@ def test_distillation_is_temperature_squared_times_kl(
     student, teacher = torch.randn(shape), torch.randn(shape)
     p, q = (teacher / 3).softmax(class_axis), (student / 3).softmax(class_axis)
     expected = 9 * (p * (p / q).log()).sum(class_axis).mean()
-    torch.testing.assert_close(_target().distillation_loss(student, teacher, 3.0), expected)
+    torch.testing.assert_close(_Plain().distillation_loss(student, teacher, 3.0), expected)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
 def test_single_values_are_distilled_by_squared_error(shape: tuple[int, ...]) -> None:
     student, teacher = torch.full(shape, 3.0), torch.full(shape, 1.0)
-    assert _target().distillation_loss(student, teacher, 2.0) == 4.0
+    assert _Plain().distillation_loss(student, teacher, 2.0) == 4.0
