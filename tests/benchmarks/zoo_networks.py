@@ -22,47 +22,50 @@ CLASSES = 10
 TOKENS, WORDS = 16, 200
 
 _TORCHVISION = """
-    alexnet convnext_tiny densenet121 densenet169 efficientnet_b0 efficientnet_b2 efficientnet_v2_s
-    googlenet inception_v3@96 mnasnet0_5 mnasnet1_0 mobilenet_v2 mobilenet_v3_small
-    mobilenet_v3_large regnet_x_400mf regnet_x_1_6gf regnet_y_400mf regnet_y_1_6gf resnet18 resnet34
-    resnet50 resnet101 resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 squeezenet1_0
-    squeezenet1_1 swin_t swin_v2_t vgg11 vgg13_bn vgg16 vit_b_16 vit_b_32 wide_resnet50_2 maxvit_t
-    fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large
+    alexnet convnext_tiny densenet121 densenet169 efficientnet_b0 efficientnet_b2
+    efficientnet_v2_s googlenet inception_v3@96 mnasnet0_5 mnasnet1_0 mobilenet_v2
+    mobilenet_v3_small mobilenet_v3_large regnet_x_400mf regnet_x_1_6gf regnet_y_400mf
+    regnet_y_1_6gf resnet18 resnet34 resnet50 resnet101 resnext50_32x4d shufflenet_v2_x0_5
+    shufflenet_v2_x1_0 squeezenet1_0 squeezenet1_1 swin_t swin_v2_t vgg11 vgg13_bn vgg16
+    vit_b_16 vit_b_32 wide_resnet50_2 maxvit_t fcn_resnet50 deeplabv3_mobilenet_v3_large
+    lraspp_mobilenet_v3_large
 """
 _TIMM = """
     resnet10t resnet26d resnext26ts seresnet33ts seresnext26d_32x4d ecaresnet26t rexnet_100
-    ghostnet_100 ghostnetv2_100 hrnet_w18_small dla34 dla46x_c ese_vovnet19b_slim ese_vovnet19b_dw
-    convnext_atto convnextv2_atto efficientnet_lite0 tf_efficientnetv2_b0 mixnet_s
-    mobilenetv3_small_050 mobilenetv4_conv_small hardcorenas_a semnasnet_075 fbnetc_100 tinynet_e
-    regnetx_002 regnety_002 regnetz_005 nf_regnet_b0 nf_resnet26 dm_nfnet_f0 res2net50_14w_8s
-    resnest14d skresnet18 cspresnet50 cspdarknet53 darknet17 densenet121 inception_v3@96
-    inception_v4@96 inception_resnet_v2@96 xception41 dpn48b vgg11_bn gernet_s lcnet_050
-    inception_next_atto starnet_s1 gcresnet33ts lambda_resnet26t
-    botnet26t_256 selecsls42b tresnet_m vit_tiny_patch16_224 deit_tiny_distilled_patch16_224
+    ghostnet_100 ghostnetv2_100 hrnet_w18_small dla34 dla46x_c ese_vovnet19b_slim
+    ese_vovnet19b_dw convnext_atto convnextv2_atto efficientnet_lite0 tf_efficientnetv2_b0
+    mixnet_s mobilenetv3_small_050 mobilenetv4_conv_small hardcorenas_a semnasnet_075 fbnetc_100
+    tinynet_e regnetx_002 regnety_002 regnetz_005 nf_regnet_b0 nf_resnet26 dm_nfnet_f0
+    res2net50_14w_8s resnest14d skresnet18 cspresnet50 cspdarknet53 darknet17 densenet121
+    inception_v3@96 inception_v4@96 inception_resnet_v2@96 xception41 dpn48b vgg11_bn gernet_s
+    lcnet_050 inception_next_atto starnet_s1 gcresnet33ts lambda_resnet26t botnet26t_256
+    selecsls42b tresnet_m vit_tiny_patch16_224 deit_tiny_distilled_patch16_224
     deit3_small_patch16_224 cait_xxs24_224 xcit_nano_12_p16_224 beit_base_patch16_224
     eva02_tiny_patch14_224@56 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256
     twins_pcpvt_small twins_svt_small pvt_v2_b0 coat_lite_tiny levit_128s mobilevit_xxs
     mobilevitv2_050 maxvit_rmlp_pico_rw_256 coatnet_nano_rw_224 edgenext_xx_small poolformer_s12
-    caformer_s18
-    mixer_s32_224 resmlp_12_224 gmlp_ti16_224 convmixer_768_32 efficientformer_l1@224
-    efficientformerv2_s0@224 efficientvit_b0 efficientvit_m0 fastvit_t8 repvgg_a0 repvit_m0_9
-    mobileone_s0 volo_d1_224 focalnet_tiny_srf davit_tiny hiera_tiny_224@224 crossvit_9_240@240
-    tnt_s_patch16_224 nest_tiny_jx pit_ti_224@224 convit_tiny visformer_tiny sequencer2d_s
+    caformer_s18 mixer_s32_224 resmlp_12_224 gmlp_ti16_224 convmixer_768_32
+    efficientformer_l1@224 efficientformerv2_s0@224 efficientvit_b0 efficientvit_m0 fastvit_t8
+    repvgg_a0 repvit_m0_9 mobileone_s0 volo_d1_224 focalnet_tiny_srf davit_tiny
+    hiera_tiny_224@224 crossvit_9_240@240 tnt_s_patch16_224 nest_tiny_jx pit_ti_224@224
+    convit_tiny visformer_tiny sequencer2d_s
 """
 _PYTORCHCV = """
     alexnet@224 zfnet@224 resnet10 preresnet10 resnetbc14b seresnet10 sepreresnet10 bam_resnet18
     cbam_resnet18 ibn_resnet50 airnet50_1x64d_r2 bagnet9 diaresnet10 diapreresnet10 diracnet18v2
     pyramidnet110_a48_cifar10@32 wrn16_10_cifar10@32 ror3_56_cifar10@32
-    shakeshakeresnet20_2x16d_cifar10@32 resattnet56 fishnet99 drnc26 dpn68 darknet_tiny darknet19 squeezenet_v1_1 squeezeresnet_v1_1
-    sqnxt23_w1 shufflenet_g3_wd4 shufflenetv2_wd2 shufflenetv2b_wd2 menet108_8x1_g3 mobilenet_wd4
-    fdmobilenet_wd4 mobilenetv2_wd4 mobilenetv3_small_wd2 igcv3_wd4 mnasnet_small ghostnet
-    darts nasnet_4a1056@96 pnasnet5large@96 spnasnet proxylessnas_mobile fbnet_cb
-    efficientnet_b0@224 mixnet_s inceptionv3@96 bninception xception@96 polynet@96 peleenet densenet121
+    shakeshakeresnet20_2x16d_cifar10@32 resattnet56 fishnet99 drnc26 dpn68 darknet_tiny
+    darknet19 squeezenet_v1_1 squeezeresnet_v1_1 sqnxt23_w1 shufflenet_g3_wd4 shufflenetv2_wd2
+    shufflenetv2b_wd2 menet108_8x1_g3 mobilenet_wd4 fdmobilenet_wd4 mobilenetv2_wd4
+    mobilenetv3_small_wd2 igcv3_wd4 mnasnet_small ghostnet darts nasnet_4a1056@96
+    pnasnet5large@96 spnasnet proxylessnas_mobile fbnet_cb efficientnet_b0@224 mixnet_s
+    inceptionv3@96 bninception xception@96 polynet@96 peleenet densenet121
     densenet40_k12_cifar10@32 xdensenet40_2_k24_bc_cifar10@32 sparsenet121 condensenet74_c4_g4
-    hardnet39ds vovnet27s selecsls42 dla46xc hrnet_w18_small_v1 channelnet dicenet_wd5 espnetv2_wd2
-    regnetx002 regnety002 resnesta18 scnet50@128 sknet50 octresnet10_ad2 revnet38 irevnet301
-    sharesnet18 isqrtcovresnet18 tresnet_m bisenet_resnet18_celebamaskhq fastscnn_cityscapes@128
-    nin_cifar10@32 rir_cifar10@32 fractalnet_cifar10@32 linknet_cityscapes enet_cityscapes
+    hardnet39ds vovnet27s selecsls42 dla46xc hrnet_w18_small_v1 channelnet dicenet_wd5
+    espnetv2_wd2 regnetx002 regnety002 resnesta18 scnet50@128 sknet50 octresnet10_ad2 revnet38
+    irevnet301 sharesnet18 isqrtcovresnet18 tresnet_m bisenet_resnet18_celebamaskhq
+    fastscnn_cityscapes@128 nin_cifar10@32 rir_cifar10@32 fractalnet_cifar10@32
+    linknet_cityscapes enet_cityscapes
 """
 
 
