@@ -31,6 +31,7 @@ from rl_compress.compression.slimmable import (
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.graph import plain_operations
 from rl_compress.layers.groups import FoundGroups, find_groups
+from rl_compress.layers.kept_state import kept_state, own_buffers
 from rl_compress.layers.operation import Operation, Reduction
 from rl_compress.layers.positions import Ids, varies
 from rl_compress.policy.space_config import SpaceConfig
@@ -142,6 +143,7 @@ class _Trials:
         try:
             tensors = in_order(self._tensors, groups, orders)
             variant = SlimmableNetwork(self._skeleton, tensors, tuple(groups)).variant(kept)
+            own_buffers(variant)
             with _quietly(), follower:
                 outputs = variant(*self._inputs)
         except Exception as error:
@@ -149,7 +151,7 @@ class _Trials:
             reason = f"a trial cut failed ({type(error).__name__}: {text})"
             return _Failure(follower.suspects(), reason)
         reference = _Reference(self._found.graph.operations, cut, follower.samples)
-        with _quietly(), reference:
+        with kept_state(self._model), _quietly(), reference:
             expected = self._model(*self._inputs)
         if reference.wrong is not None:
             return _Failure(
@@ -373,7 +375,7 @@ def _without(op: Operation, cut: _Cut, args: Any, kwargs: dict[str, Any]) -> Any
     if statistics:
         args = _fewer(op, args, statistics)
     results = op.func(*args, **kwargs)
-    if op.name not in ("native_layer_norm", "native_group_norm", "_softmax", "_log_softmax"):
+    if op.name not in ("native_layer_norm", "native_group_norm"):
         return results
     # Of these the result has the axis too; the places of removed units are filled with zeros.
     several = isinstance(results, tuple | list)
@@ -434,7 +436,7 @@ def _with_lively_weights(
             for name, tensor in tensors.items()
         }
         copied = copy_with(model, lively)
-        with _quietly():
+        with kept_state(copied), _quietly():
             outputs = copied(*inputs)
         if outputs.isfinite().all():
             break

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from rl_compress.layers.operation import Labels, Operation, Rule, repeated, stays, unknown
+from rl_compress.layers.positions import varies
 
 
 def pointwise(op: Operation) -> list[Labels]:
@@ -46,6 +47,10 @@ def _matrix_product(op: Operation) -> list[Labels]:
         labels.append(right[-1])
         axes.append((other.shape[-1], right[-1]))
     op.multiplies(weight, 1, *axes)
+    if one.ndim > 1:
+        op.makes(one, one.ndim - 2)
+    if other.ndim > 1:
+        op.makes(other, other.ndim - 1)
     if added:
         bias = op.args[0]
         for axis, ids in enumerate(reversed(op.labels(bias)), start=1):
@@ -83,6 +88,7 @@ def _convolution(op: Operation) -> list[Labels]:
         outputs = op.tie(first, parts)
     if bias is not None:
         outputs = op.unite(outputs, op.labels(bias)[0])
+    op.makes(weight, 1 if transposed and not narrow else 0)
     kernel = math.prod(weight.shape[2:])
     spatial = math.prod((source if transposed else result).shape[2:])
     op.multiplies(
@@ -124,6 +130,7 @@ def _embedding(op: Operation) -> list[Labels]:
     weight, indices = op.args[:2]
     rows, columns = op.labels(weight)
     op.keep(rows, "its rows are looked up")
+    op.makes(weight, 1)
     return [[*op.labels(indices), columns]]
 
 
@@ -165,6 +172,10 @@ def _batch_norm(op: Operation) -> list[Labels]:
     return [labels, *(unknown(result) for result in op.results[1:])]
 
 
+_OF_ALL = ("sum", "linalg_vector_norm")
+_STATISTICS = ("mean", "var", "std", "var_mean")
+
+
 def _axes(op: Operation) -> list[int]:
     """Return the axes that an operation reduces."""
     count = op.operands[0].ndim
@@ -181,9 +192,17 @@ def _axes(op: Operation) -> list[int]:
 def _reduced(op: Operation) -> list[Labels]:
     source, labels = op.operands[0], op.inputs[0]
     gone = _axes(op)
-    whole = op.name in ("sum", "linalg_vector_norm")
     for axis in gone:
-        op.adds_up(source, axis, whole=whole)
+        ids = labels[axis]
+        if op.name in _OF_ALL or ids is None or not varies(ids):
+            op.adds_up(source, axis)
+        elif op.name in _STATISTICS:
+            op.adds_up(source, axis, whole=False)
+            # The mean of squares or norms is a statistic; another must be subtracted to be one.
+            if op.name == "mean" and op.makers[0] not in ("pow", "linalg_vector_norm"):
+                op.means.append(ids)
+        else:
+            op.keep(ids, f"their {op.name} is taken")
     kept: Labels = [ids for axis, ids in enumerate(labels) if axis not in gone]
     same = op.results[0].ndim == source.ndim
     if same:
@@ -192,7 +211,7 @@ def _reduced(op: Operation) -> list[Labels]:
 
 
 def _softmax(op: Operation) -> list[Labels]:
-    op.adds_up(op.operands[0], op.argument(1, "dim"), whole=False)
+    op.keep(op.inputs[0][op.argument(1, "dim")], "their softmax is taken")
     return [list(op.inputs[0])]
 
 

@@ -46,6 +46,16 @@ def quantizable_weights(
     }
 
 
+def unsupported_layers(model: nn.Module) -> dict[str, str]:
+    """Return the layers that are left as they are, by name, with their kind."""
+    kinds = nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention
+    return {
+        name: type(layer).__name__
+        for name, layer in model.named_modules()
+        if isinstance(layer, kinds)
+    }
+
+
 def layer_of(weight: str) -> str:
     """Return the name of the layer that a tensor, given by its full name, belongs to."""
     return weight.rpartition(".")[0]
@@ -57,7 +67,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def output_axis(layer: nn.Module, tensor: str) -> int | None:
-    """Return the axis of a layer's tensor that makes channels; None: it makes none.
+    """Return the axis of a layer's tensor that makes channels; None: it is no such weight.
 
     Args:
         layer: The layer.
@@ -67,15 +77,7 @@ def output_axis(layer: nn.Module, tensor: str) -> int | None:
         return None
     if isinstance(layer, _ConvNd):
         return int(layer.transposed and not is_depthwise(layer))
-    if isinstance(layer, nn.Linear):
-        return 0
-    # Hugging Face's Conv1D is a linear layer whose weight lies the other way round.
-    return 1 if isinstance(layer, nn.Embedding) or is_conv1d(layer) else None
-
-
-def is_conv1d(layer: nn.Module) -> bool:
-    """Say whether a layer is Hugging Face's `Conv1D` (GPT-2), known by its attributes."""
-    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+    return 0 if isinstance(layer, nn.Linear) else None
 
 
 def match_widths(layer: nn.Module) -> None:
@@ -95,19 +97,22 @@ def match_widths(layer: nn.Module) -> None:
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, nn.Embedding):
         layer.embedding_dim = layer.weight.shape[1]
-    elif is_conv1d(layer):
-        inputs, outputs = layer.get_parameter("weight").shape
-        layer.__dict__.update(nx=inputs, nf=outputs)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.numel()
     else:
-        _match_norm(layer)
+        _match_others(layer)
 
 
-def _match_norm(layer: nn.Module) -> None:
-    """Set what normalisations, torch's own and others alike, call their channels."""
+def _match_others(layer: nn.Module) -> None:
+    """Set what normalisations and linear layers, torch's own or not, call their channels."""
     weight, own = getattr(layer, "weight", None), layer.__dict__
     if not isinstance(weight, Tensor) or weight.ndim == 0:
+        return
+    if weight.ndim == 2:
+        # Hugging Face's Conv1D has its weight the other way round.
+        sizes = dict(zip(("nx", "nf"), weight.shape, strict=True))
+        sizes |= zip(("out_features", "in_features"), weight.shape, strict=True)
+        own.update({name: size for name, size in sizes.items() if isinstance(own.get(name), int)})
         return
     if isinstance(own.get("normalized_shape"), tuple | list):
         own["normalized_shape"] = tuple(weight.shape)

@@ -8,6 +8,7 @@ that holds it against the model (:mod:`rl_compress.compression.proof`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,9 +23,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers import arithmetic, movement
-from rl_compress.layers.axes import named_tensors
+from rl_compress.layers.axes import layer_of, named_tensors, unsupported_layers
+from rl_compress.layers.kept_state import kept_state
 from rl_compress.layers.operation import Labels, Operation, fitted, stays
 from rl_compress.layers.positions import Positions
+
+logger = logging.getLogger(__name__)
 
 _RULES = {**movement.RULES, **arithmetic.RULES}
 
@@ -76,13 +80,13 @@ def trace(
     Raises:
         UnsupportedLayerError: The forward pass failed, or its result is not a tensor.
     """
-    tracer = _Tracer(model, choices or {})
     inputs = [tensor.clone() for tensor in example_inputs]
-    for tensor in inputs:
-        tracer.enter(tensor)
-    with plain_operations(), torch.no_grad(), tracer.watching(model):
+    with kept_state(model), plain_operations(), torch.no_grad():
+        tracer = _Tracer(model, choices or {})
+        for tensor in inputs:
+            tracer.enter(tensor)
         try:
-            with tracer:
+            with tracer.watching(model), tracer:
                 outputs = model(*inputs)
         except Exception as error:
             raise UnsupportedLayerError(
@@ -116,6 +120,7 @@ class _Tracer(TorchDispatchMode):
         self.graph = Graph(Positions())
         self._choices = choices
         self._named = named_tensors(model)
+        self._kinds = unsupported_layers(model)
         self._names = {id(tensor): name for name, tensor in self._named.items()}
         # Views that were made without an operation, such as `parameter.data`, share the storage.
         self._storages = {
@@ -128,6 +133,8 @@ class _Tracer(TorchDispatchMode):
         self._labels: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._makers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._means: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._unrelated: dict[int, Operation] = {}
         self._live: dict[StorageWeakRef, int] = {}
         self._layers: list[str] = []
 
@@ -161,6 +168,9 @@ class _Tracer(TorchDispatchMode):
         for ids in self._labels_of(outputs):
             if ids is not None:
                 self.graph.positions.keep(ids, "its channels are the model's output")
+        for op in self._unrelated.values():
+            for ids in op.means:
+                op.keep(ids, "their mean is taken")
         maker = self._makers.get(outputs)
         self.graph.results = () if maker is None else (maker,)
         return self.graph
@@ -187,16 +197,18 @@ class _Tracer(TorchDispatchMode):
             results=results,
             inputs=inputs,
             weights=[self._weight(tensor) for tensor in operands],
+            makers=[self._maker_name(tensor) for tensor in operands],
             positions=graph.positions,
             choice=self._choices.get(index, 0),
         )
         if any(tensor.shape != shape for tensor, shape in zip(operands, shapes, strict=True)):
             op.outputs = arithmetic.followed_no_further(op)  # changed in place, as by resize_
         else:
-            op.outputs = _rule(op)(op)
+            op.outputs = _outputs(op)
         op.outputs = [
             fitted(labels, tensor) for labels, tensor in zip(op.outputs, results, strict=True)
         ]
+        self._watch_means(op)
         moved = op.name in movement.RULES and len(operands) == 1
         for result, labels in zip(results, op.outputs, strict=True):
             self._labels[result] = labels
@@ -213,6 +225,22 @@ class _Tracer(TorchDispatchMode):
         graph.alive.append(tuple(self._live.values()))
         return outputs
 
+    def _maker_name(self, tensor: Tensor) -> str:
+        maker = self._makers.get(tensor)
+        return "" if maker is None else self.graph.operations[maker].name
+
+    def _watch_means(self, op: Operation) -> None:
+        """Keep in mind means over channels until they are put in relation to these."""
+        if op.means:
+            self._means[op.results[0]] = op.index
+            self._unrelated[op.index] = op
+        if op.name in ("sub", "rsub", "div"):
+            present = [ids for labels in op.inputs for ids in labels]
+            for tensor in op.operands:
+                taken = self._unrelated.get(self._means.get(tensor, -1))
+                if taken and any(ids is mean for ids in present for mean in taken.means):
+                    del self._unrelated[taken.index]
+
     def _labels_of(self, tensor: Tensor) -> Labels:
         if tensor in self._labels:
             labels: Labels = self._labels[tensor]
@@ -221,9 +249,15 @@ class _Tracer(TorchDispatchMode):
         if name is None or not tensor.is_floating_point():
             return [None] * tensor.ndim
         if name not in self.graph.tensors:
-            self.graph.tensors[name] = [
+            labels = [
                 self.graph.positions.new(size) if size > 1 else None for size in tensor.shape
             ]
+            self.graph.tensors[name] = labels
+            layer = layer_of(name)
+            for ids in labels if layer in self._kinds else ():
+                if ids is not None:
+                    reason = f"not supported: layer {layer} of kind {self._kinds[layer]}"
+                    self.graph.positions.keep(ids, reason)
         return self.graph.tensors[name]
 
     def _weight(self, tensor: Tensor) -> str | None:
@@ -249,6 +283,17 @@ def _name(func: Any) -> str:
     name: str = func._schema.name.removeprefix("aten::")
     # An operation in place moves channels as its namesake that makes a new tensor.
     return name.rstrip("_") if func._schema.is_mutable and not name.endswith("__") else name
+
+
+def _outputs(op: Operation) -> list[Labels]:
+    """Ask an operation's rule; one that fails is as good as none."""
+    try:
+        found: list[Labels] = _rule(op)(op)
+        if len(found) == len(op.results):
+            return found
+    except Exception as error:
+        logger.debug("%s cannot be followed", op.place, exc_info=error)
+    return arithmetic.followed_no_further(op)
 
 
 def _rule(op: Operation) -> Any:

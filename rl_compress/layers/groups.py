@@ -16,6 +16,7 @@ from rl_compress.layers.axes import (
     named_tensors,
     output_axis,
     quantizable_weights,
+    unsupported_layers,
 )
 from rl_compress.layers.graph import Graph, trace
 from rl_compress.layers.positions import FIXED, Ids
@@ -202,6 +203,10 @@ class _Finder:
         self._modules = dict(model.named_modules())
         self._tensors = named_tensors(model)
         self._protected = config.protected(quantizable_layers(model, graph.order))
+        self._made = np.zeros(len(graph.positions), dtype=bool)
+        for op in graph.operations:
+            for ids in op.made:
+                self._made[ids] = True
         self._rank = _naming_order(graph, set(quantizable_weights(model)))
 
     def find(self) -> tuple[list[LayerGroup], list[Ids]]:
@@ -275,8 +280,9 @@ class _Finder:
         return _Places.of(axes)
 
     def _produces(self, tensor: str, axis: int) -> bool:
-        """Say whether an axis is that of a layer's output channels."""
-        return axis == output_axis(self._modules[layer_of(tensor)], tensor.rpartition(".")[2])
+        """Say whether an axis makes channels: that of a layer's outputs."""
+        ids = self._graph.tensors[tensor][axis]
+        return ids is not None and bool(self._made[ids].any())
 
     def _owner(self, tensor: str) -> str:
         """Name what a tensor is part of: its layer, or itself if it belongs to the whole model."""
@@ -292,14 +298,14 @@ class _Finder:
         owners = dict.fromkeys(self._owner(tensor) for tensor, _, _ in key)
         layers = sorted(owners, key=lambda name: order.get(name, last))
         makers = dict.fromkeys(
-            layer_of(tensor) for tensor, axis, _ in key if self._produces(tensor, axis)
+            self._owner(tensor) for tensor, axis, _ in key if self._produces(tensor, axis)
         )
         producers = sorted(makers, key=lambda name: order.get(name, last))
         name = min(producers, key=lambda layer: self._rank.get(layer, len(self._rank)))
         first = next(
             number
             for number, (tensor, axis, _) in enumerate(key)
-            if layer_of(tensor) == name and self._produces(tensor, axis)
+            if self._owner(tensor) == name and self._produces(tensor, axis)
         )
         positions = places.positions(rows)
         by_place = np.argsort(positions[first][:, 0])
@@ -323,7 +329,7 @@ class _Finder:
         return group, places.sets[rows[by_place]]
 
     def _kind(self, name: str, layers: Sequence[str], per_unit: int) -> str:
-        if not isinstance(self._modules[name], _ConvNd):
+        if not isinstance(self._modules.get(name), _ConvNd):
             return "linear"
         modules = [self._modules[layer] for layer in layers if layer in self._modules]
         if any(map(is_depthwise, modules)):
@@ -422,12 +428,7 @@ def _notes(model: nn.Module, order: Mapping[str, int], tied: dict[str, list[str]
             f"{len(unreached)} layer(s) ({some(unreached)}) are not called as modules in the "
             f"forward pass and stay as they are"
         )
-    kinds = {
-        f"{name} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-        and isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention)
-    }
+    kinds = [f"{name} ({kind})" for name, kind in unsupported_layers(model).items()]
     if kinds:
         notes.append(f"layers of unsupported kinds stay as they are: {some(sorted(kinds))}")
     return notes

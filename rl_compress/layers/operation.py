@@ -64,12 +64,18 @@ class Operation:
     """Of the operands."""
     weights: list[str | None]
     """Names of the operands that are parameters or buffers, or the same in another shape."""
+    makers: list[str]
+    """Names of the operations that made the operands."""
     positions: Positions
     choice: int = 0
     """Which of several ways to take, where an axis is split: from the innermost part outwards."""
     outputs: list[Labels] = field(default_factory=list)
     reductions: list[Reduction] = field(default_factory=list)
     products: list[Products] = field(default_factory=list)
+    made: list[Ids] = field(default_factory=list)
+    """Positions on the axes of weights that make channels."""
+    means: list[Ids] = field(default_factory=list)
+    """Positions that a mean is taken over; a normalisation puts it in relation to them."""
     split: Ids | None = None
     """Positions of an axis that falls into several, of which one was chosen."""
     ways: int = 1
@@ -136,6 +142,13 @@ class Operation:
         if constant:
             self.products.append(Products(weight, constant, moving))
 
+    def makes(self, tensor: Tensor, axis: int) -> None:
+        """Note that an axis of a weight makes the channels of the result."""
+        index = self._index(tensor)
+        ids = self.inputs[index][axis]
+        if self.weights[index] and ids is not None:
+            self.made.append(ids)
+
     def weight_of(self, *tensors: Tensor) -> str | None:
         """Return the name of the first of some operands that is a parameter."""
         names = (self.weights[self._index(tensor)] for tensor in tensors)
@@ -161,6 +174,8 @@ def unknown(tensor: Tensor) -> Labels:
 
 def fitted(labels: Sequence[Ids | None], tensor: Tensor) -> Labels:
     """Return labels with those dropped that do not fit a tensor's shape, or have one position."""
+    if len(labels) != tensor.ndim:
+        return stays(tensor)
     return [
         ids if ids is not None and size > 1 and len(ids) == size else None
         for ids, size in zip(labels, tensor.shape, strict=True)

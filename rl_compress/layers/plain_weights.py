@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 _REMOVERS = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
@@ -33,6 +33,11 @@ def plain_weights(model: nn.Module) -> nn.Module:
         for hook in hooks:
             if (remove := _REMOVERS.get(type(hook))) is not None:
                 remove(module, hook.name)
+        loaders = module._load_state_dict_pre_hooks
+        for key, loader in list(loaders.items()):
+            # Torch leaves this one, which would look for the norm's tensors.
+            if isinstance(getattr(loader, "hook", loader), SpectralNormLoadStateDictPreHook):
+                del loaders[key]
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rl_compress.compression.compressor import Compressor
 from rl_compress.export.artifact import load_compressed
 from rl_compress.job import parse_job
+from rl_compress.layers.plain_weights import plain_weights
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.run import compress
@@ -28,7 +29,7 @@ AGREEMENT = 1e-5
 @functools.cache
 def prepared(name: str) -> tuple[nn.Module, Compressor]:
     """Return a case's network, and what can be done to it."""
-    model = make(name)
+    model = plain_weights(make(name))
     return model, Compressor.prepare(model, (CASES[name].example(),), SpaceConfig())
 
 
