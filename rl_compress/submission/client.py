@@ -28,7 +28,8 @@ _NOISY = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_VARIABLE = "RAY_API_SERVER_ADDRESS"
+_OVERRIDES = ("RAY_ADDRESS", _VARIABLE)
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -50,18 +51,24 @@ def connect(address: str) -> JobSubmissionClient:
         parts, port = urlsplit(""), None
     if port is None or parts.hostname is None or parts.scheme not in _PORTS:
         raise ConfigError(
-            f"--address {address}: give the URL of the cluster's dashboard, as "
+            f"{_named(address)}: give the URL of the cluster's dashboard, as "
             f"http://127.0.0.1:8265"
         )
     if problem := connection_problem(parts.hostname, port):
         raise ConfigError(
-            f"--address {address}: cannot connect to the cluster's dashboard ({problem}); check "
+            f"{_named(address)}: cannot connect to the cluster's dashboard ({problem}); check "
             f"that it runs, and that its port is forwarded to this machine"
         )
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _answering(address), _without_overrides():
         return JobSubmissionClient(url)
+
+
+def _named(address: str) -> str:
+    """Say where an address was given."""
+    given = os.environ.get(_VARIABLE) == address
+    return f"{_VARIABLE}={address}" if given else f"--address {address}"
 
 
 def follow(
@@ -121,13 +128,13 @@ def _answering(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"--address {address}: the cluster refuses this client ({reason}); set RAY_AUTH_TOKEN "
+            f"{_named(address)}: the cluster refuses this client ({reason}); set RAY_AUTH_TOKEN "
             f"to the cluster's token, and RAY_AUTH_MODE=token"
         ) from None
     # ValueError: the answer is no JSON. KeyError: it is, of something else.
     except (RuntimeError, ConnectionError, requests.RequestException, ValueError, KeyError):
         raise ConfigError(
-            f"--address {address}: what answers there is not a Ray dashboard; give the "
+            f"{_named(address)}: what answers there is not a Ray dashboard; give the "
             f"dashboard's URL (by default port 8265), not that of the cluster's other services"
         ) from None
 
