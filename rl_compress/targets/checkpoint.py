@@ -54,7 +54,7 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> None:
             f"target.weights: {path} must hold a state dict of tensors; save model.state_dict(), "
             f"or say in target.weights_key where it is"
         )
-    wanted = model.state_dict()
+    wanted: State = OrderedDict(model.state_dict())
     fits: dict[str, tuple[State, list[str]]] = {}
     for entry, state in found.items():
         spelled = [_completed(wanted, spelling) for spelling in _spellings(state)]
