@@ -130,6 +130,34 @@ def test_checkpoint_with_two_models_asks_for_the_key(tmp_path: Path) -> None:
     assert run_here("check", job, "--set", "target.weights_key=ema").code == 0
 
 
+# Names and characters
+
+
+def test_terminal_without_the_characters_gets_marks(tmp_path: Path) -> None:
+    outcome = run_process(
+        *("check", write_job(tmp_path)),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert "feasible" in outcome.stdout
+
+
+def test_folders_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "Ä und #100% [b]"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("RL_COMPRESS_CACHE", str(here / "ö"))
+    job = write_job(here, search__algorithm="greedy", search__evaluations=3)
+
+    outcome = run_here("search", job, "--output", "ü")
+
+    assert outcome.code == 0, outcome.stderr
+    rl_compress.load_compressed("ü/best")
+    assert run_here("report", "ü").code == 0
+    assert run_here("search", job, "--output", "ü", "--resume").code == 0
+
+
 # Ray
 
 
