@@ -200,6 +200,7 @@ class SearchTask:
         # Ray takes seconds to import, and baselines do without it.
         from rl_compress.search.rllib.coordinator import WorkerKit
         from rl_compress.search.rllib.driver import run_rllib
+        from rl_compress.search.rllib.standby import portable_factory
         from rl_compress.search.rllib.weights import write_weights
 
         problem = self._problem(evaluator, candidates, reward, curves)
@@ -219,6 +220,7 @@ class SearchTask:
             reward=reward,
             identity=self.identity,
             sharing=sharing,
+            factory=portable_factory(self.target),
         )
         return run_rllib(
             kit,

@@ -28,6 +28,12 @@ _BUILT_IN = {
 }
 
 
+_PROGRAM = "__main__"
+
+_LENT: dict[str, Callable[..., Any]] = {}
+"""Factories of the program that this process works for, by name."""
+
+
 class TargetConfig(BaseModel):
     """The `target` section of a job."""
 
@@ -158,8 +164,33 @@ def locate_factory(name: str) -> tuple[str, str]:
     return module_name, attribute
 
 
+def own_factory(name: str) -> Callable[..., Any] | None:
+    """Return a factory that no other process can import, as it is of the program itself.
+
+    Args:
+        name: ``__main__:callable``; None is returned for others.
+
+    Raises:
+        TargetError: The program has no such callable.
+    """
+    return _find(name) if locate_factory(name)[0] == _PROGRAM else None
+
+
+def lend_factory(name: str, factory: Callable[..., Any] | None) -> None:
+    """Let a name of ``__main__`` stand for the factory of the program that this process works for.
+
+    Args:
+        name: As in the job.
+        factory: What :func:`own_factory` returned there.
+    """
+    if factory is not None:
+        _LENT[name] = factory
+
+
 def _find(name: str) -> Callable[..., Any]:
     """Return the function or class that a factory's name stands for."""
+    if name in _LENT:
+        return _LENT[name]
     module_name, attribute = locate_factory(name)
     # As `python -m` does: a job beside the user's code finds it.
     if (here := os.getcwd()) not in sys.path:
@@ -179,6 +210,11 @@ def _find(name: str) -> Callable[..., Any]:
     try:
         found = getattr(module, attribute)
     except AttributeError:
+        if module_name == _PROGRAM:
+            raise TargetError(
+                f"target.factory: {name!r} is of the script or notebook that runs, but this one "
+                f"has no {attribute!r}; define it there, or put it into a module and name that"
+            ) from None
         raise TargetError(
             f"target.factory: module {module_name} has no {attribute!r}"
             f"{_did_you_mean(attribute, dir(module))}; name a function or class in it"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from running import Outcome, run_here, write_job
+from running import Outcome, run_here, run_process, write_job
 from tiny_target import TinyNet, tiny
 
 import rl_compress
@@ -125,3 +128,107 @@ def test_checkpoint_with_two_models_asks_for_the_key(tmp_path: Path) -> None:
 
     _assert_refused(run_here("check", job), "target.weights", "target.weights_key", "model or ema")
     assert run_here("check", job, "--set", "target.weights_key=ema").code == 0
+
+
+# Names and characters
+
+
+def test_terminal_without_the_characters_gets_marks(tmp_path: Path) -> None:
+    outcome = run_process(
+        *("check", write_job(tmp_path)),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert "feasible" in outcome.stdout
+
+
+def test_folders_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "Ä und #100% [b]"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("RL_COMPRESS_CACHE", str(here / "ö"))
+    job = write_job(here, search__algorithm="greedy", search__evaluations=3)
+
+    outcome = run_here("search", job, "--output", "ü")
+
+    assert outcome.code == 0, outcome.stderr
+    rl_compress.load_compressed("ü/best")
+    assert run_here("report", "ü").code == 0
+    assert run_here("search", job, "--output", "ü", "--resume").code == 0
+
+
+# Ray
+
+
+@pytest.mark.parametrize("command", ["search", "tune"])
+def test_wrong_address_in_the_environment_is_refused_at_once(tmp_path: Path, command: str) -> None:
+    job = write_job(
+        tmp_path, search__algorithm="ppo", tune={"space": {"search.seed": {"grid": [0, 1]}}}
+    )
+    outcome = run_process(
+        *(command, job, "--output", tmp_path / "run"),
+        cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        timeout_s=60,
+    )
+
+    _assert_refused(outcome, "RAY_ADDRESS=127.0.0.1:1: cannot connect", "unset that variable")
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_sweep_on_this_machine_refuses_more_env_runners_than_cores(tmp_path: Path) -> None:
+    job = write_job(
+        tmp_path,
+        search__algorithm="ppo",
+        search__num_env_runners=5000,
+        tune={"space": {"search.seed": {"grid": [0, 1]}}},
+    )
+    outcome = run_process("tune", job, "--output", tmp_path / "sweep", cwd=tmp_path)
+    _assert_refused(outcome, "search.num_env_runners", "5000", "--address")
+
+
+def test_factory_of_a_program_that_is_another_is_explained(tmp_path: Path) -> None:
+    job = write_job(tmp_path, target={"factory": "__main__:my_target"})
+    _assert_refused(run_here("check", job), "script or notebook", "'my_target'", "module")
+
+
+_SCRIPT = """
+import sys, tiny_target, rl_compress
+
+class Mine(tiny_target.TinyTarget):
+    pass
+
+def make():
+    return Mine()
+
+job = rl_compress.load_job(sys.argv[1])
+result = rl_compress.search(job, sys.argv[2])
+print(type(rl_compress.load_compressed(result.directory / "best")).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["script", "-c", "stdin"])
+def test_target_of_a_program_is_compressed_whichever_way_it_runs(tmp_path: Path, way: str) -> None:
+    job = write_job(
+        tmp_path,
+        target={"factory": "__main__:make"},
+        search__algorithm="ppo",
+        search__evaluations=6,
+    )
+    (tmp_path / "script.py").write_text(_SCRIPT, encoding="utf-8")
+    command = {"script": ["script.py"], "-c": ["-c", _SCRIPT], "stdin": ["-"]}[way]
+
+    done = subprocess.run(
+        [sys.executable, *command, str(job), "ü und mehr"],
+        cwd=tmp_path,
+        input=_SCRIPT if way == "stdin" else None,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "TinyNet"

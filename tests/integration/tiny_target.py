@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -256,6 +257,51 @@ class _Counting(TinyTarget):
 def counting() -> TinyTarget:
     """The network's state is more than tensors."""
     return _Counting()
+
+
+def _in_worker() -> bool:
+    return Path(sys.argv[0]).name == "default_worker.py"
+
+
+def _in_actor() -> bool:
+    import ray
+
+    return _in_worker() and ray.get_runtime_context().get_actor_id() is not None
+
+
+def raises_in_workers() -> TinyTarget:
+    """The factory fails in Ray's workers only."""
+    if _in_worker():
+        raise RuntimeError("no disk there")
+    return TinyTarget()
+
+
+def dies_in_workers() -> TinyTarget:
+    """The factory ends the process there."""
+    if _in_worker():
+        os._exit(3)
+    return TinyTarget()
+
+
+def raises_in_actors() -> TinyTarget:
+    """The factory fails in env runners only."""
+    if _in_actor():
+        raise RuntimeError("no disk there")
+    return TinyTarget()
+
+
+def dies_in_actors() -> TinyTarget:
+    """The factory ends the process there."""
+    if _in_actor():
+        os._exit(3)
+    return TinyTarget()
+
+
+def hangs_in_actors() -> TinyTarget:
+    """The factory never returns there."""
+    if _in_actor():
+        time.sleep(3600)
+    return TinyTarget()
 
 
 def raises() -> TinyTarget:
