@@ -632,7 +632,7 @@ class ClassToken(nn.Module):
         self.mlp, self.out = nn.Linear(8, 16), nn.Linear(16, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = self.norm(self.token).expand(x.shape[0], -1, -1)
+        first = self.norm(self.token.expand(x.shape[0], -1, -1))
         return self.out(self.mlp(torch.cat((first, x), 1)).relu()[:, 0])
 
 

@@ -51,6 +51,7 @@ def test_macs_are_those_counted_by_hand(name: str) -> None:
     for widths in _policies(compressor):
         variant, costs = compressor.network.variant(widths), compressor.costs.costs(widths)
         assert costs["macs"] == CASES[name].macs(variant)
+        assert costs["bops"] == costs["macs"] * 32 * 32
         assert costs["params"] == sum(tensor.numel() for tensor in variant.parameters())
 
 
