@@ -39,7 +39,7 @@ class Case:
     narrowed: tuple[str, ...] = ()
     """Layers whose outputs must become narrower."""
     alone: tuple[str, ...] = ()
-    """Layers that must be left as they are, with a reason."""
+    """Layers whose outputs must stay as many as they are, with a reason."""
     reads: dict[str, Reads] = field(default_factory=dict)
     """By layer what reads its channels, where nothing in between normalises over them."""
 
@@ -477,11 +477,10 @@ class ConvolutionOverChannels(nn.Module):
 @case(
     macs=lambda m: 64 * _weights(m.a, m.spot, m.b) + _weights(m.out),
     narrowed=("b",),
-    alone=("a",),
     reads={"b": [("out", _same)]},
 )
 class MeanOverChannels(nn.Module):
-    """Pixels are gated by the mean over all channels: a removed one is missed."""
+    """Pixels are gated by the mean over channels, of which there may be fewer, as in a norm."""
 
     def __init__(self) -> None:
         super().__init__()
