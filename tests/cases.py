@@ -39,7 +39,7 @@ class Case:
     narrowed: tuple[str, ...] = ()
     """Layers whose outputs must become narrower."""
     alone: tuple[str, ...] = ()
-    """Layers that must be left as they are, with a reason."""
+    """Layers whose outputs must stay as many as they are, with a reason."""
     reads: dict[str, Reads] = field(default_factory=dict)
     """By layer what reads its channels, where nothing in between normalises over them."""
 
@@ -477,11 +477,10 @@ class ConvolutionOverChannels(nn.Module):
 @case(
     macs=lambda m: 64 * _weights(m.a, m.spot, m.b) + _weights(m.out),
     narrowed=("b",),
-    alone=("a",),
     reads={"b": [("out", _same)]},
 )
 class MeanOverChannels(nn.Module):
-    """Pixels are gated by the mean over all channels: a removed one is missed."""
+    """Pixels are gated by the mean over channels, of which there may be fewer, as in a norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -632,7 +631,7 @@ class ClassToken(nn.Module):
         self.mlp, self.out = nn.Linear(8, 16), nn.Linear(16, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = self.norm(self.token).expand(x.shape[0], -1, -1)
+        first = self.norm(self.token.expand(x.shape[0], -1, -1))
         return self.out(self.mlp(torch.cat((first, x), 1)).relu()[:, 0])
 
 
