@@ -477,10 +477,11 @@ class ConvolutionOverChannels(nn.Module):
 @case(
     macs=lambda m: 64 * _weights(m.a, m.spot, m.b) + _weights(m.out),
     narrowed=("b",),
+    alone=("a",),
     reads={"b": [("out", _same)]},
 )
 class MeanOverChannels(nn.Module):
-    """Pixels are gated by the mean over channels, of which there may be fewer, as in a norm."""
+    """Pixels are gated by the mean over all channels: a removed one is missed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -207,10 +207,8 @@ def deliver_and_load(subject: Any, job: Any, widths: Any) -> tuple[nn.Module, nn
     from rl_compress.export.manifest import Manifest
 
     policy = subject.compressor.space.policy_of(widths)
-    delivered, history = subject.compressor.cut(subject.model, subject.example_inputs, widths)
-    manifest = Manifest(
-        target=job.target.model_dump(mode="json"), history=history, policy_id=policy.policy_id
-    )
+    delivered = subject.compressor.cut(subject.model, widths)
+    manifest = Manifest(target=job.target.model_dump(mode="json"), policy_id=policy.policy_id)
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "best"
         config = ExportConfig(onnx=False)
