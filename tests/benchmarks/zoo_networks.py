@@ -54,7 +54,7 @@ _PYTORCHCV = """
     alexnet@224 zfnet@224 resnet10 preresnet10 resnetbc14b seresnet10 sepreresnet10 bam_resnet18
     cbam_resnet18 ibn_resnet50 airnet50_1x64d_r2 bagnet9 diaresnet10 diapreresnet10 diracnet18v2
     pyramidnet110_a48_cifar10@32 wrn16_10_cifar10@32 ror3_56_cifar10@32
-    shakeshakeresnet20_2x16d_cifar10@32 resattnet56 fishnet99 drnc26 dpn68 darknet_tiny
+    shakeshakeresnet20_2x16d_cifar10@32 resattnet56 fishnet99 drnc26 dpn68@224 darknet_tiny
     darknet19 squeezenet_v1_1 squeezeresnet_v1_1 sqnxt23_w1 shufflenet_g3_wd4 shufflenetv2_wd2
     shufflenetv2b_wd2 menet108_8x1_g3 mobilenet_wd4 fdmobilenet_wd4 mobilenetv2_wd4
     mobilenetv3_small_wd2 igcv3_wd4 mnasnet_small ghostnet darts nasnet_4a1056@96
