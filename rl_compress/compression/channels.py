@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from rl_compress.compression.parts import Parts, check_mask_size, needed, some_prunable
-from rl_compress.compression.proof import find_proved_groups
+from rl_compress.compression.proof import check_uncut, find_proved_groups
 from rl_compress.compression.slimmable import SlimmableNetwork
 from rl_compress.costs.analytic import AnalyticCosts
 from rl_compress.costs.precision import Precision
@@ -68,6 +68,7 @@ def prepare_channels(
         ]
     plan, bits = plan_bits(model, groups, order, config, len(choices))
     network = SlimmableNetwork.from_model(model, decided, placed)
+    check_uncut(model, network, example_inputs)
     precision = Precision(model, config.quantization, plan)
     costs = AnalyticCosts(model, decided, graph, precision, plan)
     if bits:

@@ -10,6 +10,7 @@ after every operation, so that what is wrong is found where it begins.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from rl_compress.compression.slimmable import (
     in_order,
     without_weights,
 )
+from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.graph import plain_operations
 from rl_compress.layers.groups import FoundGroups, find_groups
@@ -50,9 +52,8 @@ _WIDTHS: tuple[Callable[[int], int], ...] = (
     lambda units: units,
     lambda units: round(0.7 * units),
     lambda units: (units // 2) | 1,
-    lambda _units: 1,
 )
-"""One unit less, all of them in another order, 70 %, half (an odd number), and one."""
+"""One unit less, all of them in another order, 70 %, and half (an odd number)."""
 
 Order = npt.NDArray[np.int64]
 
@@ -83,11 +84,19 @@ def find_proved_groups(
         choices |= others
     for width in _WIDTHS[1:]:
         trials.hold(width)
+    trials.hold(lambda units: _smallest(units, config))
     groups = [
         replace(group, reason=trials.reasons.get(index, group.reason))
         for index, group in enumerate(found.groups)
     ]
     return replace(found, groups=groups)
+
+
+def _smallest(units: int, config: SpaceConfig) -> int:
+    """Return the fewest units that a search may leave."""
+    if config.action == "mask":
+        return 1
+    return math.ceil(units * (1.0 - config.pruning.max_ratio) - 1e-9)
 
 
 def _other_ways(found: FoundGroups, good: Sequence[int]) -> dict[int, int]:
@@ -109,10 +118,10 @@ class _Trials:
     ) -> None:
         self.reasons: dict[int, str] = {}
         self.good = [index for index, group in enumerate(found.groups) if group.prunable]
-        self._found, self._inputs = found, _noise_like(inputs)
+        self._found = found
         self._generator = np.random.default_rng(0)
         tensors = {axis.tensor for index in self.good for axis in found.groups[index].axes}
-        self._model = _with_lively_weights(model, tensors, self._inputs)
+        self._model, self._inputs = _lively_model(model, tensors, inputs)
         self._tensors = {name: t.detach() for name, t in named_tensors(self._model).items()}
         self._skeleton = without_weights(self._model, named_tensors(self._model))
 
@@ -151,8 +160,11 @@ class _Trials:
             reason = f"a trial cut failed ({type(error).__name__}: {text})"
             return _Failure(follower.suspects(), reason)
         reference = _Reference(self._found.graph.operations, cut, follower.samples)
-        with kept_state(self._model), _quietly(), reference:
-            expected = self._model(*self._inputs)
+        try:
+            with kept_state(self._model), _quietly(), reference:
+                expected = self._model(*self._inputs)
+        except Exception as error:
+            return _Failure([], f"a trial cut cannot be compared with the model ({error!r:.100})")
         if reference.wrong is not None:
             return _Failure(
                 cut.groups_of(self._found.graph.operations[reference.wrong]),
@@ -420,27 +432,39 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _with_lively_weights(
-    model: nn.Module, names: set[str], inputs: Sequence[Tensor]
-) -> nn.Module:
-    """Return a copy of a model in which every channel matters.
+def _lively_model(
+    model: nn.Module, names: set[str], example_inputs: Sequence[Tensor]
+) -> tuple[nn.Module, Sequence[Tensor]]:
+    """Return a copy of a model in which every channel matters, and inputs that excite them all.
 
     Weights that are zero, tiny or alike, as those of untrained normalisations and layer scales or
-    of dead filters, would hide that channels are mixed up.
+    of dead filters, would hide that channels are mixed up. Models that do not take such weights or
+    inputs are tried with their own.
     """
     generator = torch.Generator().manual_seed(0)
     tensors = named_tensors(model)
-    for strength in (1.0, 0.0):
+    noise = [_noise_like(tensor, generator) for tensor in example_inputs]
+    copied, inputs = model, example_inputs
+    for strength, inputs in ((1.0, noise), (1.0, example_inputs), (0.0, example_inputs)):
         lively = {
             name: _lively(tensor.detach(), strength, generator) if name in names else tensor
             for name, tensor in tensors.items()
         }
         copied = copy_with(model, lively)
-        with kept_state(copied), _quietly():
-            outputs = copied(*inputs)
-        if outputs.isfinite().all():
-            break
-    return copied
+        try:
+            with kept_state(copied), _quietly():
+                if copied(*inputs).isfinite().all():
+                    break
+        except Exception as error:
+            logger.debug("weights or inputs made up for the proof do not run", exc_info=error)
+    return copied, inputs
+
+
+def _noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return noise of a tensor's shape; whole numbers, such as words, stay as they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
 
 
 def _lively(tensor: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -457,13 +481,19 @@ def _lively(tensor: Tensor, strength: float, generator: torch.Generator) -> Tens
     return torch.where(small, 0.1 * noise.abs() + 0.05, tensor * factors)
 
 
-def _noise_like(example_inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return inputs that excite every channel; integer inputs stay as they are."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-        if tensor.is_floating_point()
-        else tensor
-        for tensor in example_inputs
-    ]
+def check_uncut(
+    model: nn.Module, network: SlimmableNetwork, example_inputs: Sequence[Tensor]
+) -> None:
+    """Make sure that the variant with all units is the model, with the model's own weights.
 
+    Raises:
+        UnsupportedLayerError: It gives other outputs.
+    """
+    with _quietly(), kept_state(model):
+        expected = model(*example_inputs)
+        outputs = own_buffers(network.uncompressed())(*example_inputs)
+    if not _agree(outputs, expected):
+        raise UnsupportedLayerError(
+            "target: the variant with all units gives other outputs than the model; list the "
+            "layers in space.skip that its forward pass treats by their place"
+        )
