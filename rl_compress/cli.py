@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -57,6 +59,9 @@ def _main(
     ] = "text",
 ) -> None:
     configure(logging.INFO if verbose else logging.WARNING, log_format)
+    # A terminal that lacks a character gets a mark in its place.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @app.command()

@@ -27,7 +27,7 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.run import make_task, prepare_job
-from rl_compress.search.preparation import Subject
+from rl_compress.search.preparation import Subject, check_layer_names
 from rl_compress.search.prior import greedy_widths
 from rl_compress.search.sensitivity import PRUNING, SensitivityCurves
 from rl_compress.targets.factory import build_model, make_target
@@ -214,6 +214,7 @@ def measure_latency_table(
     monitor.phase("preparation")
     target = make_target(job.target)
     model = build_model(target, job.target)
+    check_layer_names(job.space, model)
     inputs = target.example_inputs()
     # Which channels go first does not matter, only how many; this ranking needs no data.
     pruning = job.space.pruning.model_copy(update={"importance": "l1"})

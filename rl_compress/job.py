@@ -33,6 +33,7 @@ from rl_compress.pruning.contribution_config import ContributionConfig
 from rl_compress.search.config import SearchConfig
 from rl_compress.search.objective import ObjectiveConfig
 from rl_compress.search.tune_config import TuneConfig
+from rl_compress.strict_yaml import load_yaml
 from rl_compress.targets.factory import TargetConfig
 
 
@@ -204,7 +205,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
             f"{path}: cannot read the job file ({getattr(error, 'strerror', error)})"
         ) from None
     try:
-        data = yaml.safe_load(text)
+        data = load_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({_one_line(error)})") from None
     if not isinstance(data, dict):
@@ -247,7 +248,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override}: expected key.path=value, as search.evaluations=50")
     try:
-        _set(data, key, yaml.safe_load(value), f"--set {override}")
+        _set(data, key, load_yaml(value), f"--set {override}")
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: not valid YAML ({_one_line(error)})") from None
 

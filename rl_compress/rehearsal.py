@@ -22,13 +22,13 @@ from rl_compress.export.artifact import load_compressed
 from rl_compress.export.delivery import deliver
 from rl_compress.finetuning.pretraining import pretrain
 from rl_compress.job import Job
+from rl_compress.layers.kept_state import kept_state
 from rl_compress.policy.mask_projection import decides_masks, project_mask
 from rl_compress.policy.projection import project
 from rl_compress.policy.search_space import Widths
 from rl_compress.search.preparation import Subject
 from rl_compress.targets.few import kept_random_state, with_few_samples
 from rl_compress.targets.soundness import tensors_in
-from rl_compress.targets.state import kept_state
 from rl_compress.targets.target import SPLITS, Target
 from rl_compress.targets.user_code import summary
 

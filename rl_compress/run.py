@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ def search(
     where = _locate(job, output, resume=resume)
     with opened(where, monitor or SilentMonitor()) as (run, telling):
         run.check(job.to_yaml(), resume=resume)
-        if address is not None and job.search.learns:
+        if job.search.learns:
             check_reachable(address)
         return _search_in(
             run,
@@ -129,32 +130,43 @@ def _search_in(
     new = measurements is None and not run.evaluations.exists()
     if new and job.pretraining.mode != "none":
         check(job, monitor=monitor)
+    settings = job.search
+    with contextlib.ExitStack() as ray:
 
-    def begin(model: nn.Module, target: Target) -> None:
-        fingerprint.update(fingerprint_of_target(job.target, target, model))
+        def begin(model: nn.Module, target: Target) -> None:
+            nonlocal settings
+            fingerprint.update(fingerprint_of_target(job.target, target, model))
+            # A trial of a sweep has its place already.
+            if settings.learns and measurements is None and not _is_searched(run, job):
+                from rl_compress.search.rllib.standby import standby
 
-    subject = prepare_job(
-        job,
-        run.pretraining,
-        monitor,
-        built=begin,
-        before_training=lambda: run.create(job.to_yaml()),
-    )
-    if new and job.pretraining.mode == "none":
-        rehearse(job, subject)
-    if subject.soundness is not None:
-        for warning in subject.soundness.warnings:
-            monitor.say(f"warning: {warning}")
-    run.create(job.to_yaml())
-    run.note_fingerprint(fingerprint)
-    monitor.say(f"run directory: {run.location}")
-    if subject.compressor.contribution is not None:
-        save_history(subject.compressor.contribution, run.contribution)
-    run.write_json("space.json", subject.describe_space())
-    run.write_json("environment.json", describe_environment())
-    task = make_task(job, subject, run, address=address, monitor=monitor, measurements=measurements)
-    monitor.phase("search")
-    progress, stopped_early = task.search_for_policy()
+                settings = ray.enter_context(standby(settings, job.target, address))
+
+        subject = prepare_job(
+            job,
+            run.pretraining,
+            monitor,
+            built=begin,
+            before_training=lambda: run.create(job.to_yaml()),
+        )
+        if new and job.pretraining.mode == "none":
+            rehearse(job, subject)
+        if subject.soundness is not None:
+            for warning in subject.soundness.warnings:
+                monitor.say(f"warning: {warning}")
+        run.create(job.to_yaml())
+        run.note_fingerprint(fingerprint)
+        monitor.say(f"run directory: {run.location}")
+        if subject.compressor.contribution is not None:
+            save_history(subject.compressor.contribution, run.contribution)
+        run.write_json("space.json", subject.describe_space())
+        run.write_json("environment.json", describe_environment())
+        task = make_task(
+            job, subject, run, address=address, monitor=monitor, measurements=measurements
+        )
+        task = dataclasses.replace(task, search=settings)
+        monitor.phase("search")
+        progress, stopped_early = task.search_for_policy()
     if stopped_early:
         monitor.say(f"search ended early: {stopped_early}")
     best = choose(run, job, subject, stopped_early)
@@ -171,6 +183,12 @@ def _search_in(
     build_report(run.path)
     run.finish()
     return RunResult(run.path, best, manifest, run.location)
+
+
+def _is_searched(run: RunDirectory, job: Job) -> bool:
+    """Say whether all evaluations have been made, before the run was interrupted."""
+    made = EvaluationStore(run.evaluations).read() if run.evaluations.exists() else []
+    return len(made) >= job.search.evaluations
 
 
 def asked_for(job: Job, *, verify: int = 0, baselines: Sequence[str] = (), seeds: int = 1) -> str:
@@ -352,7 +370,6 @@ def _verify(
             subject.model,
             space.widths_of(policy),
             target=target,
-            example_inputs=subject.example_inputs,
             compressor=subject.compressor,
             evaluation=job.evaluation,
             finetuning=job.finetuning,

@@ -9,13 +9,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from rl_compress.compression.parts import Parts, check_mask_size, needed, some_prunable
+from rl_compress.compression.proof import check_uncut, find_proved_groups
 from rl_compress.compression.slimmable import SlimmableNetwork
-from rl_compress.compression.trial_cuts import try_groups
-from rl_compress.costs.activation_memory import ActivationMemory
 from rl_compress.costs.analytic import AnalyticCosts
 from rl_compress.costs.precision import Precision
 from rl_compress.layers.axes import Axis
-from rl_compress.layers.groups import LayerGroup, find_groups, forward_order, quantizable_layers
+from rl_compress.layers.groups import LayerGroup, quantizable_layers, some
 from rl_compress.policy.search_space import GroupChoices, SearchSpace
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution import Train, contribution_pruning
@@ -35,9 +34,9 @@ def prepare_channels(
     train: Train | None,
 ) -> Parts:
     """See :meth:`Compressor.prepare`; layers become narrower."""
-    groups, notes = find_groups(model, example_inputs, config)
-    order = quantizable_layers(model, forward_order(model, example_inputs))
-    groups = try_groups(model, groups, example_inputs)
+    found_groups = find_proved_groups(model, example_inputs, config)
+    groups, notes, graph = found_groups.groups, found_groups.notes, found_groups.graph
+    order = quantizable_layers(model, graph.order)
     prunable = some_prunable(groups)
     found = None
     if config.pruning.importance == "contribution":
@@ -69,14 +68,19 @@ def prepare_channels(
         ]
     plan, bits = plan_bits(model, groups, order, config, len(choices))
     network = SlimmableNetwork.from_model(model, decided, placed)
-    memory = ActivationMemory(network.variant, SearchSpace(tuple(choices)), example_inputs)
+    check_uncut(model, network, example_inputs)
     precision = Precision(model, config.quantization, plan)
-    costs = AnalyticCosts(model, decided, example_inputs, memory, precision, plan)
+    costs = AnalyticCosts(model, decided, graph, precision, plan)
     if bits:
         network = network.with_levels(plan.weights, config.quantization)
     if costs.fixed_macs:
         notes.append(
             f"{costs.fixed_macs:,d} MACs are in operations without a layer and count as fixed"
+        )
+    if fixed := costs.fixed_layers:
+        notes.append(
+            f"{sum(fixed.values()):,d} MACs are in layers that no group narrows and count as fixed "
+            f"({some(list(fixed))})"
         )
     return Parts(
         config=config,

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.compression.channels import prepare_channels
+from rl_compress.compression.copied_out import copied_out
 from rl_compress.compression.masked import MaskedNetwork
 from rl_compress.compression.parts import Parts
-from rl_compress.compression.physical import History, cut
 from rl_compress.compression.slimmable import SlimmableNetwork
 from rl_compress.compression.sparse import prepare_sparse
+from rl_compress.layers.axes import Axis
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.pruning.contribution import Train
@@ -64,35 +65,42 @@ class Compressor(Parts):
         """Return the same without tensors, to be sent to workers that map them from a file."""
         return dataclasses.replace(self, network=self.network.with_tensors({}), contribution=None)
 
+    def shared_tensors(self, *, levels: bool) -> dict[str, Tensor]:
+        """Return the tensors that workers map.
+
+        Args:
+            levels: With all levels that variants may need, where the network has levels.
+        """
+        if levels and isinstance(self.network, SlimmableNetwork):
+            return self.network.all_tensors()
+        return self.network.tensors
+
     def with_tensors(self, tensors: dict[str, Tensor]) -> Compressor:
         """Return the same with the network's tensors, undoing :meth:`without_weights`."""
         return dataclasses.replace(self, network=self.network.with_tensors(tensors))
 
-    def cut(
-        self, model: nn.Module, example_inputs: Sequence[Tensor], widths: Widths
-    ) -> tuple[nn.Module, History]:
-        """Make the variant from a copy of the model: smaller for channels, else with zeros.
-
-        Returns:
-            The variant, and the history that makes the same cuts in an equal model.
-        """
+    def cut(self, model: nn.Module, widths: Widths) -> nn.Module:
+        """Make the variant from a copy of the model: smaller for channels, else with zeros."""
         if isinstance(self.network, SlimmableNetwork):
-            removed: dict[str, list[int]] = {}
             units = widths[: len(self.parents)]
-            for parent, order, width in zip(self.parents, self.orders, units, strict=True):
-                gone = parent.channel_indices(order[width:].tolist())
-                removed.setdefault(parent.name, []).extend(gone)
-            return cut(model, example_inputs, {name: sorted(c) for name, c in removed.items()})
+            return copied_out(
+                model,
+                [
+                    Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
+                    for parent, order, width in zip(self.parents, self.orders, units, strict=True)
+                    for axis in parent.axes
+                ],
+            )
         masked = copy.deepcopy(model)
         with torch.no_grad():
             for name, mask in self.masks(widths).items():
                 weight = masked.get_parameter(name)
                 weight.copy_(self.network.masked(weight, mask))
-        return masked, []
+        return masked
 
     @property
     def has_levels(self) -> bool:
-        """Say whether the network's weights were quantized to every bit width once."""
+        """Say whether the network keeps its weights at the bit widths that variants give them."""
         return isinstance(self.network, SlimmableNetwork) and bool(self.network.bits)
 
     def quantized(self, model: nn.Module, widths: Widths) -> nn.Module:

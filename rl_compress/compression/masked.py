@@ -6,7 +6,6 @@ the rank of its unit is below the width of its group.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rl_compress.compression.slimmable import copy_with
 from rl_compress.layers.axes import named_tensors
 from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.search_space import Widths
@@ -82,15 +82,13 @@ class MaskedNetwork:
             levels: Without meaning here: sparse weights are quantized when they are masked.
         """
         masks = self.masks(widths)
-        memo: dict[int, object] = {}
-        for name, placeholder in named_tensors(self.skeleton).items():
-            tensor = self.tensors[name]
-            if name in masks:
-                tensor = self.masked(tensor, masks[name])
-            if isinstance(placeholder, nn.Parameter):
-                tensor = nn.Parameter(tensor, requires_grad=False)
-            memo[id(placeholder)] = tensor
-        return copy.deepcopy(self.skeleton, memo).eval()
+        tensors = {
+            name: self.masked(self.tensors[name], masks[name])
+            if name in masks
+            else self.tensors[name]
+            for name in named_tensors(self.skeleton)
+        }
+        return copy_with(self.skeleton, tensors).eval()
 
     def masked(self, weight: Tensor, mask: Tensor) -> Tensor:
         """Return what is left of a weight; with all of it kept, the weight itself."""

@@ -9,7 +9,10 @@ The idea of one set of weights for all widths is that of slimmable networks (Yu 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +22,6 @@ from torch import Tensor, nn
 
 from rl_compress.layers.axes import (
     Axis,
-    is_depthwise,
     layer_of,
     match_widths,
     named_tensors,
@@ -29,7 +31,8 @@ from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import UNQUANTIZED, QuantizationConfig
 from rl_compress.quantization.bits import Bits
-from rl_compress.quantization.quantized_tensor import quantize_tensor
+from rl_compress.quantization.quantized_tensor import check_finite, quantize_tensor
+from rl_compress.targets.threads import threads
 
 
 @dataclass(slots=True)
@@ -43,18 +46,22 @@ class SlimmableNetwork:
     groups: tuple[LayerGroup, ...]
     """The groups that widths refer to, in the order of the search space."""
     bits: dict[str, Bits] = field(default_factory=dict)
-    """Weights that are kept at every bit width too, by name, and where their bits come from."""
+    """Weights that variants take quantized, by name, and where their bits come from."""
+    quantization: QuantizationConfig | None = None
+    """How they are; its own bits do not count."""
+    levels: dict[str, Tensor] = field(default_factory=dict)
+    """Weights at bits that some variant had, by ``name@bits``."""
+    _output_axes: dict[str, int] = field(init=False, repr=False)
     _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
-    _widened: list[tuple[str, bool]] = field(init=False, repr=False)
+    _widened: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._output_axes = quantizable_weights(self.skeleton) if self.bits else {}
         self._axes = {}
         for index, group in enumerate(self.groups):
             for axis in group.axes:
                 self._axes.setdefault(axis.tensor, []).append((index, axis))
-        modules = dict(self.skeleton.named_modules())
-        touched = dict.fromkeys(layer for group in self.groups for layer in group.layers)
-        self._widened = [(name, is_depthwise(modules[name])) for name in touched if name in modules]
+        self._widened = list(dict.fromkeys(map(layer_of, self._axes)))
 
     @classmethod
     def from_model(
@@ -72,37 +79,37 @@ class SlimmableNetwork:
         """
         named = named_tensors(model)
         tensors = {name: tensor.detach().clone() for name, tensor in named.items()}
-        for group, order in zip(groups, orders, strict=True):
-            for axis in group.axes:
-                source = np.arange(tensors[axis.tensor].shape[axis.axis])
-                source[axis.positions] = axis.positions[order]
-                tensors[axis.tensor] = tensors[axis.tensor].index_select(
-                    axis.axis, torch.from_numpy(source)
-                )
-        return cls(without_weights(model, named), tensors, tuple(groups))
+        ordered = in_order(tensors, groups, orders)
+        return cls(without_weights(model, named), ordered, tuple(groups))
 
     def with_levels(self, bits: Mapping[str, Bits], config: QuantizationConfig) -> SlimmableNetwork:
-        """Quantize every weight to each bit width that it may have, once and for all variants.
+        """Return the same whose variants have quantized weights, at the levels of their bits.
 
         A channel has its scale whatever is cut elsewhere, so a variant's weights are slices of
-        these as they are of the originals.
+        its levels as they are of the originals. A level is made when a variant first needs it.
 
         Args:
             bits: Where the bits come from, by layer name.
             config: How to quantize; its own bits do not count.
+
+        Raises:
+            ConfigError: A weight holds NaN or infinite values.
         """
-        tensors = dict(self.tensors)
         kept: dict[str, Bits] = {}
-        for name, axis in quantizable_weights(self.skeleton).items():
-            if (source := bits.get(layer_of(name))) is None:
-                continue
-            kept[name] = source
-            for number in source.choices:
-                if number < UNQUANTIZED:
-                    one = config.model_copy(update={"weight_bits": number})
-                    found = quantize_tensor(tensors[name], one, output_axis=axis, name=name)
-                    tensors[_level(name, number)] = found.dequantize().to(tensors[name].dtype)
-        return SlimmableNetwork(self.skeleton, tensors, self.groups, kept)
+        for name in quantizable_weights(self.skeleton):
+            if (source := bits.get(layer_of(name))) is not None:
+                kept[name] = source
+                if source.choices[0] < UNQUANTIZED:
+                    check_finite(self.tensors[name], name)
+        return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, config)
+
+    def all_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors and every level that a variant may need, as a copy is made of."""
+        needed = [(name, number) for name, bits in self.bits.items() for number in bits.choices]
+        # One thread for each level; torch would rather share out single operations.
+        with threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self._kept, *zip(*needed, strict=True)))
+        return {**self.tensors, **self.levels}
 
     def uncompressed(self) -> nn.Module:
         """Return the whole network, unquantized."""
@@ -119,39 +126,52 @@ class SlimmableNetwork:
             A module in evaluation mode whose tensors are views of the shared ones where possible.
             Replace its tensors, never write into them.
         """
-        memo: dict[int, object] = {}
-        for name, placeholder in named_tensors(self.skeleton).items():
-            tensor = self._narrowed(self._chosen(name, widths) if levels else name, name, widths)
-            if isinstance(placeholder, nn.Parameter):
-                tensor = nn.Parameter(tensor, requires_grad=False)
-            memo[id(placeholder)] = tensor
-        # deepcopy takes every tensor from the memo, so only the modules themselves are copied,
-        # and tied tensors and layers that are used twice stay what they are.
-        network = copy.deepcopy(self.skeleton, memo)
-        for name, depthwise in self._widened:
-            match_widths(network.get_submodule(name), depthwise=depthwise)
+        tensors = {}
+        for name in named_tensors(self.skeleton):
+            quantized = levels and name in self.bits
+            number = self.bits[name].at(widths) if quantized else UNQUANTIZED
+            tensors[name] = self._narrowed(self._kept(name, number), name, widths)
+        network = copy_with(self.skeleton, tensors)
+        for name in self._widened:
+            match_widths(network.get_submodule(name))
         return network.eval()
 
     def to(self, device: torch.device) -> SlimmableNetwork:
         """Return the same network with its tensors on a device."""
-        return self.with_tensors({name: t.to(device) for name, t in self.tensors.items()})
+        both = {**self.tensors, **self.levels}
+        return self.with_tensors({name: t.to(device) for name, t in both.items()})
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> SlimmableNetwork:
-        """Return the same with other tensors, such as mapped ones."""
-        return SlimmableNetwork(self.skeleton, dict(tensors), self.groups, self.bits)
+        """Return the same with other tensors and levels, such as mapped ones."""
+        own = named_tensors(self.skeleton).keys()
+        return dataclasses.replace(
+            self,
+            tensors={name: tensor for name, tensor in tensors.items() if name in own},
+            levels={name: tensor for name, tensor in tensors.items() if name not in own},
+        )
 
     def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
         """Return a group's weight matrices and kernels as they are at some widths."""
         names = dict.fromkeys(axis.tensor for axis in self.groups[group].axes)
-        return [self._narrowed(name, name, widths) for name in names if self.tensors[name].ndim > 1]
+        tensors = {name: self.tensors[name] for name in names}
+        return [self._narrowed(t, name, widths) for name, t in tensors.items() if t.ndim > 1]
 
-    def _chosen(self, name: str, widths: Widths) -> str:
-        """Return under which name a weight is kept with the bits of a variant."""
-        number = self.bits[name].at(widths) if name in self.bits else UNQUANTIZED
-        return _level(name, number) if number < UNQUANTIZED else name
+    def _kept(self, name: str, bits: int) -> Tensor:
+        """Return a weight with a number of bits, quantized now if it was not before."""
+        weight = self.tensors[name]
+        if bits == UNQUANTIZED or self.quantization is None:
+            return weight
+        level = f"{name}@{bits}"
+        if level not in self.levels:
+            config = self.quantization.model_copy(update={"weight_bits": bits})
+            # On the CPU, as the model that is delivered: elsewhere sums have another order.
+            found = quantize_tensor(
+                weight.cpu(), config, output_axis=self._output_axes[name], name=name
+            )
+            self.levels[level] = found.dequantize().to(weight)
+        return self.levels[level]
 
-    def _narrowed(self, kept: str, name: str, widths: Widths) -> Tensor:
-        tensor = self.tensors[kept]
+    def _narrowed(self, tensor: Tensor, name: str, widths: Widths) -> Tensor:
         by_dim: dict[int, list[tuple[int, Axis]]] = {}
         for group, axis in self._axes.get(name, []):
             by_dim.setdefault(axis.axis, []).append((group, axis))
@@ -168,8 +188,43 @@ class SlimmableNetwork:
         return tensor
 
 
-def _level(name: str, bits: int) -> str:
-    return f"{name}@{bits}"
+def in_order(
+    tensors: Mapping[str, Tensor],
+    groups: Sequence[LayerGroup],
+    orders: Sequence[npt.NDArray[np.int64]],
+) -> dict[str, Tensor]:
+    """Return a model's tensors with the units of groups in another order; see `from_model`."""
+    sources: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+    for group, order in zip(groups, orders, strict=True):
+        for axis in group.axes:
+            length = tensors[axis.tensor].shape[axis.axis]
+            source = sources.setdefault((axis.tensor, axis.axis), np.arange(length))
+            source[axis.positions] = axis.positions[order]
+    ordered = dict(tensors)
+    for (name, dim), source in sources.items():
+        ordered[name] = ordered[name].index_select(dim, torch.from_numpy(source))
+    return ordered
+
+
+def copy_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, trainable: bool = False
+) -> nn.Module:
+    """Return a copy of a model with other tensors in the place of its own.
+
+    Args:
+        model: The model; left as it is.
+        tensors: By name, for all parameters and buffers.
+        trainable: Leave parameters trainable that are.
+    """
+    memo: dict[int, object] = {}
+    for name, tensor in named_tensors(model).items():
+        new = tensors[name]
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=trainable and tensor.requires_grad)
+        memo[id(tensor)] = new
+    # deepcopy takes every tensor from the memo, so only the modules themselves are copied, and
+    # tied tensors and layers that are used twice stay what they are.
+    return copy.deepcopy(model, memo)
 
 
 def without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:

@@ -22,7 +22,8 @@ from rl_compress.costs.precision import Precision
 from rl_compress.costs.sparse import SparseCosts
 from rl_compress.errors import ConfigError
 from rl_compress.layers.axes import named_tensors
-from rl_compress.layers.groups import forward_order, quantizable_layers
+from rl_compress.layers.graph import trace
+from rl_compress.layers.groups import quantizable_layers
 from rl_compress.policy.search_space import GroupChoices, SearchSpace
 from rl_compress.policy.space_config import SpaceConfig, parse_n_of_m
 from rl_compress.pruning.contribution import Train, contribution_pruning
@@ -49,7 +50,8 @@ def prepare_sparse(
 ) -> Parts:
     """See :meth:`Compressor.prepare`; single weights, or blocks of them, become zero."""
     pruning, tensors = config.pruning, named_tensors(model)
-    order = quantizable_layers(model, forward_order(model, example_inputs))
+    graph = trace(model, example_inputs)
+    order = quantizable_layers(model, graph.order)
     groups = sparse_groups(model, config, config.protected(order))
     prunable = some_prunable(groups)
     names = names_of(prunable)
@@ -115,7 +117,7 @@ def prepare_sparse(
         space=SearchSpace((*choices, *bits)),
         bits=plan,
         network=network,
-        costs=SparseCosts(model, per_unit, example_inputs, precision, plan),
+        costs=SparseCosts(model, per_unit, graph, precision, plan),
         parents=parents,
         orders=[],
         importances=importances,

@@ -1,34 +1,30 @@
 """Exact costs of every variant from one look at the target: MACs, parameters, bytes, memory.
 
-The sizes of all tensors are products of widths, and the MACs of a layer are proportional to the
-size of its weight, so costs of a policy need no variant to be built.
+The sizes of all tensors, and the MACs of all operations, are products of lengths of axes, which
+follow the widths, so costs of a policy need no variant to be built.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from rl_compress.costs.activation_memory import ActivationMemory, live_bytes
+from rl_compress.costs.activation_memory import ActivationMemory
+from rl_compress.costs.axis_lengths import AxisLengths, Products, product
 from rl_compress.costs.lazy import LazyCosts
 from rl_compress.costs.precision import Precision
 from rl_compress.layers.axes import layer_of, named_tensors
+from rl_compress.layers.graph import Graph
 from rl_compress.layers.groups import LayerGroup
 from rl_compress.policy.budget import BUDGETABLE, COSTS, LATENCY
 from rl_compress.policy.search_space import Widths
 from rl_compress.quantization.bits import BitPlan
-
-FLOPS_PER_MAC = 2
-"""Torch counts floating-point operations: a multiplication and an addition for each MAC."""
 
 
 class AnalyticCosts:
@@ -38,73 +34,80 @@ class AnalyticCosts:
         self,
         model: nn.Module,
         groups: Sequence[LayerGroup],
-        example_inputs: Sequence[Tensor],
-        memory: ActivationMemory | None = None,
+        graph: Graph,
         precision: Precision | None = None,
         plan: BitPlan | None = None,
     ) -> None:
-        """Measure the uncompressed model once.
+        """Look at the uncompressed model once.
 
         Args:
             model: The uncompressed model on the CPU.
             groups: The groups that are pruned, those of the first dimensions.
-            example_inputs: Inputs of one forward pass, batch size 1.
-            memory: Tells the peak activation memory of widths; by default it is constant.
+            graph: What a forward pass of one sample did.
             precision: Bits of each tensor in the variants; by default their own.
             plan: Which dimensions the bits of which layers follow.
         """
+        self._groups = groups
         tensors = named_tensors(model)
         names = list(tensors)
-        saved = set(model.state_dict())
-        parameters = dict(model.named_parameters())
-        max_dims = max((tensor.ndim for tensor in tensors.values()), default=0)
-        # Length of axis d of tensor t: fixed[d, t] + per_unit[d, t, :] @ widths.
-        lengths = np.ones((max_dims, len(names)), dtype=np.int64)
-        for row, name in enumerate(names):
-            lengths[: tensors[name].ndim, row] = tensors[name].shape
-        fixed = lengths.copy()
-        per_unit = np.zeros((*fixed.shape, len(groups)), dtype=np.int64)
-        rows = {name: row for row, name in enumerate(names)}
-        for index, group in enumerate(groups):
-            for axis in group.axes:
-                row = rows[axis.tensor]
-                fixed[axis.axis, row] -= axis.positions.size
-                per_unit[axis.axis, row, index] += axis.positions.shape[1]
-        macs, self.fixed_macs = count_macs(model, example_inputs)
-        """MACs of operations that belong to no weight, such as attention; taken as constant."""
-        self._tensors = _Tensors(
-            fixed.astype(np.float64),
-            per_unit.reshape(fixed.size, len(groups)).T.astype(np.float64),
-            np.array([name in parameters for name in names], dtype=np.int64),
-            np.array([name in saved for name in names], dtype=np.int64),
-            np.array(
-                [macs.get(name, 0) // max(tensors[name].numel(), 1) for name in names],
-                dtype=np.int64,
-            ),
-        )
+        lengths = AxisLengths(graph, groups)
         own = Precision(model)
         precision = precision or own
         whole = np.array([[group.num_units for group in groups]], dtype=np.int64)
+        narrowed = {axis.tensor for group in groups for axis in group.axes}
+        saved = set(model.state_dict()) | narrowed
+        parameters = dict(model.named_parameters())
+        products = Products.of(
+            [_lengths_of(name, tensor, graph, lengths) for name, tensor in tensors.items()],
+            len(groups),
+        )
+        self._tensors = _Tensors(
+            products,
+            np.array([name in parameters for name in names], dtype=np.int64),
+            np.array([name in saved for name in names], dtype=np.int64),
+        )
+        self._operations = _Operations.of(graph, lengths, names)
         self._own_bops = int(own.bops_per_mac(own.of(whole), whole).max(initial=0))
+        touched = self._operations.products.touched().any(axis=0)
+        stays = self._operations.constants * ~touched
+        self.fixed_macs = int(stays @ (self._operations.weights < 0))
+        """MACs of operations that belong to no weight, such as attention, and stay the same."""
+        self.fixed_layers: dict[str, int] = {}
+        """MACs of layers that no group narrows, by their name."""
+        for row in np.flatnonzero((stays > 0) & (self._operations.weights >= 0)):
+            layer = layer_of(names[self._operations.weights[row]])
+            found = self.fixed_layers.get(layer, 0) + int(stays[row] * self._operations.sizes[row])
+            self.fixed_layers[layer] = found
         # Most tensors, such as those of a BatchNorm, grow with one width and are never quantized:
         # together they are a linear function of the widths.
-        growing = per_unit.any(axis=2).sum(axis=0)
-        linear = (growing <= 1) & (self._tensors.macs_per_element == 0) & precision.unquantized
+        growth = products.growth.reshape(len(groups), *products.fixed.shape)
+        growing = (growth != 0).sum(axis=(0, 1))
+        linear = (growing <= 1) & precision.unquantized
         self._linear = self._tensors.only(linear).linear(precision.only(linear))
         self._others, self._precision = self._tensors.only(~linear), precision.only(~linear)
-        self._memory = memory
-        self._full_memory = int(live_bytes(model, example_inputs).max())
-        # Which tensors a dimension decides on: by axes for widths, by layers for bits.
-        self._touched = [per_unit[:, :, index].any(axis=0) for index in range(len(groups))]
+        self._of_operations = precision.only(np.maximum(self._operations.weights, 0))
+        self._memory = ActivationMemory(graph, lengths)
+        # What a dimension decides on: by axes for widths, by layers for bits.
+        self._touched_tensors = list(products.touched())
+        self._touched_operations = list(self._operations.products.touched())
+        owners = np.array([*map(layer_of, names), ""])
         for dimension in range(len(groups), len(groups) + (plan.num_dimensions if plan else 0)):
-            layers = plan.layers_of(dimension) if plan else set()
-            self._touched.append(np.array([layer_of(name) in layers for name in names]))
+            layers = list(plan.layers_of(dimension)) if plan else []
+            decided = np.isin(owners[:-1], layers)
+            self._touched_tensors.append(decided)
+            weights = self._operations.weights
+            self._touched_operations.append((weights >= 0) & np.append(decided, False)[weights])
         self.latency: LatencyModel | None = None
         """Predicts ``latency_ms``, where a budget needs it."""
         uncompressed = _Variants(self._tensors, own, whole)
+        macs = self._operations.macs(whole)
+        bops = own.only(np.maximum(self._operations.weights, 0))
         self.original: dict[str, float] = {
-            "peak_memory_bytes": self._full_memory,
-            **{cost: int(self._of_tensors(cost, uncompressed)[0]) for cost in _OF_TENSORS},
+            "peak_memory_bytes": int(self._memory.peak_bytes(whole)[0]),
+            "macs": int(macs.sum()),
+            "bops": int(self._bops(bops, whole)[0]),
+            "params": int(uncompressed.params()[0]),
+            "size_bytes": int(uncompressed.size_bytes()[0]),
         }
         """Costs of the uncompressed, unquantized target."""
 
@@ -135,12 +138,24 @@ class AnalyticCosts:
         return LazyCosts(names, lambda cost: self._cost(cost, variants))
 
     def macs_of_group(self, group: int, widths: Widths) -> int:
-        """Return the MACs of all layers whose width, input width or bits a dimension decides."""
-        return int((self._elements(widths) * self._touched[group]) @ self._tensors.macs_per_element)
+        """Return the MACs of all operations whose size or bits a dimension decides."""
+        return int(self._operations.macs(self._units(widths))[0] @ self._touched_operations[group])
 
     def params_of_group(self, group: int, widths: Widths) -> int:
         """Return the parameters of all tensors whose size or bits a dimension decides."""
-        return int((self._elements(widths) * self._touched[group]) @ self._tensors.is_parameter)
+        elements = self._tensors.products.of_widths(self._units(widths))[0]
+        return int((elements * self._touched_tensors[group]) @ self._tensors.is_parameter)
+
+    def macs_by_weight(self) -> dict[int, int]:
+        """Return the MACs of the uncompressed model by row of the weight among its tensors."""
+        found: dict[int, int] = {}
+        whole = np.array([group.num_units for group in self._groups], dtype=np.int64)
+        for row, macs in zip(
+            self._operations.weights.tolist(), self._operations.macs(whole[None])[0], strict=True
+        ):
+            if row >= 0:
+                found[row] = found.get(row, 0) + int(macs)
+        return found
 
     def _cost(self, cost: str, variants: _Variants) -> npt.NDArray[Any]:
         """Return a cost of variants, shape ``(variants,)``."""
@@ -148,58 +163,91 @@ class AnalyticCosts:
             assert self.latency is not None, "otherwise it is no cost"
             return self.latency.predict_ms(variants.units)
         if cost == "peak_memory_bytes":
-            if self._memory is None:
-                return np.full(len(variants.units), self._full_memory)
             return self._memory.peak_bytes(variants.units)
-        found = self._of_tensors(cost, variants)
-        if cost in self._linear:
-            least, slope = self._linear[cost]
-            found = found + least + variants.units @ slope
-        return found
-
-    def _of_tensors(self, cost: str, variants: _Variants) -> npt.NDArray[np.int64]:
-        """Return a cost of variants' tensors, with what belongs to no weight."""
-        found: npt.NDArray[np.int64] = _OF_TENSORS[cost](variants)
         if cost == "macs":
-            return found + self.fixed_macs
-        # What belongs to no weight, such as attention, is not quantized.
-        return found + self.fixed_macs * self._own_bops if cost == "bops" else found
+            return self._operations.macs(variants.units).sum(axis=1)
+        if cost == "bops":
+            return self._bops(self._of_operations, variants.widths)
+        found = variants.params() if cost == "params" else variants.size_bytes()
+        least, slope = self._linear[cost]
+        total: npt.NDArray[np.int64] = found + least + variants.units @ slope
+        return total
 
-    def _elements(self, widths: Widths) -> npt.NDArray[np.int64]:
-        units = np.asarray(widths, dtype=np.int64)[None, : len(self._tensors.growth)]
-        return _elements(self._tensors.lengths(units))[0]
+    def _bops(self, precision: Precision, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return MACs times the bits of both factors; what has no weight is not quantized."""
+        per_mac = precision.bops_per_mac(precision.of(widths), widths)
+        per_mac = np.where(self._operations.weights >= 0, per_mac, self._own_bops)
+        macs = self._operations.macs(widths[:, : len(self._groups)])
+        return np.einsum("vr,vr->v", macs, per_mac)
+
+    def _units(self, widths: Widths) -> npt.NDArray[np.int64]:
+        return np.asarray(widths, dtype=np.int64)[None, : len(self._groups)]
+
+
+def _lengths_of(
+    name: str, tensor: Tensor, graph: Graph, lengths: AxisLengths
+) -> list[tuple[int, Mapping[int, int]]]:
+    """Return how long the axes of a parameter or buffer are."""
+    labels = graph.tensors.get(name) or [None] * tensor.ndim
+    return [
+        (size, {}) if ids is None else lengths.of(ids)
+        for size, ids in zip(tensor.shape, labels, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Operations:
+    """Multiplications whose number follows the widths, a row for each weight and shape."""
+
+    products: Products
+    constants: npt.NDArray[np.int64]
+    """What the products are multiplied by, shape ``(rows,)``."""
+    weights: npt.NDArray[np.int64]
+    """Index of the tensor that is multiplied by, -1: none, shape ``(rows,)``."""
+
+    @classmethod
+    def of(cls, graph: Graph, lengths: AxisLengths, names: Sequence[str]) -> _Operations:
+        """Gather the multiplications of a graph."""
+        index = {name: row for row, name in enumerate(names)}
+        rows: dict[tuple[Any, ...], int] = {}
+        for op in graph.operations:
+            for counted in op.products:
+                constant, moving = counted.constant, []
+                for fixed, units in map(lengths.of, counted.axes):
+                    if units:
+                        moving.append((fixed, tuple(sorted(units.items()))))
+                    else:
+                        constant *= fixed
+                key = (index.get(counted.weight or "", -1), tuple(sorted(moving)))
+                rows[key] = rows.get(key, 0) + constant
+        factors = [[(fixed, dict(units)) for fixed, units in moving] for _, moving in rows]
+        return cls(
+            Products.of(factors, len(lengths.groups)),
+            np.array(list(rows.values()), dtype=np.int64),
+            np.array([weight for weight, _ in rows], dtype=np.int64),
+        )
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Return the products without any unit, shape ``(rows,)``."""
+        return product(self.products.fixed[None])[0]
+
+    def macs(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the multiplications, shape ``(variants, rows)``."""
+        return self.products.of_widths(units) * self.constants
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensors:
-    """Tensors whose lengths follow the widths, a row each."""
+    """Parameters and buffers whose sizes follow the widths, a row each."""
 
-    fixed: npt.NDArray[np.float64]
-    """Their lengths without any unit, shape ``(max_dims, tensors)``."""
-    growth: npt.NDArray[np.float64]
-    """What a unit of each group adds to the lengths, shape ``(groups, max_dims * tensors)``."""
+    products: Products
     is_parameter: npt.NDArray[np.int64]
     is_saved: npt.NDArray[np.int64]
-    macs_per_element: npt.NDArray[np.int64]
 
     def only(self, rows: npt.NDArray[np.bool_]) -> _Tensors:
         """Return some of them."""
-        fixed = self.fixed[:, rows]
-        growth = self.growth.reshape(len(self.growth), *self.fixed.shape)[:, :, rows]
-        return _Tensors(
-            fixed,
-            growth.reshape(len(growth), fixed.size),
-            self.is_parameter[rows],
-            self.is_saved[rows],
-            self.macs_per_element[rows],
-        )
-
-    def lengths(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return the shapes of all tensors, shape ``(variants, max_dims, tensors)``."""
-        # In floating point, which is exact for such numbers, and has a fast matrix product.
-        lengths = (units.astype(np.float64) @ self.growth).reshape(len(units), *self.fixed.shape)
-        lengths += self.fixed
-        return lengths
+        return _Tensors(self.products.only(rows), self.is_parameter[rows], self.is_saved[rows])
 
     def linear(self, precision: Precision) -> dict[str, tuple[int, npt.NDArray[np.int64]]]:
         """Return the costs of tensors that are linear in the widths, and are never quantized.
@@ -210,8 +258,9 @@ class _Tensors:
         Returns:
             By cost what there is without any unit, and what a unit of each group adds.
         """
-        none_and_one_each = np.eye(len(self.growth) + 1, len(self.growth), -1, dtype=np.int64)
-        elements = _elements(self.lengths(none_and_one_each))
+        groups = len(self.products.growth)
+        none_and_one_each = np.eye(groups + 1, groups, -1, dtype=np.int64)
+        elements = self.products.of_widths(none_and_one_each)
         bytes_of = self.is_saved * precision.own_bits // 8
         found = {"params": elements @ self.is_parameter, "size_bytes": elements @ bytes_of}
         return {cost: (int(of[0]), of[1:] - of[0]) for cost, of in found.items()}
@@ -224,15 +273,17 @@ class _Variants:
         self, tensors: _Tensors, precision: Precision, widths: npt.NDArray[np.int64]
     ) -> None:
         """Keep the tensors, their bits, and the variants' levels, ``(variants, num_groups)``."""
-        self._tensors, self._precision, self._widths = tensors, precision, widths
-        self.units = widths[:, : len(tensors.growth)]
+        self._tensors, self._precision, self.widths = tensors, precision, widths
+        self.units = widths[:, : len(tensors.products.growth)]
         """Units kept, shape ``(variants, pruned groups)``."""
-        self._lengths = tensors.lengths(self.units)
-        self._elements = _elements(self._lengths)
 
-    def macs(self) -> npt.NDArray[np.int64]:
-        """Return the MACs, shape ``(variants,)``."""
-        return self._elements @ self._tensors.macs_per_element
+    @functools.cached_property
+    def _lengths(self) -> npt.NDArray[np.float64]:
+        return self._tensors.products.lengths(self.units)
+
+    @functools.cached_property
+    def _elements(self) -> npt.NDArray[np.int64]:
+        return product(self._lengths)
 
     def params(self) -> npt.NDArray[np.int64]:
         """Return the number of parameters, shape ``(variants,)``."""
@@ -240,28 +291,9 @@ class _Variants:
 
     def size_bytes(self) -> npt.NDArray[np.int64]:
         """Return the bytes of all tensors in the file, shape ``(variants,)``."""
-        bits = self._precision.of(self._widths)
+        bits = self._precision.of(self.widths)
         stored = self._precision.stored_bytes(bits, self._lengths, self._elements)
         return stored @ self._tensors.is_saved
-
-    def bops(self) -> npt.NDArray[np.int64]:
-        """Return the bit operations, shape ``(variants,)``."""
-        bits = self._precision.of(self._widths)
-        by_tensor = self._elements * self._precision.bops_per_mac(bits, self._widths)
-        return by_tensor @ self._tensors.macs_per_element
-
-
-_OF_TENSORS: Mapping[str, Callable[[_Variants], npt.NDArray[np.int64]]] = {
-    "macs": _Variants.macs,
-    "params": _Variants.params,
-    "size_bytes": _Variants.size_bytes,
-    "bops": _Variants.bops,
-}
-
-
-def _elements(lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the products over the middle axis, which is too short for numpy's own to be quick."""
-    return functools.reduce(np.multiply, lengths.swapaxes(0, 1)).astype(np.int64)
 
 
 class LatencyModel(Protocol):
@@ -269,31 +301,3 @@ class LatencyModel(Protocol):
 
     def predict_ms(self, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return milliseconds, shape ``(variants,)``, of widths ``(variants, pruned groups)``."""
-
-
-def count_macs(model: nn.Module, example_inputs: Sequence[Tensor]) -> tuple[dict[str, int], int]:
-    """Count MACs of one forward pass with torch's own counter.
-
-    Returns:
-        MACs of each layer under the name of its weight, and those of all other operations.
-    """
-    counter = FlopCounterMode(display=False)
-    # The counter's module tracker warns of frozen modules, which do not matter without gradients.
-    logger = logging.getLogger("torch.utils.module_tracker")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with torch.no_grad(), counter:
-            model(*example_inputs)
-    finally:
-        logger.setLevel(level)
-    by_module = counter.get_flop_counts()
-    prefix = f"{type(model).__name__}."
-    macs: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if "weight" in dict(module.named_parameters(recurse=False)):
-            flops = sum(by_module.get(prefix + name if name else prefix[:-1], {}).values())
-            if flops:
-                macs[f"{name}.weight" if name else "weight"] = flops // FLOPS_PER_MAC
-    total = counter.get_total_flops() // FLOPS_PER_MAC
-    return macs, total - sum(macs.values())

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rl_compress.errors import ConfigError
+from rl_compress.strict_yaml import load_yaml
 
 _HOME = Path(__file__).parents[2]
 _CHECKOUT, _INSTALLED = "tune_configs/devices/*.yaml", "share/rl-compress/devices/*.yaml"
@@ -64,7 +65,7 @@ class DeviceProfile(BaseModel):
                 )
             path = known[name_or_path]
         try:
-            profile = cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            profile = cls.model_validate(load_yaml(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"device: cannot read the profile {path} ({reason})") from None

@@ -170,7 +170,7 @@ def _narrowed(layer: Any, memory: Tensor, first: int, second: int, output_axis: 
         outputs = layer.bias.numel() * shape[output_axis] // layer.weight.shape[output_axis]
         memo[id(layer.bias)] = nn.Parameter(layer.bias.detach()[:outputs], requires_grad=False)
     narrowed: nn.Module = copy.deepcopy(layer, memo)
-    match_widths(narrowed, depthwise=is_depthwise(layer))
+    match_widths(narrowed)
     return narrowed.eval()
 
 

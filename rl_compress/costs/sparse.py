@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
-from rl_compress.costs.analytic import AnalyticCosts, LatencyModel, count_macs
+from rl_compress.costs.analytic import AnalyticCosts, LatencyModel
 from rl_compress.costs.precision import Precision
 from rl_compress.layers.axes import layer_of, named_tensors
+from rl_compress.layers.graph import Graph
 from rl_compress.policy.search_space import Widths
 from rl_compress.pruning.sparse_packing import sparse_bytes
 from rl_compress.quantization.bits import BitPlan
@@ -39,7 +40,7 @@ class SparseCosts:
         self,
         model: nn.Module,
         elements_per_unit: Mapping[str, npt.NDArray[np.float64]],
-        example_inputs: Sequence[Tensor],
+        graph: Graph,
         precision: Precision | None = None,
         plan: BitPlan | None = None,
     ) -> None:
@@ -49,17 +50,17 @@ class SparseCosts:
             model: The uncompressed model on the CPU.
             elements_per_unit: For each weight that can be masked how many of its elements a unit of
                 each group adds, shape ``(pruned groups,)``.
-            example_inputs: Inputs of one forward pass, batch size 1.
+            graph: What a forward pass of one sample did.
             precision: Bits of each tensor in the variants; by default their own.
             plan: Which dimensions the bits of which layers follow.
         """
         self._precision, self._plan = precision or Precision(model), plan or BitPlan()
-        self._dense = AnalyticCosts(model, (), example_inputs, precision=self._precision)
+        self._dense = AnalyticCosts(model, (), graph, precision=self._precision)
         self.original = self._dense.original
         self.fixed_macs = self._dense.fixed_macs
         self.latency: LatencyModel | None = None
         """Zeros take as long as other values, so the latency is never predicted."""
-        macs, _ = count_macs(model, example_inputs)
+        macs = self._dense.macs_by_weight()
         tensors = named_tensors(model)
         rows = {name: row for row, name in enumerate(tensors)}
         self._weights = [
@@ -69,7 +70,7 @@ class SparseCosts:
                 elements=tensors[name].numel(),
                 rows=len(tensors[name]),
                 per_unit=per_unit,
-                macs_per_element=macs.get(name, 0) // max(tensors[name].numel(), 1),
+                macs_per_element=macs.get(rows[name], 0) // max(tensors[name].numel(), 1),
             )
             for name, per_unit in elements_per_unit.items()
         ]

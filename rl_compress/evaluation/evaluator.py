@@ -23,12 +23,12 @@ from rl_compress.evaluation.time_limit import within
 from rl_compress.finetuning.bias_correction import correct_bias
 from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.finetuning.reconstruction import reconstruct
+from rl_compress.layers.kept_state import own_buffers
 from rl_compress.policy.budget import LATENCY
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 from rl_compress.quantization.bits import LayerBits
 from rl_compress.quantization.model import Quantization
-from rl_compress.targets.state import own_buffers
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
 

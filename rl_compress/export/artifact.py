@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rl_compress.compression.physical import replay_history
+from rl_compress.compression.copied_out import make_room
 from rl_compress.errors import (
     ConfigError,
     CorruptFileError,
@@ -24,7 +22,9 @@ from rl_compress.export.manifest import CostChange, FileEntry, InputSpec, Manife
 from rl_compress.export.onnx_export import export_onnx, onnx_available, require_onnx
 from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
 from rl_compress.export.tensor_file import read_tensors, write_tensors
+from rl_compress.layers.plain_weights import plain_weights, unshared
 from rl_compress.quantization.activations import ActivationQuantizer, attach_activations
+from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ def save_artifact(
 def load_compressed(directory: Path | str) -> nn.Module:
     """Rebuild a compressed model from its folder.
 
-    The target's factory builds the architecture, the recorded cuts are repeated in it, and the
-    tensors are read in. Nothing is unpickled and nothing is trained, but the factory that the
-    manifest names is imported and called: load only folders that you would run code from.
+    The target's factory builds the architecture, its layers take the shapes of the tensors in the
+    file, and these are read in. Nothing is unpickled and nothing is trained, but the factory that
+    the manifest names is imported and called: load only folders that you would run code from.
 
     Args:
         directory: A folder that :func:`save_artifact` wrote, such as ``best/`` of a run.
@@ -160,18 +160,18 @@ def load_compressed(directory: Path | str) -> nn.Module:
             f"{directory / MANIFEST_FILE}: target must have the keys factory, options and "
             f"weights, but got {manifest.target!r} ({error}); copy the whole folder again"
         ) from None
-    # A factory may hand out the same module again and again, and the cuts are made in place.
-    model = copy.deepcopy(target.architecture()).cpu().eval()
-    replay_history(model, [_like(spec) for spec in manifest.inputs], manifest.history)
     try:
         tensors = unpack_state(tensors, manifest.packed)
     except (KeyError, RuntimeError, TypeError) as error:
         raise CorruptFileError(
             f"{weights}: packed weights cannot be unpacked ({error!r}); copy the whole folder again"
         ) from None
+    # A factory may hand out the same module again and again, and its shapes change in place.
+    model = plain_weights(unshared(target.architecture())).cpu().eval()
+    make_room(model, tensors)
     tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     try:
-        model.load_state_dict(tensors | tied, strict=True, assign=False)
+        model.load_state_dict(with_versions(tensors | tied, model), strict=True, assign=False)
     except RuntimeError as error:
         raise ConfigError(
             f"{weights}: the tensors do not fit the model that the target "
@@ -255,8 +255,3 @@ def _replace(new: Path, directory: Path) -> None:
 
 def _input_spec(tensor: Tensor) -> InputSpec:
     return InputSpec(shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
-
-
-def _like(spec: InputSpec) -> Tensor:
-    """Return an input to trace with: ones are valid tokens, masks and pixels alike."""
-    return torch.ones(spec.shape, dtype=getattr(torch, spec.dtype))

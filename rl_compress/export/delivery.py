@@ -82,7 +82,6 @@ def deliver(
         model,
         widths,
         target=target,
-        example_inputs=example_inputs,
         compressor=compressor,
         evaluation=evaluation,
         finetuning=finetuning,
@@ -116,7 +115,6 @@ def deliver(
     policy = compressor.space.policy_of(widths)
     manifest = Manifest(
         target=target_config.model_dump(mode="json"),
-        history=variant.history,
         policy_id=policy.policy_id,
         budget=budget.as_dict(),
         costs={

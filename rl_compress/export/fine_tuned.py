@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +39,6 @@ class FineTuned:
     """A fine-tuned variant, on the device that it was trained on."""
 
     model: nn.Module
-    history: list[tuple[str, bool, list[int]]]
-    """How the architecture became smaller."""
     masks: dict[str, Tensor]
     quantization: Quantization
     before: float
@@ -88,7 +86,6 @@ def fine_tune_variant(
     widths: Widths,
     *,
     target: Target,
-    example_inputs: Sequence[Tensor],
     compressor: Compressor,
     evaluation: EvaluationConfig,
     finetuning: FinetuningConfig,
@@ -102,7 +99,6 @@ def fine_tune_variant(
         model: The uncompressed model, teacher of the fine-tuning; it is moved to ``device``.
         widths: The variant, shape ``(num_groups,)``.
         target: Supplies data and score.
-        example_inputs: Inputs of one forward pass, batch size 1.
         compressor: Groups, costs and unit orders of ``model``.
         evaluation: The repair that the search used.
         finetuning: How to fine-tune.
@@ -126,11 +122,10 @@ def fine_tune_variant(
         # What was faded out is cut, whatever the importances said before.
         compressor = dataclasses.replace(compressor, orders=orders)
         dense, model = dense.cpu(), model.cpu()
-    smaller, history = compressor.cut(dense, example_inputs, widths)
+    smaller = compressor.cut(dense, widths)
     levels = compressor.has_levels and not repairs_weights(model, evaluation)
     source = compressor.quantized(dense, widths) if levels else dense
-    # Cuts are traced on the CPU; ``dense`` may be the model itself, which moves as the teacher.
-    searched, _ = compressor.cut(source, example_inputs, widths)
+    searched = compressor.cut(source, widths)
     smaller, searched, teacher = (
         network.to(device).eval() for network in (smaller, searched, model)
     )
@@ -171,4 +166,4 @@ def fine_tune_variant(
             device,
             advance,
         )
-    return FineTuned(smaller, history, masks, quantization, before, result.kept_epoch)
+    return FineTuned(smaller, masks, quantization, before, result.kept_epoch)

@@ -15,10 +15,10 @@ from rl_compress.errors import ConfigError, CorruptFileError, RunDirectoryError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised whenever an older release could not read the manifest, or the file of tensors."""
 
-_READABLE = (2, FORMAT_VERSION)
+_READABLE = (2, 3, FORMAT_VERSION)
 
 
 def _now() -> str:
@@ -120,10 +120,11 @@ class Manifest(_Part):
         description="How to build the uncompressed architecture: `factory`, `options`, `weights`."
     )
     history: list[tuple[str, bool, list[int]]] = Field(
-        description="Cuts in order: layer name, along its outputs, channels removed."
+        default_factory=list,
+        description="Up to version 3 the cuts that were made; tensors tell all that is needed.",
     )
     inputs: list[InputSpec] = Field(
-        default_factory=list, description="Inputs of one forward pass, to replay the cuts."
+        default_factory=list, description="Inputs of one forward pass."
     )
     aliases: dict[str, str] = Field(
         default_factory=dict, description="Tied tensors: name left out, name it is stored under."

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-
-_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
-SUPPORTED = (_ConvNd, nn.Linear, nn.Embedding, *_NORMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +46,16 @@ def quantizable_weights(
     }
 
 
+def unsupported_layers(model: nn.Module) -> dict[str, str]:
+    """Return the layers that are left as they are, by name, with their kind."""
+    kinds = nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention
+    return {
+        name: type(layer).__name__
+        for name, layer in model.named_modules()
+        if isinstance(layer, kinds)
+    }
+
+
 def layer_of(weight: str) -> str:
     """Return the name of the layer that a tensor, given by its full name, belongs to."""
     return weight.rpartition(".")[0]
@@ -61,50 +66,31 @@ def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, _ConvNd) and layer.groups == layer.out_channels > 1
 
 
-def tensor_axes(layer: nn.Module, *, output: bool) -> list[tuple[str, int]]:
-    """List the ``(tensor, axis)`` pairs of a layer that its output or input channels run along.
+def output_axis(layer: nn.Module, tensor: str) -> int | None:
+    """Return the axis of a layer's tensor that makes channels; None: it is no such weight.
 
-    Raises:
-        NotImplementedError: The layer's kind is not supported.
+    Args:
+        layer: The layer.
+        tensor: Name of a parameter within it.
     """
+    if tensor != "weight":
+        return None
     if isinstance(layer, _ConvNd):
-        # A depthwise filter belongs to one channel, which is its input and its output.
-        output = output or is_depthwise(layer)
-        if layer.transposed and layer.groups > 1 and not is_depthwise(layer):
-            raise NotImplementedError("grouped transposed convolution")
-        weight_axis = 0 if output != layer.transposed or is_depthwise(layer) else 1
-        axes = [("weight", weight_axis)]
-        return [*axes, ("bias", 0)] if output and layer.bias is not None else axes
-    if isinstance(layer, nn.Linear):
-        axes = [("weight", 0 if output else 1)]
-        return [*axes, ("bias", 0)] if output and layer.bias is not None else axes
-    if isinstance(layer, nn.Embedding):
-        return [("weight", 1)]
-    if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:
-        raise NotImplementedError("LayerNorm over several axes")
-    if isinstance(layer, _NORMS):
-        tensors = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
-        return [(name, 0) for name, tensor in tensors.items() if tensor.ndim and tensor.numel() > 1]
-    raise NotImplementedError(f"layer of kind {type(layer).__name__}")
+        return int(layer.transposed and not is_depthwise(layer))
+    return 0 if isinstance(layer, nn.Linear) else None
 
 
-def channel_groups(layer: nn.Module) -> int:
-    """Return into how many equal parts a layer's channels fall that must stay equally wide."""
-    if isinstance(layer, nn.GroupNorm):
-        return layer.num_groups
-    if isinstance(layer, _ConvNd) and not is_depthwise(layer):
-        return layer.groups
-    return 1
-
-
-def match_widths(layer: nn.Module, *, depthwise: bool) -> None:
+def match_widths(layer: nn.Module) -> None:
     """Set a layer's channel counts to those of its tensors, after these have been replaced."""
     if isinstance(layer, _ConvNd):
         first, second = layer.weight.shape[:2]
-        if depthwise:
-            layer.in_channels = layer.out_channels = layer.groups = first
+        if layer.in_channels == layer.groups > 1:
+            # Every channel has filters of its own, and goes with them.
+            per_channel = layer.out_channels // layer.groups
+            layer.in_channels = layer.groups = first if layer.transposed else first // per_channel
+            layer.out_channels = layer.groups * per_channel
         elif layer.transposed:
-            layer.in_channels, layer.out_channels = first, second
+            layer.in_channels, layer.out_channels = first, second * layer.groups
         else:
             layer.in_channels, layer.out_channels = second * layer.groups, first
     elif isinstance(layer, nn.Linear):
@@ -113,9 +99,23 @@ def match_widths(layer: nn.Module, *, depthwise: bool) -> None:
         layer.embedding_dim = layer.weight.shape[1]
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.numel()
-    elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
-        layer.normalized_shape = tuple(layer.weight.shape)
-    elif isinstance(layer, nn.GroupNorm) and layer.affine:
-        layer.num_channels = layer.weight.numel()
-    elif isinstance(layer, _InstanceNorm | _BatchNorm) and layer.affine:
-        layer.num_features = layer.weight.numel()
+    else:
+        _match_others(layer)
+
+
+def _match_others(layer: nn.Module) -> None:
+    """Set what normalisations and linear layers, torch's own or not, call their channels."""
+    weight, own = getattr(layer, "weight", None), layer.__dict__
+    if not isinstance(weight, Tensor) or weight.ndim == 0:
+        return
+    if weight.ndim == 2:
+        # Hugging Face's Conv1D has its weight the other way round.
+        sizes = dict(zip(("nx", "nf"), weight.shape, strict=True))
+        sizes |= zip(("out_features", "in_features"), weight.shape, strict=True)
+        own.update({name: size for name, size in sizes.items() if isinstance(own.get(name), int)})
+        return
+    if isinstance(own.get("normalized_shape"), tuple | list):
+        own["normalized_shape"] = tuple(weight.shape)
+    for name in ("num_features", "num_channels"):
+        if isinstance(own.get(name), int):
+            own[name] = weight.numel()

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.layers.axes import (
-    SUPPORTED,
     Axis,
-    channel_groups,
     is_depthwise,
     layer_of,
+    named_tensors,
+    output_axis,
     quantizable_weights,
-    tensor_axes,
+    unsupported_layers,
 )
-from rl_compress.layers.graph import trace
+from rl_compress.layers.graph import Graph, trace
+from rl_compress.layers.positions import FIXED, Ids
 from rl_compress.policy.space_config import SpaceConfig
+
+_Key = tuple[tuple[str, int, int], ...]
+"""Where the positions of a unit lie: tensor, axis, and how many of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class LayerGroup:
     name: str
     """Name of the layer whose output channels define the units."""
     layers: tuple[str, ...]
-    """All layers whose tensors become narrower, in the dependency graph's order."""
+    """All layers whose tensors become narrower, in forward order."""
     producers: tuple[str, ...] = ()
     """Those of them that make the channels: whose bits the group decides."""
     kind: str
@@ -50,21 +50,43 @@ class LayerGroup:
         """Say whether the group may be narrowed."""
         return self.reason is None
 
-    def channel_indices(self, units: Sequence[int]) -> list[int]:
-        """Return the output channels of the layer ``name`` that make up some units, increasing."""
-        parts = range(0, self.channels, self.num_units)
-        return sorted(unit + part for unit in units for part in parts)
+
+@dataclass(frozen=True, slots=True)
+class FoundGroups:
+    """The groups of a model, and the graph that they were found in."""
+
+    graph: Graph
+    groups: list[LayerGroup]
+    notes: list[str]
+    """What else the user should know of the model's layers."""
+    _group_of: Ids = field(repr=False)
+    _unit_of: Ids = field(repr=False)
+
+    def units_of(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Look up positions.
+
+        Args:
+            ids: Positions on an axis, shape ``(n,)``.
+
+        Returns:
+            For each the index of its group, -1 where it is in none, and its unit, shape ``(n,)``.
+        """
+        return self._group_of[ids], self._unit_of[ids]
 
 
 def find_groups(
-    model: nn.Module, example_inputs: Sequence[Tensor], config: SpaceConfig
-) -> tuple[list[LayerGroup], list[str]]:
+    model: nn.Module,
+    example_inputs: Sequence[Tensor],
+    config: SpaceConfig,
+    choices: Mapping[int, int] | None = None,
+) -> FoundGroups:
     """Find the groups of a model, in forward order of their first layers.
 
     Args:
         model: The target's model on the CPU, in evaluation mode.
         example_inputs: Inputs of one forward pass, batch first.
         config: Which layers to skip.
+        choices: See :func:`~rl_compress.layers.graph.trace`.
 
     Returns:
         The groups, those that cannot be pruned with the reason, and notes on whatever else the
@@ -73,45 +95,297 @@ def find_groups(
     Raises:
         UnsupportedLayerError: The model cannot be traced.
     """
-    graph = trace(model, example_inputs)
-    order = forward_order(model, example_inputs)
+    graph = trace(model, example_inputs, choices)
     tied = _tied_tensors(model)
-    protected = config.protected(quantizable_layers(model, order))
-    groups = [
-        _describe(graph, members, order, tied, config, protected)
-        for members in graph.get_all_groups()
-    ]
-    groups.sort(key=lambda group: min(order.get(name, len(order)) for name in group.layers))
-    return groups, _notes(model, order, tied)
+    groups, sets = _Finder(model, graph, config, tied).find()
+    group_of = np.full(len(graph.positions), -1, dtype=np.int64)
+    unit_of = group_of.copy()
+    for index, roots in enumerate(sets):
+        group_of[roots], unit_of[roots] = index, np.arange(len(roots))
+    all_sets = graph.positions.sets(np.arange(len(graph.positions)))
+    notes = _notes(model, graph.order, tied)
+    return FoundGroups(graph, groups, notes, group_of[all_sets], unit_of[all_sets])
 
 
-def quantizable_layers(model: nn.Module, order: dict[str, int]) -> list[str]:
+def quantizable_layers(model: nn.Module, order: Mapping[str, int]) -> list[str]:
     """Return the convolutions and linear layers that are called, in forward order.
 
     Args:
         model: The network.
-        order: See :func:`forward_order`.
+        order: Numbers of the modules' first calls, as in a :class:`Graph`.
     """
     layers = [layer_of(name) for name in quantizable_weights(model)]
     return sorted((name for name in layers if name in order), key=order.__getitem__)
 
 
-def forward_order(model: nn.Module, example_inputs: Sequence[Tensor]) -> dict[str, int]:
-    """Number the modules by their first call in a forward pass."""
-    names = {module: name for name, module in model.named_modules()}
-    order: dict[str, int] = {}
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where each set of positions lies on the axes of tensors."""
 
-    def note(module: nn.Module, _inputs: Any) -> None:
-        order.setdefault(names[module], len(order))
+    sets: Ids
+    """Numbers of the sets, increasing, shape ``(sets,)``."""
+    _axes: list[tuple[str, int]]
+    _indices: Ids
+    """Indices on the axes, ordered by set and then by axis."""
+    _starts: Ids
+    """Where each pair of a set and an axis begins among them."""
+    _counts: Ids
+    _on: Ids
+    """The axis of each pair."""
+    _first: Ids
+    """The first pair of each set, and behind the last set their number."""
 
-    hooks = [module.register_forward_pre_hook(note) for module in names]
-    try:
-        with torch.no_grad():
-            model(*example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return order
+    @classmethod
+    def of(cls, axes: Sequence[tuple[str, int, Ids]]) -> _Places:
+        """Gather the sets of the positions on axes."""
+        nothing = np.zeros(0, dtype=np.int64)
+        on = [np.full(len(ids), i) for i, (_, _, ids) in enumerate(axes)]
+        number = np.concatenate([nothing, *on])
+        index = np.concatenate([nothing, *(np.arange(len(ids)) for _, _, ids in axes)])
+        owner = np.concatenate([nothing, *(ids for _, _, ids in axes)])
+        order = np.lexsort((index, number, owner))
+        order = order[owner[order] != FIXED]
+        pairs = owner[order] * max(len(axes), 1) + number[order]
+        pairs, starts, counts = np.unique(pairs, return_index=True, return_counts=True)
+        sets, first = np.unique(pairs // max(len(axes), 1), return_index=True)
+        return cls(
+            sets,
+            [(tensor, axis) for tensor, axis, _ in axes],
+            index[order],
+            starts,
+            counts,
+            pairs % max(len(axes), 1),
+            np.append(first, len(pairs)),
+        )
+
+    def alike(self, reasons: Mapping[int, str]) -> Iterator[tuple[_Key, str | None, Ids]]:
+        """Yield the sets that lie on the same axes and stay for the same reason.
+
+        Yields:
+            Where they lie, the reason, and their rows in :attr:`sets`.
+        """
+        rows: dict[tuple[bytes, str | None], list[int]] = {}
+        for row, number in enumerate(self.sets.tolist()):
+            pairs = slice(self._first[row], self._first[row + 1])
+            where = self._on[pairs].tobytes() + self._counts[pairs].tobytes()
+            rows.setdefault((where, reasons.get(number)), []).append(row)
+        for (_, reason), members in rows.items():
+            pairs = slice(self._first[members[0]], self._first[members[0] + 1])
+            on = [self._axes[number] for number in self._on[pairs].tolist()]
+            key = tuple(
+                (tensor, axis, count)
+                for (tensor, axis), count in zip(on, self._counts[pairs].tolist(), strict=True)
+            )
+            yield key, reason, np.array(members)
+
+    def positions(self, rows: Ids) -> list[Ids]:
+        """Return for each axis the indices of some sets that lie alike, shape ``(sets, n)``."""
+        first = self._first[rows]
+        number = self._first[rows[0] + 1] - first[0]
+        found = []
+        for pair in range(number):
+            starts, count = self._starts[first + pair], self._counts[first[0] + pair]
+            found.append(self._indices[starts[:, None] + np.arange(count)])
+        return found
+
+
+class _Finder:
+    """Gathers sets of positions that lie alike into groups."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        config: SpaceConfig,
+        tied: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._graph, self._config, self._tied = graph, config, tied
+        self._modules = dict(model.named_modules())
+        self._tensors = named_tensors(model)
+        self._protected = config.protected(quantizable_layers(model, graph.order))
+        self._made = np.zeros(len(graph.positions), dtype=bool)
+        for op in graph.operations:
+            for ids in op.made:
+                self._made[ids] = True
+        self._rank = _naming_order(graph, set(quantizable_weights(model)))
+
+    def find(self) -> tuple[list[LayerGroup], list[Ids]]:
+        """Return the groups in forward order, and for each the set of positions of every unit."""
+        found: list[tuple[LayerGroup, Ids]] = []
+        used: set[str] = set()
+        places = self._places()
+        for key, reason, rows in places.alike(self._graph.positions.reasons()):
+            if any(self._produces(tensor, axis) for tensor, axis, _ in key):
+                found.append(self._describe(key, reason, places, rows))
+        found.sort(key=lambda pair: (self._position(pair[0]), not pair[0].prunable))
+        groups: list[LayerGroup] = []
+        units: list[Ids] = []
+        for group, roots in found:
+            # A layer whose outputs fall into several groups names the first of them that can be
+            # pruned; of the rest only those that can be are told.
+            name, number = group.name, 2
+            while name in used:
+                name, number = f"{group.name}#{number}", number + 1
+            if name != group.name and not group.prunable:
+                continue
+            used.add(name)
+            units.append(roots)
+            groups.append(replace(group, name=name))
+        grouped = {layer for group in groups for layer in group.producers}
+        alone = list(self._left_alone(grouped))
+        groups += alone
+        units += [np.zeros(0, dtype=np.int64)] * len(alone)
+        by_order = sorted(range(len(groups)), key=lambda index: self._position(groups[index]))
+        return [groups[index] for index in by_order], [units[index] for index in by_order]
+
+    def _position(self, group: LayerGroup) -> int:
+        """Return when the first of a group's layers is called."""
+        order = self._graph.order
+        return min(order.get(name, len(order)) for name in group.layers)
+
+    def _left_alone(self, grouped: set[str]) -> Iterator[LayerGroup]:
+        """Yield the layers that are called and whose outputs are in no group."""
+        for name, module in self._modules.items():
+            if not isinstance(module, nn.Linear | _ConvNd) or name in grouped:
+                continue
+            if name not in self._graph.order:
+                continue
+            weight = f"{name}.weight" if name else "weight"
+            outputs = module.weight.shape[output_axis(module, "weight") or 0]
+            if weight in self._tied:
+                reason = _tie(weight, self._tied)
+            elif outputs == 1:
+                reason = "it has a single unit"
+            else:
+                reason = "its channels are not used"
+            kind = self._kind(name, [name], 1)
+            yield LayerGroup(
+                name=name,
+                layers=(name,),
+                kind=kind,
+                num_units=outputs,
+                channels=outputs,
+                axes=(),
+                reason=reason,
+            )
+
+    def _places(self) -> _Places:
+        """Return where all positions lie, tensors in the model's order."""
+        axes = [
+            (tensor, axis, self._graph.positions.sets(ids))
+            for tensor in self._tensors
+            for axis, ids in enumerate(self._graph.tensors.get(tensor, ()))
+            if ids is not None
+        ]
+        return _Places.of(axes)
+
+    def _produces(self, tensor: str, axis: int) -> bool:
+        """Say whether an axis makes channels: that of a layer's outputs."""
+        ids = self._graph.tensors[tensor][axis]
+        return ids is not None and bool(self._made[ids].any())
+
+    def _owner(self, tensor: str) -> str:
+        """Name what a tensor is part of: its layer, or itself if it belongs to the whole model."""
+        layer = layer_of(tensor)
+        has_axes = output_axis(self._modules[layer], tensor.rpartition(".")[2]) is not None
+        return layer if layer or has_axes else tensor
+
+    def _describe(
+        self, key: _Key, reason: str | None, places: _Places, rows: Ids
+    ) -> tuple[LayerGroup, Ids]:
+        order = self._graph.order
+        last = len(order)
+        owners = dict.fromkeys(self._owner(tensor) for tensor, _, _ in key)
+        layers = sorted(owners, key=lambda name: order.get(name, last))
+        makers = dict.fromkeys(
+            self._owner(tensor) for tensor, axis, _ in key if self._produces(tensor, axis)
+        )
+        producers = sorted(makers, key=lambda name: order.get(name, last))
+        name = min(producers, key=lambda layer: self._rank.get(layer, len(self._rank)))
+        first = next(
+            number
+            for number, (tensor, axis, _) in enumerate(key)
+            if self._owner(tensor) == name and self._produces(tensor, axis)
+        )
+        positions = places.positions(rows)
+        by_place = np.argsort(positions[first][:, 0])
+        count, per_unit = positions[first].shape
+        reason = self._reason_against(layers, key, count) or reason
+        if reason is None and (kept := [layer for layer in producers if layer in self._protected]):
+            reason = self._config.protection_of(kept[0], self._protected)
+        group = LayerGroup(
+            name=name,
+            layers=tuple(layers),
+            producers=tuple(producers),
+            kind=self._kind(name, layers, per_unit),
+            num_units=count,
+            channels=count * per_unit,
+            axes=tuple(
+                Axis(tensor, axis, along[by_place])
+                for (tensor, axis, _), along in zip(key, positions, strict=True)
+            ),
+            reason=reason,
+        )
+        return group, places.sets[rows[by_place]]
+
+    def _kind(self, name: str, layers: Sequence[str], per_unit: int) -> str:
+        if not isinstance(self._modules.get(name), _ConvNd):
+            return "linear"
+        modules = [self._modules[layer] for layer in layers if layer in self._modules]
+        if any(map(is_depthwise, modules)):
+            return "depthwise"
+        parted = any(getattr(module, "groups", 1) > 1 for module in modules)
+        return "grouped" if parted or per_unit > 1 else "conv"
+
+    def _reason_against(self, layers: Sequence[str], key: _Key, count: int) -> str | None:
+        """Return why a group must not be pruned, as far as that is not in the graph."""
+        for layer in layers:
+            if self._config.skips(layer):
+                return f"{layer} is listed in space.skip"
+        for tensor, _, _ in key:
+            for name in self._siblings(tensor):
+                if name in self._tied:
+                    return _tie(name, self._tied)
+        return "it has a single unit" if count < 2 else None
+
+    def _siblings(self, tensor: str) -> Iterator[str]:
+        """Yield the names of all tensors of a tensor's layer."""
+        layer = layer_of(tensor)
+        module = self._modules[layer]
+        for name, _ in module.named_parameters(recurse=False):
+            yield f"{layer}.{name}" if layer else name
+
+
+def _tie(name: str, tied: Mapping[str, Sequence[str]]) -> str:
+    return f"{name} shares its tensor with {', '.join(tied[name])} (tied)"
+
+
+def _naming_order(graph: Graph, weights: set[str]) -> dict[str, int]:
+    """Number layers as they are met on the way back from the outputs, depth first.
+
+    The first of a group's layers names it, so that the policies of earlier releases, which took
+    the names from a graph that was walked in this order, stay valid.
+    """
+    found: dict[str, int] = {}
+    stack, seen = list(graph.results), set()
+
+    def note(index: int) -> None:
+        for product in graph.operations[index].products:
+            if product.weight in weights:
+                found.setdefault(layer_of(product.weight), len(found))
+
+    for index in stack:
+        note(index)
+    while stack:
+        index = stack.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        for source in graph.sources[index]:
+            if source >= 0:
+                note(source)
+                stack.append(source)
+    return found
 
 
 def _tied_tensors(model: nn.Module) -> dict[str, list[str]]:
@@ -132,159 +406,13 @@ def _tied_tensors(model: nn.Module) -> dict[str, list[str]]:
     return tied
 
 
-def _describe(
-    graph: tp.DependencyGraph,
-    members: tp.dependency.Group,
-    order: dict[str, int],
-    tied: dict[str, list[str]],
-    config: SpaceConfig,
-    protected: Sequence[str],
-) -> LayerGroup:
-    """Turn torch-pruning's group into ours."""
-    items = [_Item.of(graph, entry) for entry in members.items]
-    root = items[0]
-    layers = [item for item in items if item.name]
-    channels = len(root.indices)
-    # Every part of a grouped layer must lose the same positions: a unit is one channel of each.
-    parts = math.lcm(*(channel_groups(item.module) for item in layers))
-    num_units = channels // parts
-    axes: list[Axis] = []
-    producers = tuple(dict.fromkeys(item.name for item in layers if item.produces))
-    reason = _reason_against(items, channels, num_units, order, tied, config)
-    if reason is None and (kept := [name for name in producers if name in protected]):
-        reason = config.protection_of(kept[0], protected)
-    if reason is None:
-        try:
-            axes = [axis for item in layers for axis in item.axes(num_units)]
-        except NotImplementedError as error:
-            reason = f"not supported: {error}"
-    return LayerGroup(
-        name=root.name,
-        layers=tuple(dict.fromkeys(item.name for item in layers)),
-        producers=producers,
-        kind=_kind(layers, parts),
-        num_units=num_units,
-        channels=channels,
-        axes=tuple(axes),
-        reason=reason,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One entry of torch-pruning's group: some channels of one layer, parameter or operation."""
-
-    name: str
-    """Name of the layer or bare parameter; empty for an operation such as concatenation."""
-    module: Any
-    output: bool
-    indices: list[int]
-    roots: list[int]
-    """The output channel of the group's naming layer that each index belongs to."""
-    parameter_axis: int | None
-
-    @classmethod
-    def of(cls, graph: tp.DependencyGraph, entry: Any) -> _Item:
-        node = entry.dep.target
-        module, axis = node.module, None
-        if isinstance(module, nn.Parameter):
-            name = graph._param_to_name[module]
-            axis = next(axis for bare, axis in graph.unwrapped_parameters if bare is module)
-        else:
-            name = graph._module2name.get(module, "")
-        return cls(
-            name=name,
-            module=module,
-            output=graph.is_out_channel_pruning_fn(entry.dep.handler),
-            indices=list(entry.idxs),
-            roots=list(entry.root_idxs),
-            parameter_axis=axis,
-        )
-
-    @property
-    def produces(self) -> bool:
-        """Say whether these are the output channels of a convolution or linear layer."""
-        weighty = isinstance(self.module, nn.Linear | _ConvNd)
-        return weighty and (self.output or is_depthwise(self.module))
-
-    def tensors(self) -> list[tuple[str, int]]:
-        """List full tensor names with the axis that this entry narrows."""
-        if self.parameter_axis is not None:
-            return [(self.name, self.parameter_axis)]
-        return [
-            (f"{self.name}.{tensor}" if self.name else tensor, axis)
-            for tensor, axis in tensor_axes(self.module, output=self.output)
-        ]
-
-    def axes(self, num_units: int) -> list[Axis]:
-        """Tell where each unit lies on the tensors.
-
-        Raises:
-            NotImplementedError: The units do not lie regularly.
-        """
-        indices = np.asarray(self.indices, dtype=np.int64)
-        if not self.output and channel_groups(self.module) > 1 and not _is_norm(self.module):
-            # The filters of a grouped convolution see only the channels of their own part.
-            indices = indices % self.module.weight.shape[1]
-        by_unit: list[set[int]] = [set() for _ in range(num_units)]
-        for index, channel in zip(indices.tolist(), self.roots, strict=True):
-            by_unit[channel % num_units].add(index)
-        sizes = {len(found) for found in by_unit}
-        if len(sizes) != 1 or sum(map(len, by_unit)) != len(set(indices.tolist())):
-            raise NotImplementedError(f"the channels of {self.name} cannot be cut evenly")
-        positions = np.array([sorted(found) for found in by_unit], dtype=np.int64)
-        return [Axis(tensor, axis, positions) for tensor, axis in self.tensors()]
-
-
-def _is_norm(module: Any) -> bool:
-    return isinstance(module, nn.GroupNorm)
-
-
-def _kind(layers: list[_Item], parts: int) -> str:
-    if isinstance(layers[0].module, nn.Linear):
-        return "linear"
-    if any(is_depthwise(item.module) for item in layers):
-        return "depthwise"
-    return "grouped" if parts > 1 else "conv"
-
-
-def _reason_against(
-    items: list[_Item],
-    channels: int,
-    num_units: int,
-    order: dict[str, int],
-    tied: dict[str, list[str]],
-    config: SpaceConfig,
-) -> str | None:
-    """Return why a group must not be pruned, or None."""
-    layers = [item for item in items if item.name]
-    for item in layers:
-        if config.skips(item.name):
-            return f"{item.name} is listed in space.skip"
-        if item.parameter_axis is None and not isinstance(item.module, SUPPORTED):
-            return f"not supported: layer {item.name} of kind {type(item.module).__name__}"
-        own = (
-            [item.name]
-            if item.parameter_axis is not None
-            else [f"{item.name}.{name}" for name, _ in item.module.named_parameters()]
-        )
-        for name in own:
-            if name in tied:
-                return f"{name} shares its tensor with {', '.join(tied[name])} (tied)"
-    if items[0].name not in order:
-        return "its layer is not called in the forward pass"
-    if num_units * (channels // num_units if num_units else 1) != channels or num_units < 2:
-        return "it has a single unit"
-    return None
-
-
-def _notes(model: nn.Module, order: dict[str, int], tied: dict[str, list[str]]) -> list[str]:
+def _notes(model: nn.Module, order: Mapping[str, int], tied: dict[str, list[str]]) -> list[str]:
     """Say what discovery noticed about the whole model."""
     notes = []
     frozen = [name for name, tensor in model.named_parameters() if not tensor.requires_grad]
     if frozen:
         notes.append(
-            f"{len(frozen)} frozen tensor(s) ({_some(frozen)}) are compressed and fine-tuned like "
+            f"{len(frozen)} frozen tensor(s) ({some(frozen)}) are compressed and fine-tuned like "
             f"the others; list their layers in space.skip to leave them as they are"
         )
     for name, others in tied.items():
@@ -297,20 +425,15 @@ def _notes(model: nn.Module, order: dict[str, int], tied: dict[str, list[str]]) 
     ]
     if unreached:
         notes.append(
-            f"{len(unreached)} layer(s) ({_some(unreached)}) are not called as modules in the "
+            f"{len(unreached)} layer(s) ({some(unreached)}) are not called as modules in the "
             f"forward pass and stay as they are"
         )
-    kinds = {
-        f"{name} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-        and isinstance(module, nn.RNNBase | nn.MultiheadAttention)
-    }
+    kinds = [f"{name} ({kind})" for name, kind in unsupported_layers(model).items()]
     if kinds:
-        notes.append(f"layers of unsupported kinds stay as they are: {_some(sorted(kinds))}")
+        notes.append(f"layers of unsupported kinds stay as they are: {some(sorted(kinds))}")
     return notes
 
 
-def _some(names: Sequence[str], limit: int = 4) -> str:
+def some(names: Sequence[str], limit: int = 4) -> str:
     """Name the first few of many."""
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

@@ -114,6 +114,23 @@ class Budget:
         """Say whether costs are within every bound."""
         return all(costs[cost] <= bound for cost, bound in self.bounds)
 
+    def loose(self, original: Mapping[str, float]) -> str | None:
+        """Say which bounds are above the target's own cost, and bound nothing; None if none is.
+
+        Args:
+            original: Costs of the uncompressed target.
+        """
+        above = [
+            f"budget.{cost}: {_lower(cost, bound)} is above the target's own "
+            f"{_upper(cost, original[cost])} and bounds nothing"
+            for cost, bound in self.bounds
+            if bound > original[cost]
+        ]
+        if not above:
+            return None
+        every = "; the whole target is within the budget" if len(above) == len(self.bounds) else ""
+        return f"{'; '.join(above)}{every}; give less, as a share such as 0.5 or as an amount"
+
     def usage(self, costs: Mapping[str, float]) -> float:
         """Return the largest fraction of a bound that is used; above 1 the budget is exceeded."""
         return max((costs[cost] / bound for cost, bound in self.bounds), default=0.0)

@@ -88,9 +88,9 @@ class CompressionPolicy:
             ConfigError: The text is not a policy; the message names ``source`` and the key.
         """
         try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_without_duplicates)
             decisions = data["decisions"].items()
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f'{source}: not a compression policy; expected {{"decisions": {{group: '
                 f'{{"pruning_ratio": r}}}}}} ({error})'
@@ -113,6 +113,15 @@ class CompressionPolicy:
         except UnicodeDecodeError:
             raise CorruptFileError(f"{path}: not a text file; expected a policy in JSON") from None
         return cls.from_json(text, source=str(path))
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key!r} is given twice; keep one of them")
+        found[key] = value
+    return found
 
 
 def _parse_decision(value: Any, where: str) -> Decision:

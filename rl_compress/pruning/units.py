@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError
-from rl_compress.layers.axes import is_depthwise, named_tensors, tensor_axes
+from rl_compress.layers.axes import is_depthwise, named_tensors, output_axis
 from rl_compress.layers.groups import LayerGroup
 
 
@@ -143,7 +143,7 @@ def _reads(layer: nn.Module | None, attribute: str, axis: int) -> bool:
         return False
     if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
         return False
-    return (attribute, axis) in tensor_axes(layer, output=False)
+    return axis == 1 - (output_axis(layer, attribute) or 0)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from rl_compress.quantization.even_grid import EvenGrid, least_even
 from rl_compress.quantization.quantizer import Clip, Parameters, Quantizer, squared_error
 from rl_compress.quantization.ranges import best_of
 from rl_compress.quantization.symmetric import symmetric_grid
@@ -55,18 +57,21 @@ class CumulativeShift(Quantizer):
         """Return ``exponent``, signed bytes of shape ``(num_blocks, 1)``."""
         largest = max((self.num_levels >> 1) - 1, 1)
 
-        def error(reach: Tensor) -> Tensor:
-            return squared_error(blocks, self.levels({"exponent": _log2(reach / largest)}))
+        def grid(exponent: Tensor) -> EvenGrid:
+            return EvenGrid(torch.exp2(exponent), -largest, largest)
+
+        def choose(reaches: Sequence[Tensor]) -> Tensor:
+            return least_even(blocks, reaches, lambda reach: grid(_log2(reach / largest)))
+
+        def error(exponent: Tensor) -> Tensor:
+            return squared_error(blocks, self.levels({"exponent": exponent}))
 
         if self.bits == 1:
             ideal = _log2(blocks.abs().mean(dim=1, keepdim=True))
         else:
-            ideal = _log2(self.clip(blocks, error) / largest)
+            ideal = _log2(self.clip(blocks, choose) / largest)
         # The nearest powers of two below and above; of equal errors the upper, which clips less.
-        candidates = [ideal.ceil(), ideal.floor()]
-        exponent = best_of(
-            candidates, lambda found: squared_error(blocks, self.levels({"exponent": found}))
-        )
+        exponent = best_of([ideal.ceil(), ideal.floor()], error)
         return {"exponent": exponent.to(torch.int8)}
 
     def levels(self, parameters: Parameters) -> Tensor:

@@ -42,14 +42,14 @@ class Piecewise(Quantizer):
             coarse = [ones * even, *(ones * ratio for ratio in _RATIOS)]
             ratio = best_of(coarse, lambda ratio: error_at(reach, ratio))
             fine = [(ratio + step).clamp(0.02, 0.98) for step in _FINE]
-            return best_of(fine, lambda ratio: error_at(reach, ratio), ratio)
+            return best_of([ratio, *fine], lambda ratio: error_at(reach, ratio))
 
         def error(reach: Tensor) -> Tensor:
             # Break-points are refined for the reach that is chosen; to choose it, fewer will do.
             tried = [reach.new_full(reach.shape, float(r)) for r in (even, 0.25, 0.45, 0.65)]
             return torch.stack([error_at(reach, ratio) for ratio in tried]).amin(dim=0)
 
-        reach = self.clip(blocks, error)
+        reach = self.clip(blocks, lambda reaches: best_of(reaches, error))
         return {"reach": reach, "breakpoint": reach * best_ratio(reach)}
 
     @property

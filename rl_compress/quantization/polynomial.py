@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rl_compress.quantization.quantizer import Parameters, Quantizer, squared_error
+from rl_compress.quantization.ranges import best_of
 
 _BINS = 32
 """Bins of the absolute values from which the polynomial is fitted."""
@@ -41,7 +42,7 @@ class Polynomial(Quantizer):
         def error(reach: Tensor) -> Tensor:
             return squared_error(blocks, self.levels(fitted(reach)))
 
-        return fitted(self.clip(blocks, error))
+        return fitted(self.clip(blocks, lambda reaches: best_of(reaches, error)))
 
     def levels(self, parameters: Parameters) -> Tensor:
         """Return the inverse of the curve at an even grid."""

@@ -99,8 +99,7 @@ def quantize_tensor(
     Raises:
         ConfigError: Groups do not divide the inputs, or a value is NaN or infinite.
     """
-    if not tensor.isfinite().all():
-        raise ConfigError(f"{name}: cannot be quantized, for it holds NaN or infinite values")
+    check_finite(tensor, name)
     quantizer = make_quantizer(config.quantizer, config.weight_levels[0], config)
     blocking = Blocking.of(config, tensor.shape, output_axis, name)
     blocks = blocking.split(tensor.detach().float())
@@ -110,3 +109,13 @@ def quantize_tensor(
     return QuantizedTensor(
         blocking.join(codes, tensor.shape).contiguous(), parameters, quantizer, blocking
     )
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Refuse a weight that cannot be quantized.
+
+    Raises:
+        ConfigError: A value is NaN or infinite.
+    """
+    if not tensor.isfinite().all():
+        raise ConfigError(f"{name}: cannot be quantized, for it holds NaN or infinite values")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,10 @@ from rl_compress.errors import ConfigError
 Parameters = dict[str, Tensor]
 """What is stored of each block beside its codes: tensors whose first axis is the block."""
 
-Clip = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+Choose = Callable[[Sequence[Tensor]], Tensor]
+"""Returns, block by block, the candidate with the least squared error, of equals the first."""
+
+Clip = Callable[[Tensor, Choose], Tensor]
 """Finds how far blocks reach before they are clipped (:mod:`rl_compress.quantization.ranges`)."""
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from rl_compress.policy.space_config import RangeMethod
 from rl_compress.quantization.distribution import optimal_clipping
-from rl_compress.quantization.quantizer import Clip
+from rl_compress.quantization.quantizer import Choose, Clip
 
 _COARSE = torch.linspace(1.0, 0.1, 19)
 """Clipping values tried first, relative to the extreme."""
@@ -29,18 +29,18 @@ def make_clip(method: RangeMethod, bits: int, percentile: float) -> Clip:
         percentile: In percent, for `percentile`.
 
     Returns:
-        ``clip(blocks, error)`` with ``error(reach)`` the squared error at a reach of shape
-        ``(num_blocks, 1)``; it returns such a reach.
+        ``clip(blocks, choose)`` returns a reach of shape ``(num_blocks, 1)``; ``choose`` returns,
+        block by block, the one of several such that has the least squared error.
     """
 
-    def minmax(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+    def minmax(blocks: Tensor, choose: Choose) -> Tensor:
         return _extreme(blocks)
 
-    def by_percentile(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+    def by_percentile(blocks: Tensor, choose: Choose) -> Tensor:
         rank = max(1, math.ceil(percentile / 100 * blocks.shape[1]))
         return blocks.abs().kthvalue(rank, dim=1, keepdim=True).values
 
-    def aciq(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+    def aciq(blocks: Tensor, choose: Choose) -> Tensor:
         return torch.minimum(optimal_clipping(blocks, bits), _extreme(blocks))
 
     methods: dict[str, Clip] = {
@@ -52,27 +52,23 @@ def make_clip(method: RangeMethod, bits: int, percentile: float) -> Clip:
     return methods[method]
 
 
-def least_error(blocks: Tensor, error: Callable[[Tensor], Tensor]) -> Tensor:
+def least_error(blocks: Tensor, choose: Choose) -> Tensor:
     """Return the reach with the least error of each block, from coarse to fine."""
     extreme = _extreme(blocks)
-    best = best_of([ratio * extreme for ratio in _COARSE], error)
-    return best_of([best + step * extreme for step in _FINE if step], error, best)
+    best = choose([ratio * extreme for ratio in _COARSE])
+    return choose([best, *(best + step * extreme for step in _FINE if step)])
 
 
-def best_of(
-    candidates: list[Tensor], error: Callable[[Tensor], Tensor], best: Tensor | None = None
-) -> Tensor:
+def best_of(candidates: Sequence[Tensor], error: Callable[[Tensor], Tensor]) -> Tensor:
     """Return, block by block, the candidate with the least error, and of equals the first.
 
     Args:
         candidates: Each of shape ``(num_blocks, 1)``.
         error: Of one candidate, same shape.
-        best: Another candidate, which comes first.
     """
-    if best is None:
-        best, *candidates = candidates
+    best, *others = candidates
     least = error(best)
-    for candidate in candidates:
+    for candidate in others:
         found = error(candidate)
         best = torch.where(found < least, candidate, best)
         least = torch.minimum(found, least)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rl_compress.quantization.quantizer import Parameters, Quantizer, squared_error
+from rl_compress.quantization.even_grid import EvenGrid, least_even
+from rl_compress.quantization.quantizer import Parameters, Quantizer
 
 
 class Symmetric(Quantizer):
@@ -24,15 +27,26 @@ class Symmetric(Quantizer):
         if self.bits == 1:
             return {"scale": blocks.abs().mean(dim=1, keepdim=True)}
 
-        def error(reach: Tensor) -> Tensor:
-            return squared_error(blocks, self.levels({"scale": reach / self.largest}))
+        def choose(reaches: Sequence[Tensor]) -> Tensor:
+            return least_even(blocks, reaches, lambda reach: self._grid(reach / self.largest))
 
-        return {"scale": self.clip(blocks, error) / self.largest}
+        return {"scale": self.clip(blocks, choose) / self.largest}
+
+    def encode(self, blocks: Tensor, parameters: Parameters, *, run: int | None = None) -> Tensor:
+        """See :meth:`Quantizer.encode`."""
+        if self.bits == 1:
+            return super().encode(blocks, parameters)
+        scale = parameters["scale"]
+        # The last level is repeated, and what lies beyond it is given the second of its codes.
+        return self._grid(scale).codes(blocks).add_(blocks > self.largest * scale)
 
     @property
     def largest(self) -> int:
         """Return Q."""
         return max((self.num_levels >> 1) - 1, 1)
+
+    def _grid(self, scale: Tensor) -> EvenGrid:
+        return EvenGrid(scale, -self.largest, self.largest)
 
     def levels(self, parameters: Parameters) -> Tensor:
         """Return the grid."""

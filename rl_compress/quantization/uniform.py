@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rl_compress.quantization.quantizer import Parameters, Quantizer, squared_error
+from rl_compress.quantization.even_grid import EvenGrid, least_even
+from rl_compress.quantization.quantizer import Parameters, Quantizer
 
 
 class Uniform(Quantizer):
@@ -30,10 +33,17 @@ class Uniform(Quantizer):
             bottom, top = torch.maximum(low, -reach), torch.minimum(high, reach)
             return {"minimum": bottom, "scale": (top - bottom) / (self.num_levels - 1)}
 
-        def error(reach: Tensor) -> Tensor:
-            return squared_error(blocks, self.levels(grid(reach)))
+        def choose(reaches: Sequence[Tensor]) -> Tensor:
+            return least_even(blocks, reaches, lambda reach: self._grid(grid(reach)))
 
-        return grid(self.clip(blocks, error))
+        return grid(self.clip(blocks, choose))
+
+    def encode(self, blocks: Tensor, parameters: Parameters, *, run: int | None = None) -> Tensor:
+        """See :meth:`Quantizer.encode`."""
+        return self._grid(parameters).codes(blocks)
+
+    def _grid(self, parameters: Parameters) -> EvenGrid:
+        return EvenGrid(parameters["scale"], 0, self.num_levels - 1, parameters["minimum"])
 
     def levels(self, parameters: Parameters) -> Tensor:
         """Return the grid."""

@@ -17,6 +17,7 @@ from rl_compress.results.grants import GrantLog
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.store import EvaluationStore
 from rl_compress.results.verified import Verified, load_verified
+from rl_compress.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +141,7 @@ def read_job(path: Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        job = yaml.safe_load(text)
+        job = load_yaml(text)
     except FileNotFoundError:
         raise RunDirectoryError(
             f"{path.parent}: not the directory of a run (there is no {_JOB_FILE})"

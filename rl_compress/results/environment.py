@@ -11,7 +11,6 @@ _PACKAGES = (
     "rl-compress",
     "torch",
     "ray",
-    "torch-pruning",
     "numpy",
     "pyarrow",
     "safetensors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency_table import LatencyTable, find_latency_table
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.scores import FIDELITY, check_score
 from rl_compress.finetuning.iterative import train_scaled
+from rl_compress.layers.axes import layer_of, named_tensors, quantizable_weights
 from rl_compress.policy.budget import LATENCY, Budget
+from rl_compress.policy.patterns import check_patterns
 from rl_compress.policy.space_config import UNQUANTIZED, SpaceConfig
 from rl_compress.pruning.contribution import Train
 from rl_compress.pruning.contribution_config import ContributionConfig
@@ -27,6 +31,8 @@ from rl_compress.targets.soundness import Soundness, check_outputs, score_splits
 from rl_compress.targets.splits import check_splits
 from rl_compress.targets.target import Target
 from rl_compress.targets.user_code import user_code
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,7 @@ def prepare(
     check_splits(target)
     check_score(score, target)
     model = build_model(target, target_config)
+    check_layer_names(space, model)
     with user_code(f"example_inputs() of {type(target).__name__}"):
         example_inputs = target.example_inputs()
     check_outputs(target, model, example_inputs)
@@ -156,17 +163,39 @@ def prepare(
         costs.original[LATENCY] = costs.costs(compressor.space.full_widths)[LATENCY]
     parsed = Budget.parse(budget, costs.original)
     parsed.check_feasible(compressor.space, costs, costs.original)
+    if loose := parsed.loose(costs.original):
+        logger.warning("%s", loose)
     further = []
     for number, spec in enumerate(others):
         try:
             further.append(Budget.parse(spec, costs.original))
             further[-1].check_feasible(compressor.space, costs, costs.original)
+            if loose := further[-1].loose(costs.original):
+                logger.warning("search.budgets[%d]: %s", number, loose)
         except ConfigError as error:
             raise type(error)(f"search.budgets[{number}]: {error}") from None
     soundness = score_splits(target, model, costs.original["macs"])
     return Subject(
         target, model, example_inputs, compressor, parsed, tuple(further), table, soundness
     )
+
+
+def check_layer_names(space: SpaceConfig, model: nn.Module) -> None:
+    """Make sure that what a job says of layers is said of layers that the model has.
+
+    Raises:
+        ConfigError: A pattern fits no layer.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    weighted = [name for name, part in modules.items() if isinstance(part, nn.Linear | _ConvNd)]
+    weighted += [name for name in map(layer_of, quantizable_weights(model)) if name not in weighted]
+    named = weighted
+    if space.pruning.structure == "channels":
+        # Groups have norms in them, embeddings, and parameters that belong to no layer.
+        own = [name for name, part in modules.items() if any(True for _ in part.parameters(False))]
+        tensors = list(named_tensors(model))
+        named = list(dict.fromkeys([*own, *map(layer_of, tensors), *tensors]))
+    check_patterns(space, named, weighted)
 
 
 def _latency_table(

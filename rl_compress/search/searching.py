@@ -12,7 +12,7 @@ import numpy as np
 
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
+from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, repairs_weights
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
 from rl_compress.evaluation.shared import SharedEvaluator, SharedMeasurements, Sharing
 from rl_compress.policy.budget import Budget
@@ -200,6 +200,7 @@ class SearchTask:
         # Ray takes seconds to import, and baselines do without it.
         from rl_compress.search.rllib.coordinator import WorkerKit
         from rl_compress.search.rllib.driver import run_rllib
+        from rl_compress.search.rllib.standby import portable_factory
         from rl_compress.search.rllib.weights import write_weights
 
         problem = self._problem(evaluator, candidates, reward, curves)
@@ -207,10 +208,11 @@ class SearchTask:
         if ledger.progress().exhausted:
             return ledger.progress(), None
         compressor = problem.compressor
+        levels = not repairs_weights(self.subject.model, self.evaluation)
         kit = WorkerKit(
             target=self.target,
             problem=dataclasses.replace(problem, compressor=compressor.without_weights()),
-            weights=write_weights(compressor.network.tensors),
+            weights=write_weights(compressor.shared_tensors(levels=levels)),
             score=self.objective.score,
             evaluation=self.evaluation,
             latency=self.objective.needs_latency,
@@ -218,6 +220,7 @@ class SearchTask:
             reward=reward,
             identity=self.identity,
             sharing=sharing,
+            factory=portable_factory(self.target),
         )
         return run_rllib(
             kit,

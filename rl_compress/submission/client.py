@@ -8,12 +8,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from rl_compress.errors import ConfigError, SubmissionError
 from rl_compress.search.reachable import connection_problem
@@ -23,12 +24,26 @@ _POLL_S = 1.0
 _PATIENCE_S = 60.0
 """How long a cluster may be silent while a job is waited for."""
 
+_QUIET_S = 10.0
+"""How long nothing is said of a job that has not begun."""
+
 _NOISY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_VARIABLE = "RAY_API_SERVER_ADDRESS"
+_OVERRIDES = ("RAY_ADDRESS", _VARIABLE)
+
+
+class _Client(JobSubmissionClient):
+    """Waits for a server's answer, but not without end."""
+
+    patience_s = 10.0
+    """The first answer needs nothing but the server itself."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": self.patience_s, **options})
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -50,18 +65,26 @@ def connect(address: str) -> JobSubmissionClient:
         parts, port = urlsplit(""), None
     if port is None or parts.hostname is None or parts.scheme not in _PORTS:
         raise ConfigError(
-            f"--address {address}: give the URL of the cluster's dashboard, as "
+            f"{_named(address)}: give the URL of the cluster's dashboard, as "
             f"http://127.0.0.1:8265"
         )
     if problem := connection_problem(parts.hostname, port):
         raise ConfigError(
-            f"--address {address}: cannot connect to the cluster's dashboard ({problem}); check "
+            f"{_named(address)}: cannot connect to the cluster's dashboard ({problem}); check "
             f"that it runs, and that its port is forwarded to this machine"
         )
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _answering(address), _without_overrides():
-        return JobSubmissionClient(url)
+        client = _Client(url)
+    client.patience_s = _PATIENCE_S
+    return client
+
+
+def _named(address: str) -> str:
+    """Say where an address was given."""
+    given = os.environ.get(_VARIABLE) == address
+    return f"{_VARIABLE}={address}" if given else f"--address {address}"
 
 
 def follow(
@@ -81,7 +104,8 @@ async def _follow(
     client: JobSubmissionClient, submission_id: str, hear: Callable[[str], None]
 ) -> JobDetails:
     heard = 0
-    silent_since = time.monotonic()
+    begun = silent_since = time.monotonic()
+    told = False
     while True:
         whole = False
         position = 0
@@ -101,6 +125,10 @@ async def _follow(
         with contextlib.suppress(RuntimeError, OSError):
             details = client.get_job_info(submission_id)
             silent_since = time.monotonic()
+            if details.status == JobStatus.PENDING and not told and begun < silent_since - _QUIET_S:
+                told = True
+                # Ray itself ends the wait, by default after a quarter of an hour.
+                hear(f"{submission_id} waits: {details.message}\n")
             if details.status.is_terminal():
                 if not whole:
                     hear(client.get_job_logs(submission_id)[heard:])
@@ -121,13 +149,13 @@ def _answering(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"--address {address}: the cluster refuses this client ({reason}); set RAY_AUTH_TOKEN "
+            f"{_named(address)}: the cluster refuses this client ({reason}); set RAY_AUTH_TOKEN "
             f"to the cluster's token, and RAY_AUTH_MODE=token"
         ) from None
     # ValueError: the answer is no JSON. KeyError: it is, of something else.
     except (RuntimeError, ConnectionError, requests.RequestException, ValueError, KeyError):
         raise ConfigError(
-            f"--address {address}: what answers there is not a Ray dashboard; give the "
+            f"{_named(address)}: what answers there is not a Ray dashboard; give the "
             f"dashboard's URL (by default port 8265), not that of the cluster's other services"
         ) from None
 

@@ -76,6 +76,11 @@ def requirements(pip: Iterable[str], folder: Path) -> list[str]:
 def _local_modules(factory: str) -> list[Path]:
     """Return the files or folders of a factory's top-level module that clusters cannot have."""
     name = locate_factory(factory)[0].partition(".")[0]
+    if name == "__main__":
+        raise TargetError(
+            f"target.factory: {factory!r} is of the program that runs here, and not on a cluster; "
+            f"put it into a module, and name that"
+        )
     if name == _OWN:
         return []
     if (here := os.getcwd()) not in sys.path:

@@ -6,19 +6,18 @@ import difflib
 import importlib
 import inspect
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rl_compress.errors import TargetError
+from rl_compress.layers.plain_weights import plain_weights
+from rl_compress.targets.checkpoint import load_weights
 from rl_compress.targets.target import Target
 from rl_compress.targets.user_code import summary
 
@@ -29,8 +28,10 @@ _BUILT_IN = {
 }
 
 
-_LISTED = 4
-"""Names of ill-fitting weights in an error message."""
+_PROGRAM = "__main__"
+
+_LENT: dict[str, Callable[..., Any]] = {}
+"""Factories of the program that this process works for, by name."""
 
 
 class TargetConfig(BaseModel):
@@ -48,6 +49,11 @@ class TargetConfig(BaseModel):
     weights: str | None = Field(
         default=None,
         description="File of weights (.safetensors, .pth or .pt) for the model that is built.",
+    )
+    weights_key: str | None = Field(
+        default=None,
+        description="Which of the file's entries they are, as `ema` or `model.state_dict`; needed "
+        "only where several fit.",
     )
 
 
@@ -82,8 +88,7 @@ def build_model(target: Target, config: TargetConfig) -> nn.Module:
 
     Args:
         target: What :func:`make_target` made of ``config``.
-        config: Names the file of weights: safetensors, or a state dict (bare, or under the key
-            ``state_dict``) saved by ``torch.save``, which is read without unpickling code.
+        config: Names the file of weights; see :func:`load_weights`.
 
     Returns:
         The model on the CPU, in evaluation mode.
@@ -105,10 +110,11 @@ def build_model(target: Target, config: TargetConfig) -> nn.Module:
             f"target.factory: build() of {config.factory} must return a torch.nn.Module, "
             f"but returned {type(model).__name__}"
         )
+    _check_state(model, config.factory)
     if config.weights:
-        _load_into(model, Path(config.weights).expanduser())
+        load_weights(model, Path(config.weights).expanduser(), config.weights_key)
     for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not _is_finite(tensor):
+        if tensor.is_floating_point() and not _is_finite(tensor):
             key = (
                 f"target.weights: {config.weights}" if config.weights else "target.factory: build()"
             )
@@ -116,7 +122,30 @@ def build_model(target: Target, config: TargetConfig) -> nn.Module:
                 f"{key} gives {name} NaN or infinite values; train the model again or take an "
                 f"earlier checkpoint"
             )
-    return model.cpu().eval()
+    return plain_weights(model.cpu().eval())
+
+
+def _check_state(model: nn.Module, factory: str) -> None:
+    """Make sure that a model's state can be read, and later written without a pickle."""
+    try:
+        state = model.state_dict()
+    except Exception as error:
+        raise TargetError(
+            f"target.factory: the state of the model of {factory} cannot be read "
+            f"({summary(error)})"
+        ) from error
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TargetError(
+                f"target.factory: {name} of the model of {factory} is no tensor but of type "
+                f"{type(value).__name__}, and cannot be saved without a pickle; let "
+                f"get_extra_state return a tensor, or take it out of the module"
+            )
+        if is_lazy(value) or value.is_meta:
+            raise TargetError(
+                f"target.factory: {name} of the model of {factory} has no values yet; let build() "
+                f"call the model once, or load its weights"
+            )
 
 
 def locate_factory(name: str) -> tuple[str, str]:
@@ -135,8 +164,33 @@ def locate_factory(name: str) -> tuple[str, str]:
     return module_name, attribute
 
 
+def own_factory(name: str) -> Callable[..., Any] | None:
+    """Return a factory that no other process can import, as it is of the program itself.
+
+    Args:
+        name: ``__main__:callable``; None is returned for others.
+
+    Raises:
+        TargetError: The program has no such callable.
+    """
+    return _find(name) if locate_factory(name)[0] == _PROGRAM else None
+
+
+def lend_factory(name: str, factory: Callable[..., Any] | None) -> None:
+    """Let a name of ``__main__`` stand for the factory of the program that this process works for.
+
+    Args:
+        name: As in the job.
+        factory: What :func:`own_factory` returned there.
+    """
+    if factory is not None:
+        _LENT[name] = factory
+
+
 def _find(name: str) -> Callable[..., Any]:
     """Return the function or class that a factory's name stands for."""
+    if name in _LENT:
+        return _LENT[name]
     module_name, attribute = locate_factory(name)
     # As `python -m` does: a job beside the user's code finds it.
     if (here := os.getcwd()) not in sys.path:
@@ -156,6 +210,11 @@ def _find(name: str) -> Callable[..., Any]:
     try:
         found = getattr(module, attribute)
     except AttributeError:
+        if module_name == _PROGRAM:
+            raise TargetError(
+                f"target.factory: {name!r} is of the script or notebook that runs, but this one "
+                f"has no {attribute!r}; define it there, or put it into a module and name that"
+            ) from None
         raise TargetError(
             f"target.factory: module {module_name} has no {attribute!r}"
             f"{_did_you_mean(attribute, dir(module))}; name a function or class in it"
@@ -199,58 +258,6 @@ def _check_options(factory: Callable[..., Any], config: TargetConfig) -> None:
         raise TargetError(
             f"target.options: {config.factory} cannot be called with keywords ({error})"
         ) from None
-
-
-def _load_into(model: nn.Module, path: Path) -> None:
-    state = _read(path)
-    expected = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    wrong = [
-        *(f"missing {name}" for name in expected if name not in state),
-        *(f"unexpected {name}" for name in state if name not in expected),
-        *(
-            f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in state and state[name].shape != tensor.shape
-        ),
-    ]
-    if wrong:
-        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
-        raise TargetError(
-            f"target.weights: {path} does not fit the model ({', '.join(wrong[:_LISTED])}{more}); "
-            f"give the weights of this architecture, or the options that it was trained with"
-        )
-    model.load_state_dict(state)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise TargetError(
-            f"target.weights: there is no file {path}; the path is relative to {os.getcwd()}"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise TargetError(
-            f"target.weights: {path} is not a readable safetensors file ({error}); save it again"
-        ) from None
-    except pickle.UnpicklingError:
-        raise TargetError(
-            f"target.weights: {path} holds more than tensors, or is damaged, and is not unpickled "
-            f"because that can run any code; save model.state_dict() alone, best as .safetensors"
-        ) from None
-    except Exception as error:
-        raise TargetError(
-            f"target.weights: {path} cannot be read ({summary(error)}); save it again"
-        ) from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise TargetError(
-            f"target.weights: {path} must hold a state dict of tensors; save model.state_dict()"
-        )
-    return state
 
 
 def _is_finite(tensor: Tensor) -> bool:

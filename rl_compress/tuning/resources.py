@@ -10,6 +10,8 @@ from ray import tune as ray_tune
 
 from rl_compress.errors import ConfigError
 from rl_compress.job import Job
+from rl_compress.search.reachable import cluster_address
+from rl_compress.search.rllib.cluster import most_runners
 from rl_compress.tuning.trial import trial_job
 
 _LEAST_CPUS = 0.001
@@ -41,6 +43,22 @@ def check_room(job: Job, values: Mapping[str, Any]) -> None:
                 f"search.num_env_runners: a trial needs {needed:g} {resource}s for its driver and "
                 f"runners, but the cluster has {available.get(resource, 0.0):g}; use fewer runners"
             )
+
+
+def check_runners(job: Job, address: str | None) -> None:
+    """Make sure that a local cluster does not get more env runners than the machine has cores for.
+
+    Raises:
+        ConfigError: It would.
+    """
+    most = most_runners(job.search.num_cpus_per_env_runner)
+    if ray.is_initialized() or cluster_address(address) or not job.search.learns:
+        return
+    if job.search.num_env_runners > most:
+        raise ConfigError(
+            f"search.num_env_runners: this machine has cores for {most:g}, but got "
+            f"{job.search.num_env_runners}; use fewer, or join a cluster with --address"
+        )
 
 
 def _bundles(job: Job, trial: Job) -> list[dict[str, float]]:

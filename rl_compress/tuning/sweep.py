@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray import tune as ray_tune
+from torch import nn
 
 from rl_compress.errors import ConfigError, EvaluationError, RunDirectoryError
 from rl_compress.evaluation.shared import SharedMeasurements
@@ -28,11 +30,16 @@ from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.run_directory import RunDirectory
 from rl_compress.results.run_lock import run_lock
 from rl_compress.run import prepare_job
+from rl_compress.search.reachable import check_reachable
 from rl_compress.search.rllib.cluster import connected
+from rl_compress.search.rllib.coordinator import answer
+from rl_compress.search.rllib.standby import portable_factory, try_worker
+from rl_compress.targets.factory import lend_factory
+from rl_compress.targets.target import Target
 from rl_compress.tuning.comparison import add_hypervolumes
 from rl_compress.tuning.loggers import check_loggers, logger_callbacks
 from rl_compress.tuning.population import check_population, place_of, state_of
-from rl_compress.tuning.resources import check_room, placement_group
+from rl_compress.tuning.resources import check_room, check_runners, placement_group
 from rl_compress.tuning.strategies import (
     BEST_SCORE,
     EVALUATIONS,
@@ -106,19 +113,33 @@ def tune(
     check_population(job)
     check_installed(job)
     check_loggers(job)
+    check_runners(job, address)
+    check_reachable(address)
     sweep = RunDirectory(Path(output))
-    with run_lock(sweep.path):
+    with run_lock(sweep.path), contextlib.ExitStack() as ray_stack:
+
+        def join(_model: nn.Module, _target: Target) -> None:
+            """Before anything is trained or measured."""
+            runners = job.search.num_env_runners if job.search.learns else 0
+            ray_stack.enter_context(
+                connected(address, runners + 1, job.search.num_cpus_per_env_runner)
+            )
+            for values in _examples(job):
+                check_room(job, values)
+            try_worker(job.target, job.search)
+
         sweep.check(job.to_yaml(), resume=resume)
-        subject = prepare_job(job, sweep.pretraining, monitor, before_training=lambda: None)
+        subject = prepare_job(
+            job, sweep.pretraining, monitor, built=join, before_training=lambda: None
+        )
         if not resume:
             rehearse(job, subject)
         (sweep.path / TRIALS).mkdir(parents=True, exist_ok=True)
         sweep.write_text("job.yaml", job.to_yaml())
         sweep.write_json("environment.json", describe_environment())
         monitor.phase("sweep")
-        runners = job.search.num_env_runners if job.search.learns else 0
-        with connected(address, runners + 1, job.search.num_cpus_per_env_runner):
-            rows, measured = _run(job, sweep, monitor)
+        rows, measured = _run(job, sweep, monitor)
+        ray_stack.close()
         add_hypervolumes(job, sweep.path, rows)
         pq.write_table(_table(rows), sweep.path / f"{SWEEP_FILE}.tmp")
         (sweep.path / f"{SWEEP_FILE}.tmp").replace(sweep.path / SWEEP_FILE)
@@ -166,15 +187,17 @@ def _run(job: Job, sweep: RunDirectory, monitor: Monitor) -> tuple[list[dict[str
     Returns:
         Their rows, in a fixed order, and the number of variants measured.
     """
-    for values in _examples(job):
-        check_room(job, values)
     trials = sweep.path / TRIALS
     grids = [domain.grid for domain in job.tune.space.values() if domain.grid is not None]
     total = job.tune.trials * math.prod(map(len, grids))
     tracker = Tracker(sweep.path, trials, total, monitor)
     actor, measurements = start_evaluations(sweep.evaluations)
     trainable = functools.partial(
-        _trainable, job=job, directory=str(trials.resolve()), measurements=measurements
+        _trainable,
+        job=job,
+        directory=str(trials.resolve()),
+        measurements=measurements,
+        factory=portable_factory(job.target),
     )
     single = len(objectives(job)) == 1
     # Tune's own tables would tear the progress bar apart, and logs are kept on demand only.
@@ -201,8 +224,8 @@ def _run(job: Job, sweep: RunDirectory, monitor: Monitor) -> tuple[list[dict[str
     )
     try:
         tuner.fit()
-        ray.get(actor.compact.remote())
-        measured = ray.get(actor.measured.remote())
+        answer(actor.compact.remote())
+        measured = answer(actor.measured.remote())
     finally:
         ray.kill(actor, no_restart=True)
     rows = sorted(tracker.rows.values(), key=lambda row: [str(row[key]) for key in job.tune.space])
@@ -210,9 +233,15 @@ def _run(job: Job, sweep: RunDirectory, monitor: Monitor) -> tuple[list[dict[str
 
 
 def _trainable(
-    config: Mapping[str, Any], *, job: Job, directory: str, measurements: SharedMeasurements
+    config: Mapping[str, Any],
+    *,
+    job: Job,
+    directory: str,
+    measurements: SharedMeasurements,
+    factory: Callable[..., Any] | None,
 ) -> None:
     """Be a Tune trial; runs in a process of its own."""
+    lend_factory(job.target.factory, factory)
     values = dict(config)
     place = place_of(job, values, Path(directory))
     exploits, told = job.tune.scheduler == "pbt", 0

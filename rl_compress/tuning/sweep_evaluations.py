@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rl_compress.evaluation.shared import Answer
 from rl_compress.results.record import EvaluationRecord
 from rl_compress.results.store import EvaluationStore
-from rl_compress.search.rllib.coordinator import NAMESPACE
+from rl_compress.search.rllib.coordinator import NAMESPACE, answer
 from rl_compress.search.rllib.lease import Holder, Lease
 
 
@@ -94,15 +94,15 @@ class RemoteEvaluations:
     def claim(self, key: str, policy_id: str) -> Answer:
         """See :meth:`SharedMeasurements.claim`."""
         asking = Holder.this_actor()
-        return ray.get(self._actor().claim.remote(key, policy_id, asking))
+        return answer(self._actor().claim.remote(key, policy_id, asking))
 
     def complete(self, key: str, record: EvaluationRecord) -> None:
         """See :meth:`SharedMeasurements.complete`; returns when the record is stored."""
-        ray.get(self._actor().complete.remote(key, record))
+        answer(self._actor().complete.remote(key, record))
 
     def give_up(self, key: str, policy_id: str) -> None:
         """See :meth:`SharedMeasurements.give_up`."""
-        ray.get(self._actor().give_up.remote(key, policy_id))
+        answer(self._actor().give_up.remote(key, policy_id))
 
     def _actor(self) -> Any:
         return ray.get_actor(self.name, namespace=NAMESPACE)

@@ -107,7 +107,7 @@ def contributions() -> dict[str, Any]:
     for seed in SEEDS:
         target = digits(seed=seed)
         model = target.build()
-        groups = find_groups(model, target.example_inputs(), SpaceConfig())[0]
+        groups = find_groups(model, target.example_inputs(), SpaceConfig()).groups
         groups = [group for group in groups if group.prunable and group.name != "classifier"]
         units = Units.channels(model, groups)
         measured = Contributions(model, units, target, 128)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -214,6 +215,93 @@ class _Unprunable(TinyTarget):
 def unprunable() -> TinyTarget:
     """A single layer, whose outputs are the model's."""
     return _Unprunable()
+
+
+class _VersionedNet(TinyNet):
+    """Loads as torchvision's MNASNet does: not without the version that was saved."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local: Any, *rest: Any) -> None:
+        if local.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local.get('version')}")
+        super()._load_from_state_dict(state, prefix, local, *rest)
+
+
+class _Versioned(TinyTarget):
+    def architecture(self) -> nn.Module:
+        return _VersionedNet()
+
+
+def versioned() -> TinyTarget:
+    """The network looks at versions when it is loaded."""
+    return _Versioned()
+
+
+class _CountingNet(TinyNet):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+class _Counting(TinyTarget):
+    def build(self) -> nn.Module:
+        return self.architecture().eval()
+
+    def architecture(self) -> nn.Module:
+        return _CountingNet()
+
+
+def counting() -> TinyTarget:
+    """The network's state is more than tensors."""
+    return _Counting()
+
+
+def _in_worker() -> bool:
+    return Path(sys.argv[0]).name == "default_worker.py"
+
+
+def _in_actor() -> bool:
+    import ray
+
+    return _in_worker() and ray.get_runtime_context().get_actor_id() is not None
+
+
+def raises_in_workers() -> TinyTarget:
+    """The factory fails in Ray's workers only."""
+    if _in_worker():
+        raise RuntimeError("no disk there")
+    return TinyTarget()
+
+
+def dies_in_workers() -> TinyTarget:
+    """The factory ends the process there."""
+    if _in_worker():
+        os._exit(3)
+    return TinyTarget()
+
+
+def raises_in_actors() -> TinyTarget:
+    """The factory fails in env runners only."""
+    if _in_actor():
+        raise RuntimeError("no disk there")
+    return TinyTarget()
+
+
+def dies_in_actors() -> TinyTarget:
+    """The factory ends the process there."""
+    if _in_actor():
+        os._exit(3)
+    return TinyTarget()
+
+
+def hangs_in_actors() -> TinyTarget:
+    """The factory never returns there."""
+    if _in_actor():
+        time.sleep(3600)
+    return TinyTarget()
 
 
 def raises() -> TinyTarget:

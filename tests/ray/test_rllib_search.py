@@ -280,7 +280,7 @@ def test_nobody_waits_or_measures_when_the_search_has_ended(
 
 
 def test_env_that_fails_makes_the_driver_end_the_search(
-    tmp_path: Path, ray_session: Any, kit: Any
+    tmp_path: Path, ray_session: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RLlib by itself would make a new env and try again for ever."""
     import numpy as np
@@ -292,6 +292,8 @@ def test_env_that_fails_makes_the_driver_end_the_search(
 
     store = EvaluationStore(RunDirectory(tmp_path).evaluations)
     coordinator = start_coordinator("failing", store, 12, kit, 1)
+    # This process is no actor.
+    monkeypatch.setattr(Holder, "this_actor", lambda: Holder("nobody", b""))
     env = WorkerEnv(EnvContext({"coordinator": "failing"}, worker_index=1))
     env.reset(seed=0)
 

@@ -19,10 +19,11 @@ ROOT = Path(rl_compress.__file__).parent
 ORDER = (
     "errors",
     "logs",
+    "strict_yaml",
     "policy",
+    "layers",
     "results",
     "targets",
-    "layers",
     "pruning",
     "quantization",
     "costs",

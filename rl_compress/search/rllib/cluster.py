@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -15,9 +16,41 @@ import torch
 from rl_compress.errors import ConfigError
 from rl_compress.logs import VARIABLE
 from rl_compress.search.config import SearchConfig
+from rl_compress.search.reachable import cannot_connect, cluster_address
 from rl_compress.search.rllib.quiet import quiet
 
+logger = logging.getLogger(__name__)
+
 _OBJECT_STORE_BYTES = 512 << 20
+
+_ALWAYS = 2
+"""Env runners that any machine may have: as many as a search has by default."""
+
+
+def most_runners(num_cpus_per_env_runner: float) -> float:
+    """Return how many env runners this machine has cores for."""
+    if not num_cpus_per_env_runner:
+        return math.inf
+    return max(_ALWAYS, int((os.cpu_count() or 1) / num_cpus_per_env_runner))
+
+
+def fitting(config: SearchConfig, address: str | None) -> SearchConfig:
+    """Lower the number of env runners to what a local cluster has cores for, and say so.
+
+    A job that is made for a cluster runs on a laptop too.
+    """
+    most = most_runners(config.num_cpus_per_env_runner)
+    if ray.is_initialized() or cluster_address(address) or config.num_env_runners <= most:
+        return config
+    logger.warning(
+        "search.num_env_runners: %d is lowered to %d here, for this machine has %s CPUs and each "
+        "asks for %g; --address joins a cluster that has more",
+        config.num_env_runners,
+        most,
+        os.cpu_count(),
+        config.num_cpus_per_env_runner,
+    )
+    return config.model_copy(update={"num_env_runners": int(most)})
 
 
 def with_gpus(config: SearchConfig) -> SearchConfig:
@@ -56,7 +89,7 @@ def connected(
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    joined = cluster_address(address)
     options: dict[str, Any] = {
         "logging_level": "ERROR",
         "log_to_driver": False,
@@ -65,8 +98,8 @@ def connected(
     handed_on = {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
     options["runtime_env"]["env_vars"] = handed_on
     try:
-        if address:
-            ray.init(address=address, **options)
+        if joined:
+            ray.init(address=joined, **options)
         else:
             needed = 1 + int(num_env_runners * num_cpus_per_env_runner + 0.999)
             # The user's target may be importable by the path of this process alone.
@@ -79,10 +112,13 @@ def connected(
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **options,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        if joined:
+            raise cannot_connect(address, error) from error
         raise ConfigError(
-            f"--address {address}: cannot connect to the Ray cluster ({error}); "
-            f"check that it runs, or leave the option out for a local one"
+            f"search.algorithm: Ray, which runs it, cannot be started here "
+            f"({' '.join(str(error).split())}); free memory and disk space, or join a cluster with "
+            f"--address"
         ) from error
     try:
         yield

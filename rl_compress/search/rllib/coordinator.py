@@ -32,8 +32,29 @@ from rl_compress.targets.factory import TargetConfig
 
 NAMESPACE = "rl_compress"
 
+_ANSWER_S = 600.0
+"""How long a coordinator may be silent: storage that stays away is waited for."""
+
+_MOST_STARTS = 3
+"""Times that a worker is started, if it dies of it."""
+
 _WAITING, _MOST_WAITING = "waiting", 16
 """Calls that wait have threads of their own; when there are more, they are answered later."""
+
+
+def answer(reference: Any) -> Any:
+    """Return what an actor that keeps books answers, which should take no time.
+
+    Raises:
+        SearchStalledError: It does not.
+    """
+    try:
+        return ray.get(reference, timeout=_ANSWER_S)
+    except ray.exceptions.GetTimeoutError:
+        raise SearchStalledError(
+            f"search: the actor that keeps the records has not answered for {_ANSWER_S:.0f} s; "
+            f"what was evaluated is stored, resume with --resume"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +74,8 @@ class WorkerKit:
     identity: RunIdentity
     sharing: Sharing | None = None
     """Where measurements of other trials are; None outside a sweep."""
+    factory: Callable[..., Any] | None = None
+    """The target's factory, where no worker can import it."""
 
 
 class Coordinator:
@@ -74,6 +97,7 @@ class Coordinator:
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
         self._turns = Turns(workers)
         self._leases: dict[int, Lease] = {}
+        self._starts: dict[int, tuple[int, Holder]] = {}
         self._answered: dict[str, tuple[Widths, float]] = {}
         for record in self._ledger.references():
             self._note_answer(record)
@@ -91,6 +115,39 @@ class Coordinator:
     def weights(self) -> list[ray.ObjectRef]:
         """Return a reference to the weights file's bytes, boxed so that it is not resolved here."""
         return [ray.put(self._kit.weights.read_bytes())]
+
+    def begin(self, worker: int, holder: Holder) -> RLCompressError | None:
+        """Hear that a worker builds what it needs; whoever dies of it every time ends the search.
+
+        Args:
+            worker: Its index.
+            holder: Its actor.
+
+        Returns:
+            Why it is not to; None if it is.
+        """
+        before = self._starts[worker][0] if worker in self._starts else 0
+        self._starts[worker] = before + 1, holder
+        if before == _MOST_STARTS:
+            self.give_up(
+                SearchStalledError(
+                    f"search: env runner {worker} died {before} times as it started; there may be "
+                    f"too little memory for search.num_env_runners replicas of the target"
+                )
+            )
+        return self._broken
+
+    def equipped(self, worker: int) -> None:
+        """Hear that it has all it needs."""
+        self._starts.pop(worker, None)
+
+    def starting(self) -> list[Holder]:
+        """Return the actors that have begun, and do not have all they need."""
+        return [holder for _, holder in self._starts.values()]
+
+    def reason(self) -> RLCompressError | None:
+        """Return why the search cannot go on; None while it can."""
+        return self._broken
 
     def publish(self, batches: int = 0) -> tuple[Progress, RLCompressError | None]:
         """Let workers learn from what was answered so far, until this is called again.
@@ -218,10 +275,10 @@ class RemoteLedger:
     ) -> Claim:
         """See :meth:`EvaluationLedger.claim`; `meanwhile` is done while the question travels."""
         # What was handed in is stored before this is answered: an actor takes calls in their order.
-        answer = self._coordinator.claim.remote(policy_id, worker, Holder.this_actor())
+        asked = self._coordinator.claim.remote(policy_id, worker, Holder.this_actor())
         if meanwhile is not None:
             meanwhile()
-        return ray.get(answer)
+        return answer(asked)
 
     def complete(self, record: EvaluationRecord) -> None:
         """See :meth:`EvaluationLedger.complete`; the record is on its way to the store."""
@@ -234,15 +291,15 @@ class RemoteLedger:
 
     def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
         """See :meth:`EvaluationLedger.fail`; returns when the failure is stored."""
-        ray.get(self._coordinator.fail.remote(policy_id, worker, error, policy))
+        answer(self._coordinator.fail.remote(policy_id, worker, error, policy))
 
     def give_up(self, error: RLCompressError) -> None:
         """See :meth:`Coordinator.give_up`."""
-        ray.get(self._coordinator.give_up.remote(error))
+        answer(self._coordinator.give_up.remote(error))
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
-        return ray.get(self._coordinator.progress.remote())
+        return answer(self._coordinator.progress.remote())
 
 
 def start_coordinator(

@@ -24,10 +24,11 @@ from rl_compress.search.env import Problem
 from rl_compress.search.mask_prior import first_odds
 from rl_compress.search.rllib.algorithms import make_config
 from rl_compress.search.rllib.cluster import connected, with_gpus
-from rl_compress.search.rllib.coordinator import WorkerKit, start_coordinator
+from rl_compress.search.rllib.coordinator import WorkerKit, answer, start_coordinator
 from rl_compress.search.rllib.overlapping import OverlappingPPO
 from rl_compress.search.rllib.quiet import without_native_warnings
 from rl_compress.search.rllib.replay import seed_replay
+from rl_compress.search.rllib.starting import started
 from rl_compress.targets.threads import threads
 
 _MAX_SILENCE_S = 300.0
@@ -96,7 +97,13 @@ def run_rllib(
             coordinator = start_coordinator(
                 name, store, config.evaluations, kept, config.num_env_runners
             )
-            algorithm = make_config(with_gpus(config), name, steps, odds).build_algo()
+            made = make_config(with_gpus(config), name, steps, odds)
+            try:
+                algorithm = started(made.build_algo, coordinator)
+            except BaseException:
+                # Whoever is still to start finds nobody then, and ends.
+                ray.kill(coordinator, no_restart=True)
+                raise
         seed_replay(algorithm, config.seed)
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
@@ -105,7 +112,7 @@ def run_rllib(
                 reason = _train(
                     algorithm, coordinator, checkpoints, on_checkpoint, writer, convergence
                 )
-            return ray.get(coordinator.progress.remote()), reason
+            return answer(coordinator.progress.remote()), reason
         finally:
             writer.close()
             # An interrupted search left env runners in a batch, whose end stopping them waits for.
@@ -159,12 +166,12 @@ def _train(
     """Train until the evaluations are used up; return why it ended early, or None."""
     stale = iteration = 0
     silent_since: float | None = None
-    progress, broken = ray.get(coordinator.publish.remote())
+    progress, broken = answer(coordinator.publish.remote())
 
     def publish(batches: int = 0) -> bool:
         """Let workers learn of what was measured, and say whether it was all as usual."""
         nonlocal progress, broken
-        known, (progress, broken) = progress, ray.get(coordinator.publish.remote(batches))
+        known, (progress, broken) = progress, answer(coordinator.publish.remote(batches))
         if progress.done == known.done:
             return False
         _log(writer, _figures(progress), progress)
@@ -195,7 +202,7 @@ def _train(
         if stale > patience:
             return f"the agent proposed no new variant in {stale} updates"
         if progress.failures > max(20, progress.done):
-            error = ray.get(coordinator.last_error.remote())
+            error = answer(coordinator.last_error.remote())
             raise SearchStalledError(f"search: most variants cannot be evaluated ({error})")
     return None
 
@@ -216,7 +223,7 @@ def _wait(coordinator: Any, silent_since: float | None) -> float:
     now = time.monotonic()
     since = now if silent_since is None else silent_since
     if now - since > _MAX_SILENCE_S:
-        error = ray.get(coordinator.last_error.remote())
+        error = answer(coordinator.last_error.remote())
         raise SearchStalledError(
             f"search: the env runners delivered nothing for {_MAX_SILENCE_S:.0f} s "
             f"({error or 'see the worker logs in the Ray session folder'}); "
@@ -234,7 +241,7 @@ def _watched(coordinator: Any, advance: Advance) -> Iterator[None]:
     def watch() -> None:
         while not stop.wait(_POLL_S):
             with contextlib.suppress(ray.exceptions.RayError):
-                advance(ray.get(coordinator.progress.remote()))
+                advance(ray.get(coordinator.progress.remote(), timeout=_DISMISSAL_S))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -243,4 +250,4 @@ def _watched(coordinator: Any, advance: Advance) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-    advance(ray.get(coordinator.progress.remote()))
+    advance(answer(coordinator.progress.remote()))

@@ -20,7 +20,7 @@ class RunMetrics:
 
     def __init__(self, identity: RunIdentity) -> None:
         """Register the metrics; counters begin with what an interrupted run had stored."""
-        tags = {"run": identity.run, "trial": identity.trial}
+        tags = {"run": _tag(identity.run), "trial": _tag(identity.trial)}
         described = {
             "evaluations": "Variants measured by the run.",
             "failures": "Variants that could not be measured.",
@@ -54,3 +54,8 @@ class RunMetrics:
         if progress.best is not None:
             self._score.set(progress.best.score)
             self._reward.set(progress.best.reward)
+
+
+def _tag(name: str) -> str:
+    """Write a name in ASCII: Ray's tags take nothing else."""
+    return name.encode("ascii", "backslashreplace").decode()

@@ -21,6 +21,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
+from rl_compress.search.rllib.coordinator import answer
 from rl_compress.search.rllib.worker_env import WorkerEnv
 
 _MOST_UPDATES = 8
@@ -94,7 +95,7 @@ class OverlappingPPO(PPO):
             for share in played:
                 # What nobody knows of, for its env runner died since, is stored or asked for again.
                 with contextlib.suppress(ray.exceptions.ObjectLostError):
-                    ray.get(share.stored)
+                    answer(share.stored)
         self._collected += 1
         # Env runners wait for this, and for nothing of what comes then.
         goes_on = self.publish(self._collected)

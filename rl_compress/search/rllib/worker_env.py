@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -18,10 +20,11 @@ from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.search.env import CompressionEnv, Problem
 from rl_compress.search.mask_env import MaskEnv
-from rl_compress.search.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit
+from rl_compress.search.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit, answer
+from rl_compress.search.rllib.lease import Holder
 from rl_compress.search.rllib.weights import map_weights
 from rl_compress.search.screening import Known
-from rl_compress.targets.factory import make_target
+from rl_compress.targets.factory import lend_factory, make_target
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_context import EnvContext
@@ -44,10 +47,7 @@ class _Worker(gym.Env[Any, Any]):
         except Exception as error:
             if _is_the_clusters(error):
                 raise
-            if not isinstance(error, RLCompressError):
-                logger.exception("an env's step failed")
-                told = f"search: an env runner failed ({type(error).__name__}: {error})"
-                error = SearchStalledError(f"{told}; what was evaluated is stored")
+            error = _told(error)
             self._ledger.give_up(error)
             space = self.observation_space
             nothing = np.zeros(space.shape or (), dtype=space.dtype)
@@ -56,6 +56,33 @@ class _Worker(gym.Env[Any, Any]):
     def end_sample(self) -> list[ray.ObjectRef]:
         """Return what is there once the sample's records are stored; nobody learns before."""
         return self._ledger.handed_in()
+
+
+@contextlib.contextmanager
+def _starting(config: EnvContext) -> Iterator[None]:
+    """Tell the coordinator that a worker starts, and how that ends.
+
+    RLlib starts one that fails anew, again and again, and tells nobody why.
+    """
+    coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
+    if reason := answer(coordinator.begin.remote(config.worker_index, Holder.this_actor())):
+        raise reason
+    try:
+        yield
+    except Exception as error:
+        if not _is_the_clusters(error):
+            answer(coordinator.give_up.remote(_told(error)))
+        raise
+    answer(coordinator.equipped.remote(config.worker_index))
+
+
+def _told(error: Exception) -> RLCompressError:
+    """Return an error of an env runner as the user is to read it."""
+    if isinstance(error, RLCompressError):
+        return error
+    logger.error("an env runner failed", exc_info=error)
+    told = f"search: an env runner failed ({type(error).__name__}: {error})"
+    return SearchStalledError(f"{told}; what was evaluated is stored")
 
 
 def _is_the_clusters(error: Exception) -> bool:
@@ -73,9 +100,10 @@ class WorkerEnv(_Worker, CompressionEnv):
 
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
-        problem, evaluate, self._ledger = _equip(config)
-        self._published = _Published(config["coordinator"])
-        super().__init__(problem, evaluate, self._published)
+        with _starting(config):
+            problem, evaluate, self._ledger = _equip(config)
+            self._published = _Published(config["coordinator"])
+            super().__init__(problem, evaluate, self._published)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -99,8 +127,9 @@ class MaskWorkerEnv(_Worker, MaskEnv):
 
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
-        problem, evaluate, self._ledger = _equip(config)
-        super().__init__(problem, evaluate, steps=config["steps"])
+        with _starting(config):
+            problem, evaluate, self._ledger = _equip(config)
+            super().__init__(problem, evaluate, steps=config["steps"])
 
 
 class SampleEnd(RLlibCallback):
@@ -110,7 +139,7 @@ class SampleEnd(RLlibCallback):
         """See RLlib."""
         for env in env_runner.env.unwrapped.envs:
             if isinstance(env.unwrapped, _Worker):
-                ray.get(env.unwrapped.end_sample())
+                answer(env.unwrapped.end_sample())
 
 
 class _Published:
@@ -159,10 +188,11 @@ def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator, RemoteLedge
 def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
     """Map the weights and build the evaluator, once per process."""
     coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
-    kit: WorkerKit = ray.get(coordinator.kit.remote())
+    kit: WorkerKit = answer(coordinator.kit.remote())
+    lend_factory(kit.target.factory, kit.factory)
 
     def fetch() -> bytes:
-        (reference,) = ray.get(coordinator.weights.remote())
+        (reference,) = answer(coordinator.weights.remote())
         return ray.get(reference)
 
     compressor = kit.problem.compressor.with_tensors(map_weights(kit.weights, fetch))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,12 +9,12 @@ import zoo
 from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.compression.physical import cut, replay_history
-from rl_compress.errors import UnsupportedLayerError
+from rl_compress.compression.copied_out import copied_out, make_room
 from rl_compress.finetuning.bias_correction import correct_bias
 from rl_compress.finetuning.recalibration import recalibrate_batchnorm
 from rl_compress.finetuning.reconstruction import reconstruct
-from rl_compress.layers.axes import named_tensors
+from rl_compress.layers.axes import Axis, named_tensors
+from rl_compress.layers.groups import find_groups
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import PruningConfig, SpaceConfig
 from rl_compress.targets.target import ClassificationTarget
@@ -59,7 +58,7 @@ def assert_same_function(found: nn.Module, expected: nn.Module) -> None:
 def test_fast_and_physical_path_are_the_same_function(name: str) -> None:
     model, compressor = prepared(name)
     for widths in random_widths(compressor, 50):
-        physical, _ = compressor.cut(model, zoo.EXAMPLE, widths)
+        physical = compressor.cut(model, widths)
         assert_same_function(compressor.network.variant(widths), physical.eval())
 
 
@@ -67,7 +66,7 @@ def test_fast_and_physical_path_are_the_same_function(name: str) -> None:
 def test_fast_and_physical_path_have_equal_shapes(name: str) -> None:
     model, compressor = prepared(name)
     for widths in [compressor.space.smallest_widths, *random_widths(compressor, 3)]:
-        physical, _ = compressor.cut(model, zoo.EXAMPLE, widths)
+        physical = compressor.cut(model, widths)
         variant = compressor.network.variant(widths)
         assert {name: t.shape for name, t in variant.state_dict().items()} == {
             name: t.shape for name, t in physical.state_dict().items()
@@ -84,8 +83,7 @@ def test_full_widths_are_the_original(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_full_widths_cut_nothing(name: str) -> None:
     model, compressor = prepared(name)
-    physical, history = compressor.cut(model, zoo.EXAMPLE, compressor.space.full_widths)
-    assert history == []
+    physical = compressor.cut(model, compressor.space.full_widths)
     for tensor, expected in zip(
         physical.state_dict().values(), model.state_dict().values(), strict=True
     ):
@@ -105,33 +103,31 @@ def test_preparing_leaves_the_model_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_the_history_replays_from_json_on_a_fresh_model(name: str) -> None:
+def test_a_fresh_model_takes_the_shapes_of_a_variant(name: str) -> None:
     model, compressor = prepared(name)
     for widths in random_widths(compressor, 3, seed=2):
-        physical, history = compressor.cut(model, zoo.EXAMPLE, widths)
-        again = zoo.make(name)
-        replay_history(again, zoo.EXAMPLE, json.loads(json.dumps(history)))
+        physical = compressor.cut(model, widths)
+        again = zoo.make(name, seed=1)
+        make_room(again, physical.state_dict())
+        assert repr(again) == repr(physical)
+        again.load_state_dict(physical.state_dict())
         with torch.no_grad():
             assert torch.equal(again.eval()(batch()), physical.eval()(batch()))
 
 
-def test_the_history_of_another_architecture_is_refused() -> None:
-    model, compressor = prepared("plain")
-    _, history = compressor.cut(model, zoo.EXAMPLE, compressor.space.smallest_widths)
-    with pytest.raises(UnsupportedLayerError, match="the pruning history does not fit the model"):
-        replay_history(zoo.make("residual"), zoo.EXAMPLE, history)
-
-
-def test_a_history_of_channels_that_are_not_there_is_refused() -> None:
-    with pytest.raises(UnsupportedLayerError, match="the pruning history does not fit the model"):
-        replay_history(zoo.make("plain"), zoo.EXAMPLE, [["conv1", True, [0, 99]]])
+def test_shapes_that_no_cut_can_have_made_are_left_to_the_loader() -> None:
+    model = zoo.make("plain")
+    make_room(model, {"conv1.weight": torch.zeros(9, 1, 3, 3), "conv1.bias": torch.zeros(1, 8)})
+    assert model.get_parameter("conv1.weight").shape == (8, 1, 3, 3)
+    assert model.get_parameter("conv1.bias").shape == (8,)
 
 
 def test_cutting_removes_the_channels_named() -> None:
     model = zoo.make("plain")
-    smaller, history = cut(model, zoo.EXAMPLE, {"conv1": [0, 3, 7]})
+    group = find_groups(model, zoo.EXAMPLE, SpaceConfig()).groups[0]
+    gone = [Axis(axis.tensor, axis.axis, axis.positions[[0, 3, 7]]) for axis in group.axes]
+    smaller = copied_out(model, gone)
     kept = [1, 2, 4, 5, 6]
-    assert history == [("conv1", True, [0, 3, 7])]
     assert torch.equal(smaller.get_parameter("conv1.weight"), model.conv1.weight[kept])
     assert torch.equal(smaller.get_parameter("conv2.weight"), model.conv2.weight[:, kept])
     assert torch.equal(smaller.get_buffer("bn1.running_var"), model.bn1.running_var[kept])
@@ -215,7 +211,7 @@ def test_variants_are_in_evaluation_mode_without_gradients() -> None:
 def test_narrowing_keeps_the_most_important_channels() -> None:
     model, compressor = prepared("plain")
     kept = sorted(compressor.orders[0][:3].tolist())
-    variant, _ = compressor.cut(model, zoo.EXAMPLE, np.array([3, 12, 20]))
+    variant = compressor.cut(model, np.array([3, 12, 20]))
     assert torch.equal(variant.get_parameter("conv1.weight"), model.conv1.weight[kept])
 
 
@@ -225,7 +221,7 @@ def test_kept_outputs_are_those_of_the_variant(name: str) -> None:
     shared = compressor.network.tensors
     for widths in random_widths(compressor, 5):
         fast = compressor.network.variant(widths)
-        physical, _ = compressor.cut(model, zoo.EXAMPLE, widths)
+        physical = compressor.cut(model, widths)
         for ordered, variant, original in (
             (True, fast, shared),
             (False, physical, named_tensors(model)),
@@ -287,7 +283,7 @@ def test_a_module_registered_twice_stays_one() -> None:
     compressor = Compressor.prepare(model, inputs, SpaceConfig())
     assert [group.num_units for group in compressor.space.groups] == [8]
     variant = compressor.network.variant(np.array([3]))
-    physical, _ = compressor.cut(model, inputs, np.array([3]))
+    physical = compressor.cut(model, np.array([3]))
     assert variant.middle is variant.again
     x = torch.randn(4, 6)
     torch.testing.assert_close(variant(x), physical(x))

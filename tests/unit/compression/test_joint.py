@@ -39,7 +39,7 @@ def test_slices_of_levels_are_what_cutting_a_quantized_model_gives(name: str) ->
     inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     for widths in draw(compressor, 10):
         fast = compressor.network.variant(widths)
-        physical, _ = compressor.cut(compressor.quantized(model, widths), zoo.EXAMPLE, widths)
+        physical = compressor.cut(compressor.quantized(model, widths), widths)
         with torch.no_grad():
             found, expected = fast(inputs), physical.eval()(inputs)
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -54,7 +54,7 @@ def test_costs_are_those_of_what_is_stored(structure: str) -> None:
     for row, widths in enumerate(candidates):
         costs = compressor.costs.costs(widths)
         assert {cost: values[row] for cost, values in table.items()} == costs
-        cut, _ = compressor.cut(model, zoo.EXAMPLE, widths)
+        cut = compressor.cut(model, widths)
         bits = compressor.bits.at(widths).weights
         quantized = quantize_weights(cut, compressor.config.quantization, bits)
         packing = Packing(Quantization(quantized), compressor.masks(widths))
@@ -125,7 +125,7 @@ def test_what_is_scored_is_what_is_delivered() -> None:
     evaluator = Evaluator(target, compressor, "fidelity", config)
     inputs = torch.stack([data[i][0] for i in range(16)])
     for widths in draw(compressor, 3):
-        physical, _ = compressor.cut(compressor.quantized(model, widths), zoo.EXAMPLE, widths)
+        physical = compressor.cut(compressor.quantized(model, widths), widths)
         prepare_variant(
             physical.eval(),
             model,

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from live_memory import live_bytes
 from torch import Tensor, nn
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.costs.activation_memory import ActivationMemory, live_bytes
 from rl_compress.policy.space_config import SpaceConfig
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_the_prediction_is_what_a_traced_variant_needs(name: str) -> None:
     compressor = Compressor.prepare(zoo.make(name), zoo.EXAMPLE, SpaceConfig())
-    build = compressor.network.variant
-    memory = ActivationMemory(build, compressor.space, zoo.EXAMPLE)
+    build, predict = compressor.network.variant, compressor.costs.costs
     rng = np.random.default_rng(0)
     for _ in range(20):
         widths = np.array([rng.choice(group.widths) for group in compressor.space.groups])
-        assert memory.peak_bytes(widths) == live_bytes(build(widths), zoo.EXAMPLE).max()
+        seen = live_bytes(build(widths), zoo.EXAMPLE).max()
+        assert predict(widths)["peak_memory_bytes"] == seen
 
 
 def test_live_bytes_of_a_chain() -> None:

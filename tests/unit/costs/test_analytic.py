@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from live_memory import live_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rl_compress.compression.compressor import Compressor
-from rl_compress.costs.activation_memory import live_bytes
 from rl_compress.policy.search_space import Widths
 from rl_compress.policy.space_config import SpaceConfig
 
@@ -40,7 +40,7 @@ def test_costs_are_those_of_the_physical_model(name: str) -> None:
     compressor = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig())
     candidates = [compressor.space.full_widths, compressor.space.smallest_widths]
     for widths in candidates + _random_widths(compressor, 20):
-        physical, _ = compressor.cut(model, zoo.EXAMPLE, widths)
+        physical = compressor.cut(model, widths)
         assert compressor.costs.costs(widths) == _counted(physical, zoo.EXAMPLE)
 
 

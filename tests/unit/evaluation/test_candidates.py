@@ -86,7 +86,7 @@ def test_there_is_no_record_when_the_run_is_exhausted(candidates: CandidateEvalu
 
 
 class Fragile(nn.Module):
-    """Its outputs are not numbers once it has fewer than three hidden units."""
+    """Its outputs are not numbers with two hidden units, which no trial cut leaves it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,14 +94,14 @@ class Fragile(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.last(self.first(x.flatten(1)).relu())
-        return y if self.first.out_features >= 3 else y * float("nan")
+        return y if self.first.out_features != 2 else y * float("nan")
 
 
 class Breaking(Fragile):
-    """It cannot run at all once it has fewer than three hidden units."""
+    """It cannot run at all with two hidden units, which no trial cut leaves it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.first.out_features < 3:
+        if self.first.out_features == 2:
             raise RuntimeError("too narrow")
         return super().forward(x)
 

@@ -118,14 +118,14 @@ def test_what_was_dropped_in_a_race_is_not_shared(own: Counting, compressor: Com
 
 
 class Broken(nn.Module):
-    """It cannot run once it has fewer than three hidden units."""
+    """It cannot run with two hidden units, which no trial cut leaves it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(64, 8), nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.first.out_features < 3:
+        if self.first.out_features == 2:
             raise RuntimeError("too narrow")
         return self.last(self.first(x.flatten(1)).relu())
 

@@ -4,13 +4,14 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rl_compress.compression.physical import History, cut
+from rl_compress.compression.copied_out import copied_out
 from rl_compress.errors import (
     ConfigError,
     CorruptFileError,
@@ -21,6 +22,7 @@ from rl_compress.errors import (
 from rl_compress.export import artifact
 from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
 from rl_compress.export.manifest import FileEntry, Manifest
+from rl_compress.layers.axes import Axis
 from rl_compress.policy.compression_policy import CompressionPolicy, Decision
 from rl_compress.targets.target import Target
 
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.utils.data import Dataset
-
-Compressed = tuple[nn.Module, History]
 
 EXAMPLE = (torch.zeros(1, 1, 8, 8),)
 POLICY = CompressionPolicy.from_mapping({"conv1": Decision(pruning_ratio=0.25)})
@@ -76,36 +76,37 @@ class NetTarget(Target):
 
 
 @pytest.fixture(scope="module")
-def compressed() -> Compressed:
+def compressed() -> nn.Module:
     torch.manual_seed(0)
     model = Net().eval()
     model.bn.running_mean = torch.randn(8)
-    smaller, history = cut(model, EXAMPLE, {"conv1": [1, 6]})
-    return smaller.eval(), history
+    axes = {"conv1.weight": 0, "conv1.bias": 0, "conv2.weight": 1}
+    axes |= {f"bn.{name}": 0 for name in ("weight", "bias", "running_mean", "running_var")}
+    gone = [Axis(tensor, axis, np.array([[1], [6]])) for tensor, axis in axes.items()]
+    return copied_out(model, gone).eval()
 
 
 def save(
     directory: Path,
-    compressed: Compressed,
+    compressed: nn.Module,
     config: ExportConfig = NO_ONNX,
     **options: Any,
 ) -> Manifest:
-    model, history = compressed
     target = {"factory": f"{__name__}:NetTarget", "options": options, "weights": None}
-    manifest = Manifest(target=target, history=history, policy_id=POLICY.policy_id)
-    return save_artifact(directory, model, manifest, POLICY, EXAMPLE, config)
+    manifest = Manifest(target=target, policy_id=POLICY.policy_id)
+    return save_artifact(directory, compressed, manifest, POLICY, EXAMPLE, config)
 
 
-def test_a_loaded_model_computes_what_was_saved(compressed: Compressed, tmp_path: Path) -> None:
+def test_a_loaded_model_computes_what_was_saved(compressed: nn.Module, tmp_path: Path) -> None:
     save(tmp_path / "best", compressed)
     loaded = load_compressed(tmp_path / "best")
     assert not loaded.training
     assert loaded.get_parameter("conv1.weight").shape[0] == 6
     inputs = torch.randn(3, 1, 8, 8)
-    torch.testing.assert_close(loaded(inputs), compressed[0](inputs), rtol=0, atol=0)
+    torch.testing.assert_close(loaded(inputs), compressed(inputs), rtol=0, atol=0)
 
 
-def test_tied_tensors_are_stored_once_and_stay_tied(compressed: Compressed, tmp_path: Path) -> None:
+def test_tied_tensors_are_stored_once_and_stay_tied(compressed: nn.Module, tmp_path: Path) -> None:
     manifest = save(tmp_path / "best", compressed)
     assert manifest.aliases == {"fc2.weight": "fc1.weight"}
     with safe_open(tmp_path / "best" / "model.safetensors", "pt") as file:
@@ -119,13 +120,13 @@ def test_overlapping_views_are_stored_whole(tmp_path: Path) -> None:
     shared = torch.arange(6.0)
     model.register_buffer("all", shared)
     model.register_buffer("head", shared[:2])
-    manifest = Manifest(target={}, history=[], policy_id="a")
+    manifest = Manifest(target={}, policy_id="a")
     manifest = save_artifact(tmp_path / "best", model, manifest, POLICY, (), NO_ONNX)
     assert manifest.aliases == {}
     assert load_file(tmp_path / "best" / "model.safetensors")["head"].tolist() == [0.0, 1.0]
 
 
-def test_the_manifest_describes_the_files(compressed: Compressed, tmp_path: Path) -> None:
+def test_the_manifest_describes_the_files(compressed: nn.Module, tmp_path: Path) -> None:
     best = tmp_path / "best"
     manifest = save(best, compressed)
     assert Manifest.load(best / "manifest.json") == manifest
@@ -141,7 +142,7 @@ def test_the_manifest_describes_the_files(compressed: Compressed, tmp_path: Path
     assert manifest.onnx_max_error is None
 
 
-def test_files_are_as_readable_as_others(compressed: Compressed, tmp_path: Path) -> None:
+def test_files_are_as_readable_as_others(compressed: nn.Module, tmp_path: Path) -> None:
     save(tmp_path / "best", compressed)
     other = tmp_path / "other"
     other.touch()
@@ -149,7 +150,7 @@ def test_files_are_as_readable_as_others(compressed: Compressed, tmp_path: Path)
     assert modes == {other.stat().st_mode}
 
 
-def test_a_newer_artefact_replaces_the_older_one(compressed: Compressed, tmp_path: Path) -> None:
+def test_a_newer_artefact_replaces_the_older_one(compressed: nn.Module, tmp_path: Path) -> None:
     best = tmp_path / "best"
     save(best, compressed)
     (best / "left_over").touch()
@@ -159,7 +160,7 @@ def test_a_newer_artefact_replaces_the_older_one(compressed: Compressed, tmp_pat
 
 
 def test_a_failure_half_way_leaves_the_older_artefact(
-    compressed: Compressed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compressed: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = tmp_path / "best"
     before = save(best, compressed)
@@ -175,7 +176,7 @@ def test_a_failure_half_way_leaves_the_older_artefact(
 
 
 def test_a_failed_rename_puts_the_older_artefact_back(
-    compressed: Compressed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compressed: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = tmp_path / "best"
     before = save(best, compressed)
@@ -197,7 +198,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
         load_compressed(tmp_path)
 
 
-def test_damaged_weights_are_named(compressed: Compressed, tmp_path: Path) -> None:
+def test_damaged_weights_are_named(compressed: nn.Module, tmp_path: Path) -> None:
     save(tmp_path / "best", compressed)
     weights = tmp_path / "best" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -208,11 +209,11 @@ def test_damaged_weights_are_named(compressed: Compressed, tmp_path: Path) -> No
 
 
 def test_a_pickle_in_place_of_the_weights_is_not_loaded(
-    compressed: Compressed, tmp_path: Path
+    compressed: nn.Module, tmp_path: Path
 ) -> None:
     manifest = save(tmp_path / "best", compressed)
     weights = tmp_path / "best" / "model.safetensors"
-    torch.save(compressed[0].state_dict(), weights)
+    torch.save(compressed.state_dict(), weights)
     manifest.files[weights.name] = FileEntry.of(weights)
     manifest.save(tmp_path / "best" / "manifest.json")
     with pytest.raises(CorruptFileError, match="not a readable safetensors file"):
@@ -220,7 +221,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_loaded(
 
 
 def test_a_missing_onnx_file_does_not_matter_for_loading(
-    compressed: Compressed, tmp_path: Path
+    compressed: nn.Module, tmp_path: Path
 ) -> None:
     manifest = save(tmp_path / "best", compressed)
     manifest.files["model.onnx"] = FileEntry(bytes=1, sha256="0" * 64)
@@ -228,20 +229,23 @@ def test_a_missing_onnx_file_does_not_matter_for_loading(
     load_compressed(tmp_path / "best")
 
 
-def test_a_target_whose_code_has_changed_is_refused(compressed: Compressed, tmp_path: Path) -> None:
+def test_a_target_whose_code_has_changed_is_refused(compressed: nn.Module, tmp_path: Path) -> None:
     save(tmp_path / "best", compressed, extra_layer=True)
     with pytest.raises(ConfigError, match=r"tensors do not fit.*extra\.weight"):
         load_compressed(tmp_path / "best")
 
 
-def test_a_history_of_another_model_is_refused(compressed: Compressed, tmp_path: Path) -> None:
-    save(tmp_path / "best", (compressed[0], [("conv9", True, [0])]))
-    with pytest.raises(UnsupportedLayerError, match="does not fit"):
-        load_compressed(tmp_path / "best")
+def test_an_artefact_of_the_release_before_is_read(compressed: nn.Module, tmp_path: Path) -> None:
+    save(tmp_path / "best", compressed)
+    path = tmp_path / "best" / "manifest.json"
+    cuts = {"format_version": 3, "history": [["conv1", True, [1, 6]]]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | cuts))
+    inputs = torch.randn(3, 1, 8, 8)
+    assert torch.equal(load_compressed(tmp_path / "best")(inputs), compressed(inputs))
 
 
 def test_a_manifest_without_a_usable_target_is_refused(
-    compressed: Compressed, tmp_path: Path
+    compressed: nn.Module, tmp_path: Path
 ) -> None:
     save(tmp_path / "best", compressed)
     path = tmp_path / "best" / "manifest.json"
@@ -255,13 +259,32 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
         def get_extra_state(self) -> dict[str, int]:
             return {"calls": 3}
 
-    manifest = Manifest(target={}, history=[], policy_id="a")
+    manifest = Manifest(target={}, policy_id="a")
     with pytest.raises(UnsupportedLayerError, match=r"_extra_state.*must be tensors"):
         save_artifact(tmp_path / "best", Odd(), manifest, POLICY, EXAMPLE, NO_ONNX)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_onnx_is_written_and_its_error_recorded(compressed: Compressed, tmp_path: Path) -> None:
+def test_module_that_looks_at_its_version_is_loaded_again(
+    compressed: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchvision's MNASNet does."""
+    versions = []
+
+    def load(self: Net, state: Any, prefix: str, local: Any, *rest: Any) -> None:
+        versions.append(local.get("version"))
+        nn.Module._load_from_state_dict(self, state, prefix, local, *rest)
+
+    monkeypatch.setattr(Net, "_version", 2)
+    monkeypatch.setattr(Net, "_load_from_state_dict", load)
+    save(tmp_path / "best", compressed)
+
+    load_compressed(tmp_path / "best")
+
+    assert versions == [2]
+
+
+def test_onnx_is_written_and_its_error_recorded(compressed: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     manifest = save(tmp_path / "best", compressed, ExportConfig(onnx=True))
     assert manifest.onnx_max_error is not None
@@ -281,7 +304,7 @@ class TestFailingOnnx:
         monkeypatch.setattr(artifact, "require_onnx", lambda: None)
 
     def test_is_only_warned_of_by_default(
-        self, compressed: Compressed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, compressed: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING):
             manifest = save(tmp_path / "best", compressed, ExportConfig())
@@ -290,7 +313,7 @@ class TestFailingOnnx:
         assert not (tmp_path / "best" / "model.onnx").exists()
 
     def test_is_an_error_where_onnx_was_asked_for_but_loses_nothing(
-        self, compressed: Compressed, tmp_path: Path
+        self, compressed: nn.Module, tmp_path: Path
     ) -> None:
         with pytest.raises(RLCompressError, match=r"cannot be exported .*other files are in"):
             save(tmp_path / "best", compressed, ExportConfig(onnx=True))

@@ -37,7 +37,7 @@ class Tuner:
         if len(self.asked) == self.most:
             raise KeyboardInterrupt
         self.asked.append(policy["conv"].pruning_ratio)
-        return FineTuned(nn.Identity(), [], {}, Quantization(), 50.0, 1)
+        return FineTuned(nn.Identity(), {}, Quantization(), 50.0, 1)
 
 
 def _verify(path: Path, tuner: Tuner, **more: tuple[float, float, float]) -> list[Verified]:

@@ -26,7 +26,7 @@ def _target() -> ClassificationTarget:
 
 GROUPS = [
     group
-    for group in find_groups(zoo.make("plain"), zoo.EXAMPLE, SpaceConfig())[0]
+    for group in find_groups(zoo.make("plain"), zoo.EXAMPLE, SpaceConfig()).groups
     if group.prunable and group.name != "fc2"
 ]
 WIDTHS = np.array([group.num_units // 2 for group in GROUPS])

@@ -239,3 +239,24 @@ def test_the_smallest_latency_stated_is_accepted(milliseconds: float, smallest: 
 def test_a_feasible_budget_is_accepted() -> None:
     space = SearchSpace((GroupChoices("g", 10, (2, 5, 10)),))
     Budget((("macs", 2.0),)).check_feasible(space, Sum(), Sum().costs(space.full_widths))
+
+
+def test_bound_above_the_targets_own_cost_is_told_of() -> None:
+    original = {"macs": 100.0, "size_bytes": 400.0}
+    budget = Budget.parse({"macs": 0.5, "size_bytes": "700kB"}, original)
+
+    told = budget.loose(original)
+
+    assert told is not None
+    assert told.startswith(
+        "budget.size_bytes: 700,000 is above the target's own 400 and bounds nothing; give less"
+    )
+    assert "macs" not in told
+    every = Budget.parse({"size_bytes": "700kB"}, original).loose(original)
+    assert every is not None
+    assert "the whole target is within the budget" in every
+
+
+def test_bound_at_the_targets_own_cost_is_meant() -> None:
+    original = {"macs": 100.0}
+    assert Budget.parse({"macs": 1.0}, original).loose(original) is None

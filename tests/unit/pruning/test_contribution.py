@@ -81,7 +81,7 @@ def test_exact_contributions_are_those_of_brute_force() -> None:
     target = digits(width=4, epochs=1)
     model = target.build()
     groups = [
-        g for g in find_groups(model, target.example_inputs(), SpaceConfig())[0] if g.prunable
+        g for g in find_groups(model, target.example_inputs(), SpaceConfig()).groups if g.prunable
     ]
     units = Units.channels(model, groups[:2])
     inputs, labels = next(target.batches("calibration", batch_size=64))
@@ -105,7 +105,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def test_estimates_rank_the_channels_of_a_trained_network_as_measurements_do() -> None:
     target = digits(epochs=10)
     model = target.build()
-    groups = find_groups(model, target.example_inputs(), SpaceConfig())[0]
+    groups = find_groups(model, target.example_inputs(), SpaceConfig()).groups
     groups = [group for group in groups if group.prunable and group.name != "classifier"]
     units = Units.channels(model, groups)
     measured = Contributions(model, units, target, 128)

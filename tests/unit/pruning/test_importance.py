@@ -30,7 +30,7 @@ def _chain(first: list[list[float]], second: list[list[float]]) -> nn.Module:
 
 def _first_group(model: nn.Module) -> tuple[dict[str, Tensor], LayerGroup]:
     inputs = torch.zeros(1, next(model.parameters()).shape[1])
-    groups, _ = find_groups(model, (inputs,), SpaceConfig())
+    groups = find_groups(model, (inputs,), SpaceConfig()).groups
     return named_tensors(model), groups[0]
 
 
@@ -63,7 +63,7 @@ def test_units_are_ranked_from_most_to_least_important(norm: Norm) -> None:
     last = nn.Conv2d(5, 2, 1)
     nn.init.ones_(last.weight)
     model = nn.Sequential(conv, nn.ReLU(), last).eval()
-    groups, _ = find_groups(model, (torch.zeros(1, 2, 8, 8),), SpaceConfig())
+    groups = find_groups(model, (torch.zeros(1, 2, 8, 8),), SpaceConfig()).groups
     assert rank_units(named_tensors(model), groups[0], norm).tolist() == [1, 4, 2, 0, 3]
 
 
@@ -93,7 +93,7 @@ def test_a_unit_of_a_grouped_convolution_counts_all_its_channels() -> None:
         conv.weight.copy_(torch.tensor([0.0, 2.0, 3.0, 2.5]).reshape(4, 1, 1, 1))
         grouped.weight.fill_(1.0)
     model = nn.Sequential(conv, nn.ReLU(), grouped).eval()
-    groups, _ = find_groups(model, (torch.zeros(1, 1, 4, 4),), SpaceConfig())
+    groups = find_groups(model, (torch.zeros(1, 1, 4, 4),), SpaceConfig()).groups
     importance = unit_importance(named_tensors(model), groups[0], "l1")
     np.testing.assert_allclose(importance, [3.0 / 3.75 + 1, 4.5 / 3.75 + 1], rtol=1e-6)
 
@@ -138,18 +138,18 @@ def test_taylor_is_the_weight_times_its_gradient() -> None:
 def test_batchnorm_ranks_by_its_scale() -> None:
     model = _classifier()
     model[1].weight = nn.Parameter(torch.tensor([0.5, -2.0, 1.0, 0.1]))
-    groups, _ = find_groups(model, (torch.zeros(1, 3),), SpaceConfig())
+    groups = find_groups(model, (torch.zeros(1, 3),), SpaceConfig()).groups
     (scores,) = channel_scores(model, groups[:1], "batchnorm")
     np.testing.assert_allclose(scores, [0.5, 2.0, 1.0, 0.1])
     plain = _chain([[3.0, 4.0], [5.0, 0.0]], [[1.0, 2.0]])
-    groups, _ = find_groups(plain, (torch.zeros(1, 2),), SpaceConfig())
+    groups = find_groups(plain, (torch.zeros(1, 2),), SpaceConfig()).groups
     with pytest.raises(ConfigError, match=r"batchnorm .* but 0 has none"):
         channel_scores(plain, groups[:1], "batchnorm")
 
 
 def test_units_near_the_geometric_median_matter_least() -> None:
     model = _chain([[0.0, 1.0], [0.0, 2.0], [0.0, 9.0]], [[1.0, 1.0, 1.0]])
-    groups, _ = find_groups(model, (torch.zeros(1, 2),), SpaceConfig())
+    groups = find_groups(model, (torch.zeros(1, 2),), SpaceConfig()).groups
     (scores,) = channel_scores(model, groups[:1], "geometric_median")
     # Distances to the others 1 + 8, 1 + 7, 8 + 7, divided by their mean; the second layer adds 0.
     np.testing.assert_allclose(scores, np.array([9, 8, 15]) / (32 / 3))
@@ -157,7 +157,7 @@ def test_units_near_the_geometric_median_matter_least() -> None:
 
 def test_random_is_random_but_the_same_every_time() -> None:
     model = _classifier()
-    groups, _ = find_groups(model, (torch.zeros(1, 3),), SpaceConfig())
+    groups = find_groups(model, (torch.zeros(1, 3),), SpaceConfig()).groups
     first, second = (channel_scores(model, groups[:1], "random")[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert len(set(first)) == 4

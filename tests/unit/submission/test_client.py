@@ -56,6 +56,21 @@ def test_something_else_answers(other_server: int) -> None:
         connect(f"http://127.0.0.1:{other_server}")
 
 
+def test_silent_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Client, "patience_s", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(ConfigError, match="not a Ray dashboard"),
+    ):
+        connect(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_address_of_the_environment_is_named_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"^RAY_API_SERVER_ADDRESS=127\.0\.0\.1:1: cannot"):
+        connect("127.0.0.1:1")
+
+
 class FakeClient:
     """A job whose log is followed in several goes, each of which may break off."""
 
@@ -116,3 +131,23 @@ def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     client.get_job_info = refuse
     with pytest.raises(SubmissionError, match="--wait --id job"):
         follow(client, "job", lambda _: None)
+
+
+def test_job_that_does_not_begin_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_QUIET_S", -1.0)
+    client: Any = FakeClient([[], [], [FakeClient.LOG]], running=2)
+    begun = client.get_job_info
+
+    def wait(name: str) -> Any:
+        details = begun(name)
+        if client.running >= 0:
+            details.status, details.message = JobStatus.PENDING, "may be waiting for resources"
+        return details
+
+    client.get_job_info = wait
+    heard: list[str] = []
+
+    follow(client, "job", heard.append)
+
+    assert "".join(heard).count("job waits: may be waiting for resources\n") == 1
+    assert "".join(heard).endswith(FakeClient.LOG)

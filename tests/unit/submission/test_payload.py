@@ -123,3 +123,9 @@ def test_wheels_travel_and_other_requirements_do_not(tmp_path: Path) -> None:
     assert (folder / wheel.name).exists()
     with pytest.raises(ConfigError, match="no such wheel"):
         requirements(["missing.whl"], folder)
+
+
+def test_factory_of_the_program_itself_cannot_be_sent(tmp_path: Path) -> None:
+    job = parse_job(make_job(target={"factory": "__main__:make"}))
+    with pytest.raises(ConfigError, match=r"'__main__:make' is of the program"):
+        stage(job, tmp_path)

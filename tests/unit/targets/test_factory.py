@@ -283,3 +283,20 @@ def test_build_must_return_a_module() -> None:
 
     with pytest.raises(TargetError, match=r"must return a torch\.nn\.Module, but returned str"):
         build_model(Wrong(), _with(None))
+
+
+def test_state_that_is_no_tensor_is_refused() -> None:
+    class Odd(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+    with pytest.raises(TargetError, match=r"_extra_state .* of type dict.*get_extra_state"):
+        build_model(_Linear(lambda: Odd(2, 2)), _with(None))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: nn.Sequential(nn.LazyLinear(3)), lambda: nn.Linear(2, 2, device="meta")]
+)
+def test_weights_without_values_are_refused(build: Any) -> None:
+    with pytest.raises(TargetError, match=r"weight .* has no values yet"):
+        build_model(_Linear(build), _with(None))
