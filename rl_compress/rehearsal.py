@@ -32,8 +32,11 @@ from rl_compress.targets.soundness import tensors_in
 from rl_compress.targets.target import SPLITS, Target
 from rl_compress.targets.user_code import summary
 
-_SAMPLES = (4, 256)
-"""Of each split. What fails with a few of them, as some scores do, is tried with more."""
+_FEW, _MORE = 2, 256
+"""Samples of each split. What fails with a few of them, as some scores do, is tried with more."""
+
+_MACS = 2e10
+"""Work of scoring one split with more samples, of which there are fewer of a large model."""
 
 _LOADED = 1e-5
 """Difference accepted of a loaded model's outputs, relative to the largest of the saved one's."""
@@ -52,17 +55,15 @@ def rehearse(job: Job, subject: Subject) -> None:
     Raises:
         ConfigError: Something failed; the message says what, and where.
     """
-    sizes = [len(subject.target.split(name)) for name in SPLITS]  # type: ignore[arg-type]
-    for samples in _SAMPLES:
+    more = max(16, min(_MORE, int(_MACS / max(subject.original_costs["macs"], 1.0))))
+    with kept_random_state():
         try:
-            with kept_random_state(), tempfile.TemporaryDirectory() as folder:
-                return _rehearse(job, subject, samples, Path(folder))
+            _rehearse(job, subject, _FEW)
         except RLCompressError:
-            if samples == _SAMPLES[-1] or samples >= max(sizes):
-                raise
+            _rehearse(job, subject, more)
 
 
-def _rehearse(job: Job, subject: Subject, samples: int, folder: Path) -> None:
+def _rehearse(job: Job, subject: Subject, samples: int) -> None:
     finetuning = job.finetuning.model_copy(update={"epochs": min(1, job.finetuning.epochs)})
     steps = min(1, job.contribution.finetune_steps)
     contribution = job.contribution.model_copy(update={"iterations": 1, "finetune_steps": steps})
@@ -73,37 +74,39 @@ def _rehearse(job: Job, subject: Subject, samples: int, folder: Path) -> None:
     model = copy.deepcopy(subject.model)
     if job.pretraining.mode != "none":
         with _stage("pre-training"):
-            _pretrain(job, copy.deepcopy(model), subject.target, samples, folder)
+            _pretrain(job, copy.deepcopy(model), subject.target, samples)
     widths = _scored_variant(job, subject, target)
     outputs: list[Tensor] = []
-    with _stage("fine-tuning and delivery"):
-        deliver(
-            folder / "best",
-            target=target,
-            target_config=job.target,
-            model=model,
-            example_inputs=subject.example_inputs,
-            compressor=subject.compressor,
-            budget=subject.budget,
-            latency_table=subject.latency_table,
-            widths=widths,
-            evaluation=job.evaluation,
-            finetuning=finetuning,
-            contribution=contribution,
-            export=job.export.model_copy(update={"onnx": bool(job.export.onnx)}),
-            passes=(0, 1),
-            finished=lambda saved: outputs.append(_outputs(saved, subject)),
-        )
-    with _stage("loading it again"):
-        _compare(outputs[0], _outputs(_loaded(folder / "best"), subject))
+    with tempfile.TemporaryDirectory() as folder:
+        with _stage("fine-tuning and delivery"):
+            deliver(
+                Path(folder, "best"),
+                target=target,
+                target_config=job.target,
+                model=model,
+                example_inputs=subject.example_inputs,
+                compressor=subject.compressor,
+                budget=subject.budget,
+                latency_table=subject.latency_table,
+                widths=widths,
+                evaluation=job.evaluation,
+                finetuning=finetuning,
+                contribution=contribution,
+                export=job.export.model_copy(update={"onnx": bool(job.export.onnx)}),
+                passes=(0, 1),
+                finished=lambda saved: outputs.append(_outputs(saved, subject)),
+            )
+        with _stage("loading it again"):
+            _compare(outputs[0], _outputs(_loaded(Path(folder, "best")), subject))
 
 
-def _pretrain(job: Job, model: nn.Module, target: Target, samples: int, folder: Path) -> None:
+def _pretrain(job: Job, model: nn.Module, target: Target, samples: int) -> None:
     """Take a step of pre-training, with samples to hold out beside those to train with."""
-    few = with_few_samples(target, dict.fromkeys(SPLITS, samples))
+    few = with_few_samples(target, dict.fromkeys(SPLITS, 2 * samples))
     config = job.pretraining.model_copy(update={"epochs": 1, "stage_epochs": 1})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pretrain(model, few, config, folder / "pretraining", device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(model, few, config, Path(folder), device=device)
 
 
 def _scored_variant(job: Job, subject: Subject, target: Target) -> Widths:

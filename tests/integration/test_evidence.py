@@ -31,7 +31,8 @@ def test_search_is_verified_and_compared_and_resumes(
     first = run_here("search", job, "--output", run, *OPTIONS)
 
     assert first.code == 0, first.stderr
-    assert len(calls) == 4  # the delivered variant is not fine-tuned twice
+    # The delivered variant is not fine-tuned twice, and one was rehearsed with.
+    assert len(calls) == 5
     rows = load_verified(run / "verification.parquet")
     ranked = sorted(read_records(run), key=lambda record: -record.reward)
     assert [row.policy_id for row in rows] == [record.policy_id for record in ranked[:4]]

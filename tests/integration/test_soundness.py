@@ -39,7 +39,7 @@ REFUSED = [
     pytest.param("loss", ["loss() of _Unsound", "RuntimeError: no loss today", ".py:"], id="loss"),
     pytest.param("augment", ["augment() of", "IndexError: cropped too far"], id="augment"),
     pytest.param("factory", ["target.factory", "again", "has expired"], id="factory"),
-    pytest.param("architecture", ["architecture()", "build()", "fc2"], id="architecture"),
+    pytest.param("architecture", ["architecture()", "build()", "0.conv1"], id="architecture"),
     pytest.param("attribute", ["loaded", "differ", "state dict"], id="attribute"),
 ]
 
@@ -87,6 +87,19 @@ def test_a_sound_target_is_not_warned_of(tmp_path: Path) -> None:
     assert outcome.code == 0
     assert "warning" not in outcome.stdout
     assert "accuracy of the target" in outcome.stdout
+
+
+def test_a_score_that_needs_more_samples_is_given_them(tmp_path: Path) -> None:
+    outcome = _check(tmp_path, "all classes", objective={"score": "accuracy"})
+    assert outcome.code == 0, outcome
+
+
+def test_words_are_tagged_from_the_check_to_the_delivery(tmp_path: Path) -> None:
+    target = {"factory": "unsound_target:tagger"}
+    job = write_job(tmp_path, target=target, budget={"macs": 0.7}, finetuning={"epochs": 2})
+    outcome = run_here("search", job, "--output", tmp_path / "run")
+    assert outcome.code == 0, outcome.stderr
+    assert load_compressed(tmp_path / "run" / "best")(torch.zeros(2, 6, 8)).shape == (2, 6, 3)
 
 
 def test_a_split_that_a_run_does_not_score_may_have_no_score(tmp_path: Path) -> None:

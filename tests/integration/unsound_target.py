@@ -13,7 +13,7 @@ from tiny_target import CLASSES, TinyNet, TinyTarget, blobs
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from rl_compress.targets import Target
+from rl_compress.targets import SPLITS, ClassificationTarget, Target
 
 _made: list[str] = []
 """Targets made in this process."""
@@ -109,9 +109,7 @@ class _Unsound(TinyTarget):
 
     def architecture(self) -> nn.Module:
         if self.fault == "architecture":
-            net = TinyNet()
-            net.fc2 = nn.Linear(24, CLASSES + 1)
-            return net
+            return nn.Sequential(TinyNet())
         return NETWORKS.get(self.fault, TinyNet)()
 
     def build(self) -> nn.Module:
@@ -130,12 +128,17 @@ class _Unsound(TinyTarget):
             return float("nan")
         if self.fault == "no score" and split == "train":
             raise KeyError(split)
+        if self.fault == "all classes" and self._num_classes(split) < CLASSES:
+            raise ValueError("this score needs samples of every class")
         if self.fault == "score" and model.conv1.out_channels < 12:
             raise ValueError("bad shape")
         if self.fault == "inference":
             with torch.inference_mode():
                 return super().score(model, split)
         return super().score(model, split)
+
+    def _num_classes(self, split: str) -> int:
+        return len(torch.cat([labels for _, labels in self.batches(split)]).unique())
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         if self.fault == "loss":
@@ -146,6 +149,25 @@ class _Unsound(TinyTarget):
         if self.fault == "augment":
             raise IndexError("cropped too far")
         return super().augment(inputs)
+
+
+def tagger() -> ClassificationTarget:
+    """Make a sound target that tags every word of a sentence: outputs (B, T, C), labels int32."""
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randn(120, 6, 8, generator=generator)
+    tags = words[..., :3].argmax(-1).int()
+    parts = [TensorDataset(words[n::4], tags[n::4]) for n in range(4)]
+    splits = dict(zip(SPLITS, parts, strict=True))
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+        with torch.no_grad():  # the first three units pass the word on, the others disturb a little
+            model[0].weight[:3] = 4 * torch.eye(3, 8)
+            model[2].weight.mul_(0.1)[:, :3] += torch.eye(3)
+        return model
+
+    return ClassificationTarget(build, splits)
 
 
 class _Values(Target):
