@@ -76,8 +76,7 @@ class AnalyticCosts:
         """MACs of layers that no group narrows, by their name."""
         for row in np.flatnonzero((stays > 0) & (self._operations.weights >= 0)):
             layer = layer_of(names[self._operations.weights[row]])
-            found = self.fixed_layers.get(layer, 0) + int(stays[row] * self._operations.sizes[row])
-            self.fixed_layers[layer] = found
+            self.fixed_layers[layer] = self.fixed_layers.get(layer, 0) + int(stays[row])
         # Most tensors, such as those of a BatchNorm, grow with one width and are never quantized:
         # together they are a linear function of the widths.
         growth = products.growth.reshape(len(groups), *products.fixed.shape)
@@ -90,13 +89,13 @@ class AnalyticCosts:
         # What a dimension decides on: by axes for widths, by layers for bits.
         self._touched_tensors = list(products.touched())
         self._touched_operations = list(self._operations.products.touched())
-        owners = np.array([*map(layer_of, names), ""])
+        owners = np.array(list(map(layer_of, names)))
         for dimension in range(len(groups), len(groups) + (plan.num_dimensions if plan else 0)):
             layers = list(plan.layers_of(dimension)) if plan else []
-            decided = np.isin(owners[:-1], layers)
+            decided = np.isin(owners, layers)
             self._touched_tensors.append(decided)
             weights = self._operations.weights
-            self._touched_operations.append((weights >= 0) & np.append(decided, False)[weights])
+            self._touched_operations.append((weights >= 0) & decided[weights])
         self.latency: LatencyModel | None = None
         """Predicts ``latency_ms``, where a budget needs it."""
         uncompressed = _Variants(self._tensors, own, whole)
@@ -226,11 +225,6 @@ class _Operations:
             np.array(list(rows.values()), dtype=np.int64),
             np.array([weight for weight, _ in rows], dtype=np.int64),
         )
-
-    @property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """Return the products without any unit, shape ``(rows,)``."""
-        return product(self.products.fixed[None])[0]
 
     def macs(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the multiplications, shape ``(variants, rows)``."""

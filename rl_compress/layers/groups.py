@@ -310,9 +310,10 @@ class _Finder:
         positions = places.positions(rows)
         by_place = np.argsort(positions[first][:, 0])
         count, per_unit = positions[first].shape
-        reason = self._reason_against(layers, key, count) or reason
-        if reason is None and (kept := [layer for layer in producers if layer in self._protected]):
-            reason = self._config.protection_of(kept[0], self._protected)
+        own = self._reason_against(layers, key, count)
+        if own is None and (kept := [layer for layer in producers if layer in self._protected]):
+            own = self._config.protection_of(kept[0], self._protected)
+        reason = own or reason
         group = LayerGroup(
             name=name,
             layers=tuple(layers),
