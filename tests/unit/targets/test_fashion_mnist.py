@@ -14,7 +14,7 @@ from rl_compress.targets.fashion_mnist import fashion_mnist
 from rl_compress.targets.idx import read_idx
 from rl_compress.targets.splits import check_splits
 
-_SMALL = {"width": 2, "epochs": 1, "calibration_samples": 20, "search_samples": 30}
+_SMALL = {"width": 8, "epochs": 1, "calibration_samples": 20, "search_samples": 30}
 
 
 def _idx(values: np.ndarray) -> bytes:
