@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from rl_compress.compression.copied_out import copied_out
 from rl_compress.compression.slimmable import (
     SlimmableNetwork,
     copy_with,
@@ -30,9 +31,9 @@ from rl_compress.compression.slimmable import (
     without_weights,
 )
 from rl_compress.errors import UnsupportedLayerError
-from rl_compress.layers.axes import named_tensors
+from rl_compress.layers.axes import Axis, named_tensors
 from rl_compress.layers.graph import plain_operations
-from rl_compress.layers.groups import FoundGroups, find_groups
+from rl_compress.layers.groups import FoundGroups, LayerGroup, find_groups
 from rl_compress.layers.kept_state import kept_state, own_buffers
 from rl_compress.layers.operation import Operation, Reduction
 from rl_compress.layers.positions import Ids, varies
@@ -145,14 +146,12 @@ class _Trials:
         """Narrow some groups to random units; return what is wrong with the result."""
         groups = [self._found.groups[index] for index in indices]
         orders = [self._generator.permutation(group.num_units) for group in groups]
-        kept = np.array([min(max(width(len(order)), 1), len(order)) for order in orders])
-        pairs = zip(orders, kept.tolist(), strict=True)
+        kept = [min(max(width(len(order)), 1), len(order)) for order in orders]
+        pairs = zip(orders, kept, strict=True)
         cut = _Cut(self._found, dict(zip(indices, pairs, strict=True)))
         follower = _Follower(self._found.graph.operations, cut)
         try:
-            tensors = in_order(self._tensors, groups, orders)
-            variant = SlimmableNetwork(self._skeleton, tensors, tuple(groups)).variant(kept)
-            own_buffers(variant)
+            variant = self._variant(groups, orders, kept)
             with _quietly(), follower:
                 outputs = variant(*self._inputs)
         except Exception as error:
@@ -175,6 +174,22 @@ class _Trials:
         return None
 
 
+    def _variant(
+        self, groups: Sequence[LayerGroup], orders: Sequence[Order], kept: Sequence[int]
+    ) -> nn.Module:
+        """Return the network without the last units of each order, or with all in that order."""
+        if all(width == len(order) for order, width in zip(orders, kept, strict=True)):
+            tensors = in_order(self._tensors, groups, orders)
+            network = SlimmableNetwork(self._skeleton, tensors, tuple(groups))
+            return own_buffers(network.variant(np.array(kept, dtype=np.int64)))
+        removed = [
+            Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
+            for group, order, width in zip(groups, orders, kept, strict=True)
+            for axis in group.axes
+        ]
+        return copied_out(self._model, removed)
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     suspects: list[int]
@@ -195,13 +210,16 @@ class _Cut:
         self._before = np.full(len(group_of), -1, dtype=np.int64)
         self._after = self._before.copy()
         start = 0
+        whole = all(width == len(order) for order, width in groups.values())
         for index, (order, width) in groups.items():
             here = group_of == index
             units = unit_of[here]
             removed = np.ones(len(order), dtype=bool)
             removed[order[:width]] = False
             self._stays[here] = ~removed[units]
-            self._before[here], self._after[here] = start + units, start + order[units]
+            # What is cut keeps its order; only a variant with all its units is put in another.
+            holds = order[units] if whole else units
+            self._before[here], self._after[here] = start + units, start + holds
             start += len(order)
         self._group_of, self._indices = group_of, set(groups)
         self._known: dict[int, Order | None] = {}
@@ -304,10 +322,7 @@ class _Reference(TorchDispatchMode):
         results = _without(op, self._cut, args, kwargs) if op.reductions else func(*args, **kwargs)
         if self.wrong is None and (sample := self._samples.get(index)) is not None:
             first = next(r for r in tree_leaves(results) if isinstance(r, Tensor))
-            for axis, source in enumerate(_sources(op, self._cut) or ()):
-                if source is not None:
-                    first = first.index_select(axis, torch.from_numpy(source))
-            if not _agree(sample, _sample(first)):
+            if not _agree(sample, _sample(first, _sources(op, self._cut))):
                 self.wrong = index
         return results
 
@@ -334,12 +349,20 @@ def _comparable(op: Operation, result: Tensor) -> bool:
     )
 
 
-def _sample(result: Tensor) -> Tensor:
-    """Return a result at a few places of each axis, evenly spread."""
+def _sample(result: Tensor, sources: Sequence[Order | None] | None = None) -> Tensor:
+    """Return a result at a few places of each axis, evenly spread.
+
+    Args:
+        result: Of a variant, or of the original.
+        sources: For each axis of the original where the variant's indices come from.
+    """
     for axis, size in enumerate(result.shape):
-        if size > _SAMPLED:
-            places = torch.linspace(0, size - 1, _SAMPLED).round().long()
-            result = result.index_select(axis, places)
+        source = None if sources is None else sources[axis]
+        length = size if source is None else len(source)
+        if length > _SAMPLED or source is not None:
+            places = np.linspace(0, length - 1, min(length, _SAMPLED)).round().astype(np.int64)
+            chosen = places if source is None else source[places]
+            result = result.index_select(axis, torch.from_numpy(chosen))
     return result.detach().to(torch.float32, copy=True)
 
 
@@ -470,7 +493,10 @@ def _noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
 def _lively(tensor: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     if not tensor.is_floating_point() or not strength:
         return tensor
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+    # Of a prime length, so that no two rows of a large weight get the same.
+    some = torch.randn(min(tensor.numel(), 1_000_003), generator=generator)
+    noise = some.repeat(-(-tensor.numel() // max(len(some), 1)))[: tensor.numel()]
+    noise = noise.reshape(tensor.shape).to(tensor.dtype)
     if tensor.ndim > 1 and min(tensor.shape[:2]) > 1:
         usual = tensor[0].numel() ** -0.5
         spread = tensor.std().item()

@@ -125,8 +125,8 @@ class Operation:
     def contract(self, one: Tensor, axis: int, other: Tensor, other_axis: int) -> None:
         """Sum over an axis that two operands have in common."""
         self.unite(self.labels(one)[axis], self.labels(other)[other_axis])
-        for tensor, along in ((one, axis), (other, other_axis)):
-            self.adds_up(tensor, along)
+        # A factor of zero is enough.
+        self.adds_up(one, axis)
 
     def multiplies(self, weight: str | None, constant: int, *axes: tuple[int, Ids | None]) -> None:
         """Count multiplications.
