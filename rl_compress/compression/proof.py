@@ -128,13 +128,17 @@ class _Trials:
 
     def hold(self, width: Callable[[int], int]) -> None:
         """Narrow all groups together, until those that are left agree with the model."""
+        counts = [group.num_units for group in self._found.groups]
+        orders = [self._generator.permutation(count) for count in counts]
         while self.good:
-            failure = self._try(self.good, width)
+            failure = self._try(self.good, width, orders)
             if failure is None:
                 return
             suspects = [index for index in failure.suspects if index in self.good]
             if len(suspects) != 1:
-                alone = {index: self._try([index], width) for index in suspects or self.good}
+                alone = {
+                    index: self._try([index], width, orders) for index in suspects or self.good
+                }
                 guilty = {index: found for index, found in alone.items() if found is not None}
                 suspects = list(guilty) or suspects or list(self.good)
             for index in suspects:
@@ -142,10 +146,12 @@ class _Trials:
                 self.reasons[index] = failure.reason
                 logger.debug("%s: %s", self._found.groups[index].name, failure.reason)
 
-    def _try(self, indices: Sequence[int], width: Callable[[int], int]) -> _Failure | None:
-        """Narrow some groups to random units; return what is wrong with the result."""
+    def _try(
+        self, indices: Sequence[int], width: Callable[[int], int], all_orders: Sequence[Order]
+    ) -> _Failure | None:
+        """Narrow some groups to the first units of their orders; return what is wrong then."""
         groups = [self._found.groups[index] for index in indices]
-        orders = [self._generator.permutation(group.num_units) for group in groups]
+        orders = [all_orders[index] for index in indices]
         kept = [min(max(width(len(order)), 1), len(order)) for order in orders]
         pairs = zip(orders, kept, strict=True)
         cut = _Cut(self._found, dict(zip(indices, pairs, strict=True)))
