@@ -416,7 +416,7 @@ def _without(op: Operation, cut: _Cut, args: Any, kwargs: dict[str, Any]) -> Any
     if statistics:
         args = _fewer(op, args, statistics)
     results = op.func(*args, **kwargs)
-    if op.name not in ("native_layer_norm", "native_group_norm"):
+    if op.name not in ("native_layer_norm", "native_group_norm", "native_batch_norm"):
         return results
     # Of these the result has the axis too; the places of removed units are filled with zeros.
     several = isinstance(results, tuple | list)

@@ -94,7 +94,13 @@ def reconstruct(
     return len(layers)
 
 
+_PLAIN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+
+
 def _is_fitted(layer: nn.Module) -> bool:
+    # A layer with a forward pass of its own may pad its inputs, or scale its weight.
+    if type(layer).forward not in _PLAIN:
+        return False
     if isinstance(layer, _ConvNd):
         return layer.groups == 1 and not isinstance(layer, _ConvTransposeNd)
     return True

@@ -169,6 +169,10 @@ def _batch_norm(op: Operation) -> list[Labels]:
     for tensor, inputs in zip(op.operands[1:5], op.inputs[1:5], strict=True):
         if tensor.ndim == 1:
             labels[1] = op.unite(labels[1], inputs[0])
+    if op.args[5]:
+        # Statistics of the tensor itself, as weight standardisation takes them.
+        for axis in (0, *range(2, op.operands[0].ndim)):
+            op.adds_up(op.operands[0], axis, whole=False)
     return [labels, *(unknown(result) for result in op.results[1:])]
 
 
@@ -289,7 +293,7 @@ RULES: dict[str, Rule] = {
     "glu": _glu,
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
-    **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
+    "native_batch_norm": _batch_norm,
     **dict.fromkeys(
         ("sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "logsumexp"),
         _reduced,

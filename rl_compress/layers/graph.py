@@ -23,7 +23,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers import arithmetic, movement
-from rl_compress.layers.axes import layer_of, named_tensors, unsupported_layers
+from rl_compress.layers.axes import (
+    layer_of,
+    named_tensors,
+    quantizable_weights,
+    unsupported_layers,
+)
 from rl_compress.layers.kept_state import kept_state
 from rl_compress.layers.operation import Labels, Operation, fitted, stays
 from rl_compress.layers.positions import Positions
@@ -121,6 +126,7 @@ class _Tracer(TorchDispatchMode):
         self._choices = choices
         self._named = named_tensors(model)
         self._kinds = unsupported_layers(model)
+        self._kernels = set(quantizable_weights(model))
         self._names = {id(tensor): name for name, tensor in self._named.items()}
         # Views that were made without an operation, such as `parameter.data`, share the storage.
         self._storages = {
@@ -209,12 +215,13 @@ class _Tracer(TorchDispatchMode):
             fitted(labels, tensor) for labels, tensor in zip(op.outputs, results, strict=True)
         ]
         self._watch_means(op)
-        moved = op.name in movement.RULES and len(operands) == 1
+        # A weight that is computed from parameters alone, such as a standardised one, is a weight.
+        origin = _origin(op)
         for result, labels in zip(results, op.outputs, strict=True):
             self._labels[result] = labels
             self._makers[result] = index
-            if moved and op.weights[0]:
-                self._origins[result] = op.weights[0]
+            if origin is not None:
+                self._origins[result] = origin
             self._note_storage(result, labels)
         graph.sources.append(tuple(self._makers.get(tensor, -1) for tensor in operands))
         self._live = {ref: number for ref, number in self._live.items() if not ref.expired()}
@@ -252,6 +259,8 @@ class _Tracer(TorchDispatchMode):
             labels = [
                 self.graph.positions.new(size) if size > 1 else None for size in tensor.shape
             ]
+            if name in self._kernels:
+                labels[2:] = stays(tensor)[2:]
             self.graph.tensors[name] = labels
             layer = layer_of(name)
             for ids in labels if layer in self._kinds else ():
@@ -283,6 +292,13 @@ def _name(func: Any) -> str:
     name: str = func._schema.name.removeprefix("aten::")
     # An operation in place moves channels as its namesake that makes a new tensor.
     return name.rstrip("_") if func._schema.is_mutable and not name.endswith("__") else name
+
+
+def _origin(op: Operation) -> str | None:
+    """Return the name of the weight that a result is, if no operand is anything else."""
+    pairs = zip(op.weights, op.inputs, strict=True)
+    large = [name for name, labels in pairs if any(ids is not None for ids in labels)]
+    return large[0] if large and all(large) else None
 
 
 def _outputs(op: Operation) -> list[Labels]:

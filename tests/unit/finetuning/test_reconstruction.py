@@ -174,9 +174,17 @@ class _Twice(nn.Module):
         return self.layer(self.layer(x))
 
 
+class _PadsItself(nn.Conv2d):
+    """As TensorFlow's convolutions do, which networks were taken over from."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (0, 2, 0, 2)))
+
+
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
+        (lambda: _PadsItself(4, 4, 3), (4, 5, 5)),
         (_Tied, (4,)),
         (_Twice, (4,)),
         (lambda: nn.Conv2d(4, 4, 1, groups=2), (4, 3, 3)),

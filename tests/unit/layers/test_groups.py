@@ -491,3 +491,21 @@ def test_integer_inputs_are_traced() -> None:
     assert [group.name for group in compressor.space.groups] == ["0", "1"]
     narrowed = compressor.network.variant(np.array([5, 3]))
     assert narrowed(torch.ones(2, 5, dtype=torch.long)).shape == (2, 5, 4)
+
+
+class Standardised(nn.Conv2d):
+    """Scales its weight before it is used, as networks without normalisation do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, len(self.weight), -1)
+        weight = nn.functional.batch_norm(rows, None, None, training=True, momentum=0.0)
+        return nn.functional.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+def test_a_weight_that_is_standardised_first_makes_channels_and_reads_them() -> None:
+    model = nn.Sequential(
+        Standardised(1, 8, 3), nn.ReLU(), Standardised(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)
+    )
+    groups, _ = _prepare(model, 1, 1, 8, 8)
+    assert {name for name, group in groups.items() if group.prunable} == {"0", "2"}
+    assert ("2.weight", 1) in {(axis.tensor, axis.axis) for axis in groups["0"].axes}
