@@ -847,9 +847,7 @@ class _Recurrent(nn.Module):
 
 _RECURRENT: dict[str, Any] = {
     "shape": (TOKENS, FEATURES),
-    "macs": lambda m: (
-        TOKENS * _weights(m.embed, m.hidden) + _recurrent(m) + _weights(m.out)
-    ),
+    "macs": lambda m: TOKENS * _weights(m.embed, m.hidden) + _recurrent(m) + _weights(m.out),
     "narrowed": ("hidden",),
     "alone": ("recurrent",),
     "reads": {"hidden": [("out", _same)]},

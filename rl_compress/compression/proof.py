@@ -28,7 +28,6 @@ from rl_compress.compression.slimmable import (
     SlimmableNetwork,
     copy_with,
     in_order,
-    without_weights,
 )
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.layers.axes import Axis, named_tensors
@@ -114,9 +113,7 @@ def _other_ways(found: FoundGroups, good: Sequence[int]) -> dict[int, int]:
 class _Trials:
     """Groups that have stood all trials so far, and why others have not."""
 
-    def __init__(
-        self, model: nn.Module, found: FoundGroups, inputs: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, model: nn.Module, found: FoundGroups, inputs: Sequence[Tensor]) -> None:
         self.reasons: dict[int, str] = {}
         self.good = [index for index, group in enumerate(found.groups) if group.prunable]
         self._found = found
@@ -124,27 +121,27 @@ class _Trials:
         tensors = {axis.tensor for index in self.good for axis in found.groups[index].axes}
         self._model, self._inputs = _lively_model(model, tensors, inputs)
         self._tensors = {name: t.detach() for name, t in named_tensors(self._model).items()}
-        self._skeleton = without_weights(self._model, named_tensors(self._model))
 
     def hold(self, width: Callable[[int], int]) -> None:
         """Narrow all groups together, until those that are left agree with the model."""
         counts = [group.num_units for group in self._found.groups]
         orders = [self._generator.permutation(count) for count in counts]
+        alone: dict[int, bool] = {}  # whether a group stands the trial when it is the only one
         while self.good:
             failure = self._try(self.good, width, orders)
             if failure is None:
                 return
-            suspects = [index for index in failure.suspects if index in self.good]
-            if len(suspects) != 1:
-                alone = {
-                    index: self._try([index], width, orders) for index in suspects or self.good
-                }
-                guilty = {index: found for index, found in alone.items() if found is not None}
-                suspects = list(guilty) or suspects or list(self.good)
-            for index in suspects:
-                self.good.remove(index)
-                self.reasons[index] = failure.reason
-                logger.debug("%s: %s", self._found.groups[index].name, failure.reason)
+            # Together they hide who it is: the first that fails alone, or else the most likely.
+            guilty = failure.suspects[0]
+            for index in failure.suspects if len(failure.suspects) > 1 else ():
+                if index not in alone:
+                    alone[index] = self._try([index], width, orders) is None
+                if not alone[index]:
+                    guilty = index
+                    break
+            self.good.remove(guilty)
+            self.reasons[guilty] = failure.reason
+            logger.debug("%s: %s", self._found.groups[guilty].name, failure.reason)
 
     def _try(
         self, indices: Sequence[int], width: Callable[[int], int], all_orders: Sequence[Order]
@@ -163,31 +160,30 @@ class _Trials:
         except Exception as error:
             text = str(error).splitlines()[0] if str(error) else ""
             reason = f"a trial cut failed ({type(error).__name__}: {text})"
-            return _Failure(follower.suspects(), reason)
+            return _Failure(follower.suspects() or list(indices), reason)
         reference = _Reference(self._found.graph.operations, cut, follower.samples)
         try:
             with kept_state(self._model), _quietly(), reference:
                 expected = self._model(*self._inputs)
         except Exception as error:
-            return _Failure([], f"a trial cut cannot be compared with the model ({error!r:.100})")
+            reason = f"a trial cut cannot be compared with the model ({error!r:.100})"
+            return _Failure(list(indices), reason)
         if reference.wrong is not None:
-            return _Failure(
-                cut.groups_of(self._found.graph.operations[reference.wrong]),
-                "a trial cut gave a wrong result (its channels are not where they seem to be)",
-            )
+            here = cut.groups_of(self._found.graph.operations[reference.wrong])
+            reason = "a trial cut gave a wrong result (its channels are not where they seem to be)"
+            return _Failure(here or list(indices), reason)
         if outputs.shape != expected.shape or not _agree(outputs, expected):
-            return _Failure([], "a trial cut gave a wrong result (the model's output differs)")
+            reason = "a trial cut gave a wrong result (the model's output differs)"
+            return _Failure(list(indices), reason)
         return None
-
 
     def _variant(
         self, groups: Sequence[LayerGroup], orders: Sequence[Order], kept: Sequence[int]
     ) -> nn.Module:
         """Return the network without the last units of each order, or with all in that order."""
         if all(width == len(order) for order, width in zip(orders, kept, strict=True)):
-            tensors = in_order(self._tensors, groups, orders)
-            network = SlimmableNetwork(self._skeleton, tensors, tuple(groups))
-            return own_buffers(network.variant(np.array(kept, dtype=np.int64)))
+            ordered = in_order(self._tensors, groups, orders)
+            return own_buffers(copy_with(self._model, ordered, trainable=True))
         removed = [
             Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
             for group, order, width in zip(groups, orders, kept, strict=True)
@@ -199,7 +195,7 @@ class _Trials:
 @dataclass(frozen=True, slots=True)
 class _Failure:
     suspects: list[int]
-    """Indices of the groups that are on the axes where it happened."""
+    """Indices of the groups that may be the cause, the most likely first."""
     reason: str
 
 
@@ -271,18 +267,23 @@ class _Follower(TorchDispatchMode):
         self._done, self._lost = 0, False
 
     def suspects(self) -> list[int]:
-        """Return the groups on the axes of the last operations before an exception."""
-        reached = self._operations[: self._done + 1] if not self._lost else []
-        on_axes = map(self._cut.groups_of, reversed(reached))
-        return next((groups for groups in on_axes if groups), [])
+        """Return the groups on axes before an exception, those of the last operation first."""
+        reached = self._operations[: self._done + 1]
+        found: dict[int, None] = {}
+        for op in reversed(reached):
+            # What the failing module was given is in it; beyond it only the nearest are suspects,
+            # unless the variant took another way, so that it is not known where it failed.
+            if found and not self._lost and not op.layer.startswith(reached[-1].layer):
+                break
+            found.update(dict.fromkeys(self._cut.groups_of(op)))
+        return list(found)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if not self._lost:
             self._lost = (
-                self._done >= len(self._operations)
-                or self._operations[self._done].func is not func
+                self._done >= len(self._operations) or self._operations[self._done].func is not func
             )
         results = func(*args, **(kwargs or {}))
         if not self._lost:
@@ -479,7 +480,8 @@ def _lively_model(
             name: _lively(tensor.detach(), strength, generator) if name in names else tensor
             for name, tensor in tensors.items()
         }
-        copied = copy_with(model, lively)
+        # Trainable as the traced one: what torch calls can depend on it.
+        copied = copy_with(model, lively, trainable=True)
         try:
             with kept_state(copied), _quietly():
                 if copied(*inputs).isfinite().all():

@@ -123,9 +123,7 @@ class Manifest(_Part):
         default_factory=list,
         description="Up to version 3 the cuts that were made; tensors tell all that is needed.",
     )
-    inputs: list[InputSpec] = Field(
-        default_factory=list, description="Inputs of one forward pass."
-    )
+    inputs: list[InputSpec] = Field(default_factory=list, description="Inputs of one forward pass.")
     aliases: dict[str, str] = Field(
         default_factory=dict, description="Tied tensors: name left out, name it is stored under."
     )

@@ -256,9 +256,7 @@ class _Tracer(TorchDispatchMode):
         if name is None or not tensor.is_floating_point():
             return [None] * tensor.ndim
         if name not in self.graph.tensors:
-            labels = [
-                self.graph.positions.new(size) if size > 1 else None for size in tensor.shape
-            ]
+            labels = [self.graph.positions.new(size) if size > 1 else None for size in tensor.shape]
             if name in self._kernels:
                 labels[2:] = stays(tensor)[2:]
             self.graph.tensors[name] = labels
@@ -318,5 +316,3 @@ def _rule(op: Operation) -> Any:
     if torch.Tag.pointwise in op.func.tags:
         return arithmetic.pointwise
     return arithmetic.followed_no_further
-
-

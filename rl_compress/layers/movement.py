@@ -102,8 +102,7 @@ def _along_axes(op: Operation, elements: Ids) -> Labels:
     varying = [
         axis
         for axis in range(elements.ndim)
-        if elements.shape[axis] > 1
-        and (elements != elements.take([0], axis=axis)).any()
+        if elements.shape[axis] > 1 and (elements != elements.take([0], axis=axis)).any()
     ]
     labels: Labels = [fixed(size) if size > 1 else None for size in elements.shape]
     if not varying:

@@ -185,4 +185,3 @@ def fitted(labels: Sequence[Ids | None], tensor: Tensor) -> Labels:
 def repeated(ids: Ids | None, times: int) -> Ids | None:
     """Return positions each of which lies in several places one after the other."""
     return None if ids is None else np.repeat(ids, times)
-

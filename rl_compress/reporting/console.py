@@ -20,9 +20,7 @@ _SWEEP_COLUMNS = ("best_score", "test_after", "params_share")
 """Figures of trials that fit on a console; the report has more."""
 
 
-def print_check(
-    name: str, space: Mapping[str, Any], soundness: Soundness | None = None
-) -> None:
+def print_check(name: str, space: Mapping[str, Any], soundness: Soundness | None = None) -> None:
     """Print a target's groups, costs and budget, as ``space.json`` holds them, and its scores."""
     table = Table(title=f"{name}: groups in forward order", title_justify="left")
     aspects = [

@@ -65,8 +65,7 @@ def connect(address: str) -> JobSubmissionClient:
         parts, port = urlsplit(""), None
     if port is None or parts.hostname is None or parts.scheme not in _PORTS:
         raise ConfigError(
-            f"{_named(address)}: give the URL of the cluster's dashboard, as "
-            f"http://127.0.0.1:8265"
+            f"{_named(address)}: give the URL of the cluster's dashboard, as http://127.0.0.1:8265"
         )
     if problem := connection_problem(parts.hostname, port):
         raise ConfigError(

@@ -131,8 +131,7 @@ def _check_state(model: nn.Module, factory: str) -> None:
         state = model.state_dict()
     except Exception as error:
         raise TargetError(
-            f"target.factory: the state of the model of {factory} cannot be read "
-            f"({summary(error)})"
+            f"target.factory: the state of the model of {factory} cannot be read ({summary(error)})"
         ) from error
     for name, value in state.items():
         if not isinstance(value, Tensor):

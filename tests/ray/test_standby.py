@@ -128,9 +128,7 @@ def test_cluster_of_the_tests_does_not_grow() -> None:
 def test_target_that_no_worker_can_make_is_refused(
     tmp_path: Path, factory: str, words: list[str]
 ) -> None:
-    _assert_refused(
-        _search(tmp_path, target={"factory": f"tiny_target:{factory}"}), 2, *words
-    )
+    _assert_refused(_search(tmp_path, target={"factory": f"tiny_target:{factory}"}), 2, *words)
     assert not (tmp_path / "run").exists()
 
 

@@ -61,9 +61,7 @@ def test_all_take_classes_along_the_same_axis(
     doubled = nn.Identity()
     doubled.forward = lambda x: 2 * x  # type: ignore[assignment]
     q = (2 * last).softmax(-1)
-    assert fidelity(doubled) == pytest.approx(
-        -float((p * (p / q).log()).sum(-1).mean()), rel=1e-4
-    )
+    assert fidelity(doubled) == pytest.approx(-float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
 
 
 def test_what_is_open_is_asked_for_and_can_be_given() -> None:
