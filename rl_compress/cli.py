@@ -68,8 +68,8 @@ def _main(
 def check(job: JobFile, set_: Overrides = None) -> None:
     """Validate a job, build its target, show groups and costs, and try the budget."""
     with reported() as monitor:
-        from rl_compress.reporting.console import print_check
-        from rl_compress.run import check as check_job
+        from rl_compress.report.console import print_check
+        from rl_compress.session import check as check_job
 
         loaded = _load(job, set_)
         subject = check_job(loaded, monitor=monitor)
@@ -113,7 +113,7 @@ def search(
     """Search for the best policy, carry it out, fine-tune, deliver and report."""
     with reported() as monitor:
         from rl_compress import run
-        from rl_compress.reporting.console import print_result
+        from rl_compress.report.console import print_result
         from rl_compress.scheduled import search_if_changed
 
         loaded = _load(job, set_)
@@ -150,8 +150,8 @@ def tune(
 ) -> None:
     """Run the job once for each combination of values in its `tune` section, on Ray Tune."""
     with reported() as monitor:
-        from rl_compress.reporting.console import print_sweep
-        from rl_compress.tuning.sweep import tune as run_sweep
+        from rl_compress.report.console import print_sweep
+        from rl_compress.sweeps.sweep import tune as run_sweep
 
         loaded = _load(job, set_)
         directory = _local(output) or Path("sweeps") / loaded.name
@@ -185,8 +185,8 @@ def sensitivity(
     """Measure what pruning each group alone does to the score; print a table, save a plot."""
     with reported() as monitor:
         from rl_compress.inspection import map_attacks, measure_curves
-        from rl_compress.reporting.console import print_sensitivity
-        from rl_compress.reporting.vulnerability_console import print_vulnerability
+        from rl_compress.report.console import print_sensitivity
+        from rl_compress.report.vulnerability_console import print_vulnerability
 
         loaded = _load(job, set_)
         if run is not None and not attack:
@@ -217,7 +217,7 @@ def latency_table(
     """Measure what the target's layers take on this machine, to predict latencies by."""
     with reported() as monitor:
         from rl_compress.inspection import measure_latency_table
-        from rl_compress.reporting.latency_console import print_latency_table
+        from rl_compress.report.latency_console import print_latency_table
 
         loaded = _load(job, set_)
         table, path = measure_latency_table(loaded, _local(output), device=device, monitor=monitor)
@@ -235,8 +235,8 @@ def evaluate(
     """Score and cost one policy, without fine-tuning."""
     with reported() as monitor:
         from rl_compress.inspection import evaluate_policy
-        from rl_compress.policy.compression_policy import CompressionPolicy
-        from rl_compress.reporting.console import print_evaluation
+        from rl_compress.report.console import print_evaluation
+        from rl_compress.space.compression_policy import CompressionPolicy
 
         loaded = _load(job, set_)
         found = evaluate_policy(loaded, CompressionPolicy.load(policy), split, monitor=monitor)
@@ -262,10 +262,10 @@ def compress(
     """Carry out one policy physically, fine-tune and export."""
     with reported() as monitor:
         from rl_compress import run as running
-        from rl_compress.policy.compression_policy import CompressionPolicy
         from rl_compress.rebudget import load_for_budget, policy_of_run
         from rl_compress.remote_runs import fetched
-        from rl_compress.reporting.console import print_result
+        from rl_compress.report.console import print_result
+        from rl_compress.space.compression_policy import CompressionPolicy
 
         loaded = load_for_budget(job, set_ or [], budget) if budget else _load(job, set_)
         if (policy is None) == (run is None):
@@ -295,10 +295,10 @@ def report(
     """Build report.html of a run or a sweep again."""
     with reported():
         from rl_compress.remote_runs import fetched, put
-        from rl_compress.reporting.report import build_report
-        from rl_compress.reporting.sweep_files import SWEEP_FILE
-        from rl_compress.reporting.sweep_report import build_sweep_report
-        from rl_compress.results.remote import is_uri, shown
+        from rl_compress.report.report import build_report
+        from rl_compress.report.sweep_files import SWEEP_FILE
+        from rl_compress.report.sweep_report import build_sweep_report
+        from rl_compress.runs.remote import is_uri, shown
 
         with fetched(directory) as folder:
             is_sweep = (folder / SWEEP_FILE).exists()
@@ -362,7 +362,7 @@ def submit(
 ) -> None:
     """Run `search` on a cluster, through Ray's Jobs API."""
     with reported():
-        from rl_compress.results.remote import is_uri, shown
+        from rl_compress.runs.remote import is_uri, shown
         from rl_compress.submission import submit as submission
 
         loaded = _load(job, set_)

@@ -14,13 +14,13 @@ import typer
 from rl_compress.errors import RLCompressError
 
 if TYPE_CHECKING:
-    from rl_compress.reporting.live import ConsoleMonitor
+    from rl_compress.report.live import ConsoleMonitor
 
 
 @contextlib.contextmanager
 def reported() -> Iterator[ConsoleMonitor]:
     """Lend a monitor to a command; turn the command's errors into a line and an exit code."""
-    from rl_compress.reporting.live import ConsoleMonitor
+    from rl_compress.report.live import ConsoleMonitor
 
     monitor = ConsoleMonitor()
     try:

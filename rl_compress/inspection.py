@@ -10,30 +10,30 @@ from typing import Any
 
 import torch
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency_table import LatencyTable, cached_path
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import Evaluator
-from rl_compress.evaluation.vulnerability import map_vulnerability
-from rl_compress.evaluation.vulnerability_map import VulnerabilityMap
 from rl_compress.export.artifact import load_compressed
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
-from rl_compress.policy.budget import Budget
-from rl_compress.policy.compression_policy import CompressionPolicy
-from rl_compress.reporting.group_plots import sensitivity_map
-from rl_compress.reporting.vulnerability_plots import vulnerability_plot
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task, prepare_job
-from rl_compress.search.preparation import Subject, check_layer_names
-from rl_compress.search.prior import greedy_widths
-from rl_compress.search.sensitivity import PRUNING, SensitivityCurves
+from rl_compress.report.group_plots import sensitivity_map
+from rl_compress.report.vulnerability_plots import vulnerability_plot
+from rl_compress.robustness.vulnerability import map_vulnerability
+from rl_compress.robustness.vulnerability_map import VulnerabilityMap
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.preparation import Subject, check_layer_names
+from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.sensitivity import PRUNING, SensitivityCurves
+from rl_compress.session import make_task, prepare_job
+from rl_compress.space.budget import Budget
+from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import SPLITS
 from rl_compress.targets.threads import threads
+from rl_compress.variants.compressor import Compressor
 
 
 def best_policy(

@@ -20,21 +20,21 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from rl_compress.agent.config import SearchConfig
 from rl_compress.costs.device_profile import DeviceProfile
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import EvaluationConfig
-from rl_compress.evaluation.vulnerability import VulnerabilityConfig
 from rl_compress.export.artifact import ExportConfig
-from rl_compress.finetuning.pretraining import PretrainingConfig
-from rl_compress.finetuning.recovery import FinetuningConfig
-from rl_compress.policy.budget import BUDGETABLE
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.pruning.contribution_config import ContributionConfig
-from rl_compress.search.config import SearchConfig
-from rl_compress.search.objective import ObjectiveConfig
-from rl_compress.search.tune_config import TuneConfig
+from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.robustness.vulnerability import VulnerabilityConfig
+from rl_compress.searchers.objective import ObjectiveConfig
+from rl_compress.searchers.tune_config import TuneConfig
+from rl_compress.space.budget import BUDGETABLE
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.strict_yaml import load_yaml
 from rl_compress.targets.factory import TargetConfig
+from rl_compress.training.pretraining import PretrainingConfig
+from rl_compress.training.recovery import FinetuningConfig
 
 
 def _without_default(schema: dict[str, Any]) -> None:

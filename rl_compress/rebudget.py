@@ -16,18 +16,18 @@ from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.inspection import best_policy
 from rl_compress.job import Job, load_job
 from rl_compress.monitor import Monitor
-from rl_compress.policy.budget import LATENCY
-from rl_compress.policy.compression_policy import CompressionPolicy
-from rl_compress.policy.mask_projection import decides_masks
-from rl_compress.policy.search_space import Widths
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task, prepare_job
-from rl_compress.search.objective import Objective
-from rl_compress.search.preparation import Subject
-from rl_compress.search.proposing import MOST, Proposal, proposals
-from rl_compress.search.screening import Known
-from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.objective import Objective
+from rl_compress.searchers.preparation import Subject
+from rl_compress.searchers.proposing import MOST, Proposal, proposals
+from rl_compress.searchers.screening import Known
+from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.session import make_task, prepare_job
+from rl_compress.space.budget import LATENCY
+from rl_compress.space.compression_policy import CompressionPolicy
+from rl_compress.space.mask_projection import decides_masks
+from rl_compress.space.search_space import Widths
 
 
 def load_for_budget(path: Path, overrides: Sequence[str], budget: Sequence[str]) -> Job:

@@ -20,17 +20,17 @@ from rl_compress.errors import ConfigError, RLCompressError, TargetError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.export.artifact import load_compressed
 from rl_compress.export.delivery import deliver
-from rl_compress.finetuning.pretraining import pretrain
 from rl_compress.job import Job
-from rl_compress.layers.kept_state import kept_state
-from rl_compress.policy.mask_projection import decides_masks, project_mask
-from rl_compress.policy.projection import project
-from rl_compress.policy.search_space import Widths
-from rl_compress.search.preparation import Subject
+from rl_compress.model.kept_state import kept_state
+from rl_compress.searchers.preparation import Subject
+from rl_compress.space.mask_projection import decides_masks, project_mask
+from rl_compress.space.projection import project
+from rl_compress.space.search_space import Widths
 from rl_compress.targets.few import kept_random_state, with_few_samples
 from rl_compress.targets.soundness import tensors_in
 from rl_compress.targets.target import SPLITS, Target
 from rl_compress.targets.user_code import summary
+from rl_compress.training.pretraining import pretrain
 
 _FEW, _MORE = 2, 256
 """Samples of each split. What fails with a few of them, as some scores do, is tried with more."""

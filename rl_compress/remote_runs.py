@@ -14,11 +14,11 @@ from pathlib import Path
 from rl_compress.errors import ConfigError, RunDirectoryError, StorageError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.monitor import Monitor
-from rl_compress.results.mirror import Mirror
-from rl_compress.results.remote import PATIENCE_S, RemoteFolder, is_uri
-from rl_compress.results.remote_lock import remote_lock
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.run_lock import run_lock
+from rl_compress.runs.mirror import Mirror
+from rl_compress.runs.remote import PATIENCE_S, RemoteFolder, is_uri
+from rl_compress.runs.remote_lock import remote_lock
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.run_lock import run_lock
 from rl_compress.targets.cache import cache_dir
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from pathlib import Path
 from rl_compress.errors import ConfigError, RunDirectoryError
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
-from rl_compress.results.remote import is_uri
-from rl_compress.results.run_directory import NEW, RunDirectory
-from rl_compress.results.run_lock import LOCK_FILE, run_lock
-from rl_compress.run import RUNS, RunResult, asked_for, search
+from rl_compress.runs.remote import is_uri
+from rl_compress.runs.run_directory import NEW, RunDirectory
+from rl_compress.runs.run_lock import LOCK_FILE, run_lock
+from rl_compress.session import RUNS, RunResult, asked_for, search
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.fingerprint import (
     Fingerprint,
@@ -38,14 +38,14 @@ def search_if_changed(
     seeds: int = 1,
     monitor: Monitor | None = None,
 ) -> RunResult | None:
-    """Search as :func:`rl_compress.run.search` does, unless that has been done.
+    """Search as :func:`rl_compress.session.search` does, unless that has been done.
 
     Args:
         job: What to compress, and how far.
         output: The run directory, new or with an older run, of this job or another; by default the
             job's latest finished run counts, and a new one goes to ``runs/<name>/<time>``.
         address: A Ray cluster; by default a local one is started.
-        verify: See :func:`rl_compress.run.search`, as for the next two.
+        verify: See :func:`rl_compress.session.search`, as for the next two.
         baselines: Searches to compare with.
         seeds: Seeds to repeat them with.
         monitor: Hears of progress.

@@ -58,7 +58,7 @@ def ray_session() -> Iterator[Any]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"worker_process_setup_hook": "rl_compress.search.rllib.quiet.quiet"},
+        runtime_env={"worker_process_setup_hook": "rl_compress.agent.rllib.quiet.quiet"},
     )
     yield ray
     ray.shutdown()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from looped_batch import LoopedBatch
 
-from rl_compress.policy.budget import Budget
-from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
-from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.space.budget import Budget
+from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
 
 LAYERS = 6
 BITS = (2, 3, 4, 6, 8)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.policy.search_space import Widths
+from rl_compress.space.search_space import Widths
 
 
 class LoopedBatch:

@@ -11,7 +11,7 @@ import torch
 from looped_batch import LoopedBatch
 from torch import nn
 
-from rl_compress.policy.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
 
 
 class MaskedLinear:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from rl_compress.results.record import EvaluationRecord
+from rl_compress.runs.record import EvaluationRecord
 
 
 def make_record(evaluation_id: int = 0, **fields: Any) -> EvaluationRecord:

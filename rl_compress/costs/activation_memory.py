@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.costs.axis_lengths import AxisLengths, Products
-from rl_compress.layers.graph import Activation, Graph
-from rl_compress.layers.positions import varies
+from rl_compress.model.graph import Activation, Graph
+from rl_compress.model.positions import varies
 
 
 class ActivationMemory:

@@ -19,12 +19,12 @@ from rl_compress.costs.activation_memory import ActivationMemory
 from rl_compress.costs.axis_lengths import AxisLengths, Products, product
 from rl_compress.costs.lazy import LazyCosts
 from rl_compress.costs.precision import Precision
-from rl_compress.layers.axes import layer_of, named_tensors
-from rl_compress.layers.graph import Graph
-from rl_compress.layers.groups import LayerGroup
-from rl_compress.policy.budget import BUDGETABLE, COSTS, LATENCY
-from rl_compress.policy.search_space import Widths
-from rl_compress.quantization.bits import BitPlan
+from rl_compress.model.axes import layer_of, named_tensors
+from rl_compress.model.graph import Graph
+from rl_compress.model.groups import LayerGroup
+from rl_compress.quantizers.bits import BitPlan
+from rl_compress.space.budget import BUDGETABLE, COSTS, LATENCY
+from rl_compress.space.search_space import Widths
 
 
 class AnalyticCosts:
@@ -117,7 +117,7 @@ class AnalyticCosts:
             widths: Units kept and bits, shape ``(num_groups,)``.
 
         Returns:
-            See :data:`~rl_compress.policy.budget.COSTS`: whole numbers; and ``latency_ms`` where it
+            See :data:`~rl_compress.space.budget.COSTS`: whole numbers; and ``latency_ms`` where it
             is predicted.
         """
         found = self.batch(np.asarray(widths, dtype=np.int64)[None])

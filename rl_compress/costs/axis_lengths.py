@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.layers.graph import Graph
-from rl_compress.layers.groups import LayerGroup
-from rl_compress.layers.positions import Ids
+from rl_compress.model.graph import Graph
+from rl_compress.model.groups import LayerGroup
+from rl_compress.model.positions import Ids
 
 
 class AxisLengths:

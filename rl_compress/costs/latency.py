@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from rl_compress.errors import ConfigError
-from rl_compress.layers.kept_state import kept_state
-from rl_compress.results.environment import describe_environment
+from rl_compress.model.kept_state import kept_state
+from rl_compress.runs.environment import describe_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

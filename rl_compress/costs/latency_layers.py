@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from rl_compress.layers.axes import is_depthwise, match_widths, quantizable_weights
+from rl_compress.model.axes import is_depthwise, match_widths, quantizable_weights
 
 FRACTIONS = (0.0625, 0.25, 0.5, 0.75, 1.0)
 """Fractions of a layer's outputs, and of its inputs, at which it is measured."""

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from torch import nn
 
 from rl_compress.costs.latency_layers import LayerTimes
-from rl_compress.layers.axes import named_tensors
-from rl_compress.layers.groups import LayerGroup
+from rl_compress.model.axes import named_tensors
+from rl_compress.model.groups import LayerGroup
 
 _Floats = npt.NDArray[np.float64]
 

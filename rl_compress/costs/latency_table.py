@@ -29,9 +29,9 @@ from rl_compress.costs.latency import device_name, interleaved_latency_ms
 from rl_compress.costs.latency_layers import LayerGrids, LayerTimes
 from rl_compress.costs.latency_predictor import LatencyPredictor, Surroundings
 from rl_compress.errors import ConfigError, CorruptFileError
-from rl_compress.layers.axes import named_tensors, quantizable_weights
-from rl_compress.layers.groups import LayerGroup
-from rl_compress.policy.search_space import SearchSpace, Widths
+from rl_compress.model.axes import named_tensors, quantizable_weights
+from rl_compress.model.groups import LayerGroup
+from rl_compress.space.search_space import SearchSpace, Widths
 from rl_compress.targets.cache import cache_dir, write_whole
 from rl_compress.targets.threads import threads
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from rl_compress.layers.axes import layer_of, named_tensors, quantizable_weights
-from rl_compress.policy.space_config import UNQUANTIZED, QuantizationConfig
-from rl_compress.quantization.bits import BitPlan, Bits
-from rl_compress.quantization.blocks import Blocking
-from rl_compress.quantization.quantized_tensor import quantize_tensor
+from rl_compress.model.axes import layer_of, named_tensors, quantizable_weights
+from rl_compress.quantizers.bits import BitPlan, Bits
+from rl_compress.quantizers.blocks import Blocking
+from rl_compress.quantizers.quantized_tensor import quantize_tensor
+from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig
 
 _AS_IT_IS = Bits((UNQUANTIZED,))
 

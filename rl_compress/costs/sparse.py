@@ -12,11 +12,11 @@ from torch import nn
 
 from rl_compress.costs.analytic import AnalyticCosts, LatencyModel
 from rl_compress.costs.precision import Precision
-from rl_compress.layers.axes import layer_of, named_tensors
-from rl_compress.layers.graph import Graph
-from rl_compress.policy.search_space import Widths
-from rl_compress.pruning.sparse_packing import sparse_bytes
-from rl_compress.quantization.bits import BitPlan
+from rl_compress.importance.sparse_packing import sparse_bytes
+from rl_compress.model.axes import layer_of, named_tensors
+from rl_compress.model.graph import Graph
+from rl_compress.quantizers.bits import BitPlan
+from rl_compress.space.search_space import Widths
 
 
 @dataclass(frozen=True, slots=True)

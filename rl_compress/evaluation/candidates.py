@@ -14,10 +14,10 @@ from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.ledger import Claim, Ledger
 from rl_compress.evaluation.racing import Rival
 from rl_compress.evaluation.shared import SharedEvaluator
-from rl_compress.policy.budget import COSTS
-from rl_compress.policy.compression_policy import CompressionPolicy
-from rl_compress.policy.search_space import SearchSpace, Widths
-from rl_compress.results.record import EvaluationRecord
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.space.budget import COSTS
+from rl_compress.space.compression_policy import CompressionPolicy
+from rl_compress.space.search_space import SearchSpace, Widths
 
 logger = logging.getLogger(__name__)
 

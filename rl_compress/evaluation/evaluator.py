@@ -12,7 +12,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.adversarial import RobustnessConfig
@@ -20,17 +19,18 @@ from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.racing import Rival, Samples, looks, race
 from rl_compress.evaluation.scores import SampledScore, ScoreName, make_score
 from rl_compress.evaluation.time_limit import within
-from rl_compress.finetuning.bias_correction import correct_bias
-from rl_compress.finetuning.recalibration import has_batchnorm, recalibrate_batchnorm
-from rl_compress.finetuning.reconstruction import reconstruct
-from rl_compress.layers.kept_state import own_buffers
-from rl_compress.policy.budget import LATENCY
-from rl_compress.policy.search_space import Widths
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.quantization.bits import LayerBits
-from rl_compress.quantization.model import Quantization
+from rl_compress.model.kept_state import own_buffers
+from rl_compress.quantizers.bits import LayerBits
+from rl_compress.quantizers.model import Quantization
+from rl_compress.repair.bias_correction import correct_bias
+from rl_compress.repair.recalibration import has_batchnorm, recalibrate_batchnorm
+from rl_compress.repair.reconstruction import reconstruct
+from rl_compress.space.budget import LATENCY
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
+from rl_compress.variants.compressor import Compressor
 
 _REMEMBERED = 2
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from rl_compress.results.failure import Failure
-from rl_compress.results.grants import MOST_LOSSES
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.failure import Failure
+from rl_compress.runs.grants import MOST_LOSSES
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
 
 _DRIVER = 0
 """Worker that measures the search's reference before any other begins."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from rl_compress.finetuning.activations import calibration_inputs
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.quantization.activations import quantize_activations
-from rl_compress.quantization.bits import LayerBits
-from rl_compress.quantization.model import Quantization, quantize_weights, set_weight
+from rl_compress.quantizers.activations import quantize_activations
+from rl_compress.quantizers.bits import LayerBits
+from rl_compress.quantizers.model import Quantization, quantize_weights, set_weight
+from rl_compress.repair.activations import calibration_inputs
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from rl_compress.policy.search_space import Widths
+from rl_compress.space.search_space import Widths
 
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the search split after which a candidate is compared."""

@@ -9,9 +9,9 @@ from typing import Literal, Protocol
 
 from rl_compress.evaluation.evaluator import Evaluator, Measurement
 from rl_compress.evaluation.racing import Rival
-from rl_compress.policy.budget import COSTS, LATENCY
-from rl_compress.policy.search_space import SearchSpace, Widths
-from rl_compress.results.record import EvaluationRecord
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.space.budget import COSTS, LATENCY
+from rl_compress.space.search_space import SearchSpace, Widths
 
 _POLL_S = 0.05
 

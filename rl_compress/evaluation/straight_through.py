@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rl_compress.quantization.activations import ActivationQuantizer
+from rl_compress.quantizers.activations import ActivationQuantizer
 
 
 @contextmanager

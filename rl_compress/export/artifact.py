@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rl_compress.compression.copied_out import make_room
 from rl_compress.errors import (
     ConfigError,
     CorruptFileError,
@@ -22,15 +21,16 @@ from rl_compress.export.manifest import CostChange, FileEntry, InputSpec, Manife
 from rl_compress.export.onnx_export import export_onnx, onnx_available, require_onnx
 from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
 from rl_compress.export.tensor_file import read_tensors, write_tensors
-from rl_compress.layers.plain_weights import plain_weights, unshared
-from rl_compress.quantization.activations import ActivationQuantizer, attach_activations
+from rl_compress.model.plain_weights import plain_weights, unshared
+from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
+from rl_compress.variants.copied_out import make_room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rl_compress.policy.compression_policy import CompressionPolicy
+    from rl_compress.space.compression_policy import CompressionPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
 from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.evaluation.evaluator import EvaluationConfig
@@ -24,14 +23,15 @@ from rl_compress.export.manifest import (
     SearchScoreChange,
 )
 from rl_compress.export.packed_state import Packing
-from rl_compress.finetuning.recovery import FinetuningConfig
-from rl_compress.policy.budget import LATENCY, Budget
-from rl_compress.policy.search_space import Widths
-from rl_compress.pruning.contribution_config import ContributionConfig
+from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.space.budget import LATENCY, Budget
+from rl_compress.space.search_space import Widths
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads
+from rl_compress.training.recovery import FinetuningConfig
+from rl_compress.variants.compressor import Compressor
 
 
 def deliver(

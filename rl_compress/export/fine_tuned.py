@@ -10,25 +10,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.evaluation.evaluator import (
     EvaluationConfig,
     prepare_variant,
     recalibrate,
     repairs_weights,
 )
-from rl_compress.finetuning.activations import calibration_inputs
-from rl_compress.finetuning.iterative import fade_channels
-from rl_compress.finetuning.quantization_aware import TRAINABLE, quantization_aware_finetune
-from rl_compress.finetuning.recovery import FinetuningConfig, finetune
-from rl_compress.policy.search_space import Widths
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.pruning.contribution_config import ContributionConfig
-from rl_compress.quantization.bits import LayerBits
-from rl_compress.quantization.model import Quantization
+from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.quantizers.bits import LayerBits
+from rl_compress.quantizers.model import Quantization
+from rl_compress.repair.activations import calibration_inputs
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads, threads_for
+from rl_compress.training.iterative import fade_channels
+from rl_compress.training.quantization_aware import TRAINABLE, quantization_aware_finetune
+from rl_compress.training.recovery import FinetuningConfig, finetune
+from rl_compress.variants.compressor import Compressor
 
 _RANGE_BATCHES = 4
 """Calibration batches that ranges of activations start from."""

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_compress.pruning.sparse_packing import pack_sparse, sparse_bytes, unpack_sparse
-from rl_compress.quantization.model import Quantization
-from rl_compress.quantization.packing import pack_bits, unpack_bits
-from rl_compress.quantization.quantized_tensor import CODES, QuantizedTensor
+from rl_compress.importance.sparse_packing import pack_sparse, sparse_bytes, unpack_sparse
+from rl_compress.quantizers.model import Quantization
+from rl_compress.quantizers.packing import pack_bits, unpack_bits
+from rl_compress.quantizers.quantized_tensor import CODES, QuantizedTensor
 
 _SEPARATOR = ":"
 """Between a tensor's name and the name of one of its parts; no module's name holds it."""

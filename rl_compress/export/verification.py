@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rl_compress.export.fine_tuned import FineTuned
-from rl_compress.policy.compression_policy import CompressionPolicy
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.verified import Verified, load_verified, save_verified
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.verified import Verified, load_verified, save_verified
+from rl_compress.space.compression_policy import CompressionPolicy
 
 
 def best_distinct(records: Sequence[EvaluationRecord], count: int) -> list[EvaluationRecord]:

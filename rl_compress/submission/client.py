@@ -17,7 +17,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from rl_compress.errors import ConfigError, SubmissionError
-from rl_compress.search.reachable import connection_problem
+from rl_compress.searchers.reachable import connection_problem
 
 _PORTS = {"http": 80, "https": 443}
 _POLL_S = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from rl_compress.results.remote import is_uri
+from rl_compress.runs.remote import is_uri
 from rl_compress.submission.payload import JOB_FILE
 
 # The first `python` on the node's path, or the one of the job's own environment.

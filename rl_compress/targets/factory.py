@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rl_compress.errors import TargetError
-from rl_compress.layers.plain_weights import plain_weights
+from rl_compress.model.plain_weights import plain_weights
 from rl_compress.targets.checkpoint import load_weights
 from rl_compress.targets.target import Target
 from rl_compress.targets.user_code import summary

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rl_compress.errors import TargetError
-from rl_compress.layers.kept_state import kept_state
+from rl_compress.model.kept_state import kept_state
 from rl_compress.targets.few import kept_random_state, with_few_samples
 from rl_compress.targets.splits import rooted
 from rl_compress.targets.state import scored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from rl_compress.layers.kept_state import kept_state
+from rl_compress.model.kept_state import kept_state
 from rl_compress.targets.target import Target
 
 

@@ -29,26 +29,26 @@ from torch import nn
 
 import rl_compress
 from rl_compress.evaluation.quantized_variant import quantize_variant
-from rl_compress.finetuning.activations import calibration_inputs
-from rl_compress.finetuning.pretraining import PretrainingConfig, pretrain
-from rl_compress.finetuning.quantization_aware import quantization_aware_finetune
-from rl_compress.finetuning.recalibration import recalibrate_batchnorm
-from rl_compress.finetuning.recovery import FinetuningConfig
+from rl_compress.importance.contribution import Contributions
+from rl_compress.importance.units import Units
 from rl_compress.job import load_job, parse_job, with_values
-from rl_compress.layers.axes import quantizable_weights
-from rl_compress.layers.groups import find_groups
-from rl_compress.policy.space_config import QuantizationConfig, SpaceConfig
-from rl_compress.pruning.contribution import Contributions
-from rl_compress.pruning.units import Units
-from rl_compress.quantization.bits import LayerBits
-from rl_compress.quantization.factory import QUANTIZERS
-from rl_compress.quantization.model import quantize_weights
-from rl_compress.quantization.quantized_tensor import quantize_tensor
-from rl_compress.quantization.quantizer import nearest
-from rl_compress.reporting.quantizer_plots import quantizer_plot
-from rl_compress.results.environment import describe_environment
+from rl_compress.model.axes import quantizable_weights
+from rl_compress.model.groups import find_groups
+from rl_compress.quantizers.bits import LayerBits
+from rl_compress.quantizers.factory import QUANTIZERS
+from rl_compress.quantizers.model import quantize_weights
+from rl_compress.quantizers.quantized_tensor import quantize_tensor
+from rl_compress.quantizers.quantizer import nearest
+from rl_compress.repair.activations import calibration_inputs
+from rl_compress.repair.recalibration import recalibrate_batchnorm
+from rl_compress.report.quantizer_plots import quantizer_plot
+from rl_compress.runs.environment import describe_environment
+from rl_compress.space.space_config import QuantizationConfig, SpaceConfig
 from rl_compress.targets.digits import digits
 from rl_compress.targets.factory import make_target
+from rl_compress.training.pretraining import PretrainingConfig, pretrain
+from rl_compress.training.quantization_aware import quantization_aware_finetune
+from rl_compress.training.recovery import FinetuningConfig
 
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def regression() -> dict[str, Any]:
             seeds = {"search.seed": seed, "target.options.seed": seed}
             job = parse_job(with_values(base, {**changes, **seeds}))
             with tempfile.TemporaryDirectory() as folder:
-                rl_compress.search(job, Path(folder) / "run")
+                rl_compress.searchers(job, Path(folder) / "run")
                 model: Any = rl_compress.load_compressed(Path(folder) / "run" / "best")
             target: Any = make_target(job.target)
             full = target.build()

@@ -20,8 +20,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
 
 from rl_compress.job import load_job, parse_job
-from rl_compress.results.environment import describe_environment
-from rl_compress.run import search
+from rl_compress.runs.environment import describe_environment
+from rl_compress.session import search
 
 RESULTS = Path(__file__).parent / "results"
 

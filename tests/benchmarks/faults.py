@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nodes import ENVIRONMENT, Nodes
 
-from rl_compress.results.environment import describe_environment
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.environment import describe_environment
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
 
 RESULTS = Path(__file__).parent / "results"
 KILLS = {"env runner": 8, "raylet": 5, "driver": 4, "coordinator": 3}

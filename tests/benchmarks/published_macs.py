@@ -13,7 +13,7 @@ import sys
 import torch
 import torchvision
 
-from rl_compress.layers.graph import trace
+from rl_compress.model.graph import trace
 
 PUBLISHED = {
     "resnet18": 1.81,

@@ -37,26 +37,26 @@ os.environ |= ENVIRONMENT  # before Ray, which reads it at once
 import numpy as np
 import ray
 
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig, Measurement
-from rl_compress.evaluation.ledger import Progress
-from rl_compress.job import Job, parse_job, with_values
-from rl_compress.monitor import SilentMonitor
-from rl_compress.policy.budget import COSTS
-from rl_compress.results.environment import describe_environment
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task
-from rl_compress.search.env import Problem
-from rl_compress.search.objective import Objective
-from rl_compress.search.preparation import Subject, prepare
-from rl_compress.search.rllib.cluster import connected
-from rl_compress.search.rllib.coordinator import (
+from rl_compress.agent.env import Problem
+from rl_compress.agent.rllib.cluster import connected
+from rl_compress.agent.rllib.coordinator import (
     NAMESPACE,
     RemoteLedger,
     WorkerKit,
     start_coordinator,
 )
+from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
+from rl_compress.evaluation.evaluator import EvaluationConfig, Measurement
+from rl_compress.evaluation.ledger import Progress
+from rl_compress.job import Job, parse_job, with_values
+from rl_compress.monitor import SilentMonitor
+from rl_compress.runs.environment import describe_environment
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.objective import Objective
+from rl_compress.searchers.preparation import Subject, prepare
+from rl_compress.session import make_task
+from rl_compress.space.budget import COSTS
 
 RESULTS = Path(__file__).parent / "results"
 NODES = 4

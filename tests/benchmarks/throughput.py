@@ -19,13 +19,13 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
 
+from rl_compress.agent.rllib.cluster import connected
 from rl_compress.job import parse_job
-from rl_compress.results.environment import describe_environment
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task
-from rl_compress.search.preparation import prepare
-from rl_compress.search.rllib.cluster import connected
+from rl_compress.runs.environment import describe_environment
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.preparation import prepare
+from rl_compress.session import make_task
 
 RESULTS = Path(__file__).parent / "results"
 JOB = {

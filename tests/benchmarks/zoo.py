@@ -155,7 +155,7 @@ def try_network(name: str, file: Path) -> None:
 def soundness(name: str, progress: Progress) -> None:
     """Raise if anything about a network is wrong; note the shares that can be pruned."""
     from rl_compress.job import Job
-    from rl_compress.run import check
+    from rl_compress.session import check
 
     job = Job(
         name="zoo",

@@ -17,8 +17,8 @@ import yaml
 from typer.testing import CliRunner
 
 from rl_compress.cli import app
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
 
 JOB: dict[str, Any] = {
     "name": "tiny",

@@ -11,10 +11,10 @@ from running import make_job, read_records
 
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.run import make_task, search
-from rl_compress.search.preparation import prepare
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.searchers.preparation import prepare
+from rl_compress.session import make_task, search
 
 BASELINES = ["uniform", "random", "greedy", "evolution", "greedy_evolution", "tpe", "cmaes"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import read_records, run_here, run_process, write_job
 
-from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.searchers.sensitivity import SensitivityCurves
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ import torch
 from cases import CASES, Rotary, make
 from torch import Tensor, nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.export.artifact import load_compressed
 from rl_compress.job import parse_job
-from rl_compress.layers.plain_weights import plain_weights
-from rl_compress.policy.search_space import Widths
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.run import compress
+from rl_compress.model.plain_weights import plain_weights
+from rl_compress.session import compress
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.variants.compressor import Compressor
 
 AGREEMENT = 1e-5
 """Largest difference of outputs that should be equal, relative to the largest output."""

@@ -62,7 +62,7 @@ def test_evaluate_agrees_with_the_search(finished: Path) -> None:
     job = rl_compress.load_job(finished / "job.yaml")
 
     from rl_compress.inspection import evaluate_policy
-    from rl_compress.policy.compression_policy import CompressionPolicy
+    from rl_compress.space.compression_policy import CompressionPolicy
 
     found = evaluate_policy(job, CompressionPolicy.load(policy), "search")
 

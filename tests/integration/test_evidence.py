@@ -10,8 +10,8 @@ import pytest
 from running import read_records, run_here, write_job
 
 from rl_compress.export import fine_tuned
-from rl_compress.finetuning.recovery import finetune
-from rl_compress.results.verified import load_verified
+from rl_compress.runs.verified import load_verified
+from rl_compress.training.recovery import finetune
 
 OPTIONS = ("--verify", 4, "--baselines", "uniform,greedy", "--seeds", 2)
 

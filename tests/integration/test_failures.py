@@ -20,9 +20,9 @@ from running import (
 
 from rl_compress import load_job
 from rl_compress.evaluation.evaluator import Evaluator
-from rl_compress.policy.search_space import Widths
-from rl_compress.results.failure import Failure
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.failure import Failure
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.space.search_space import Widths
 
 
 def _failures(run: Path) -> list[Failure]:

@@ -14,7 +14,7 @@ from tiny_target import tiny
 
 import rl_compress
 from rl_compress.export.tensor_file import read_tensors
-from rl_compress.policy.compression_policy import CompressionPolicy
+from rl_compress.space.compression_policy import CompressionPolicy
 
 SIZE: dict[str, Any] = {"budget": {"size_bytes": 0.15}}
 BOTH: dict[str, Any] = {"budget": {"size_bytes": 0.2, "bops": 0.1}}

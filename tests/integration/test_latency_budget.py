@@ -24,8 +24,8 @@ from rl_compress.costs.latency_table import (
     table_device,
 )
 from rl_compress.job import load_job
-from rl_compress.layers.axes import quantizable_weights
-from rl_compress.run import check
+from rl_compress.model.axes import quantizable_weights
+from rl_compress.session import check
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BUDGET: dict[str, Any] = {"budget": {"latency_ms": 0.7}}

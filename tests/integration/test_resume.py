@@ -21,8 +21,8 @@ from running import (
 )
 
 from rl_compress.evaluation.ledger import EvaluationLedger
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
 
 EVALUATIONS = 24
 

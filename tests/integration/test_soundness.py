@@ -16,7 +16,7 @@ from running import Outcome, make_job, read_records, run_here, write_job
 from rl_compress import load_compressed
 from rl_compress.job import parse_job
 from rl_compress.rehearsal import rehearse
-from rl_compress.run import check
+from rl_compress.session import check
 
 
 def _check(folder: Path, fault: str, **changes: Any) -> Outcome:

@@ -8,8 +8,8 @@ import pytest
 import ray
 import torch
 
-from rl_compress.search.config import SearchConfig
-from rl_compress.search.rllib.cluster import with_gpus
+from rl_compress.agent.config import SearchConfig
+from rl_compress.agent.rllib.cluster import with_gpus
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

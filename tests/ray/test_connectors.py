@@ -12,8 +12,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rl_compress.search.rllib.connectors import DrawnActions, LatestObservations
-from rl_compress.search.rllib.module import module_spec
+from rl_compress.agent.rllib.connectors import DrawnActions, LatestObservations
+from rl_compress.agent.rllib.module import module_spec
 
 OBSERVATIONS = gym.spaces.Box(-1.0, 1.0, (5,), dtype=np.float32)
 RATIOS = gym.spaces.Box(-1.0, 1.0, (3,), dtype=np.float32)

@@ -12,19 +12,19 @@ from masks import make_compressor
 from records import make_record
 from running import make_job, read_records
 
+from rl_compress.agent.config import SearchConfig
+from rl_compress.agent.env import Problem
+from rl_compress.agent.mask_env import MaskEnv
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
-from rl_compress.policy.budget import Budget
-from rl_compress.policy.search_space import Widths
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.run import make_task
-from rl_compress.search.config import SearchConfig
-from rl_compress.search.env import Problem
-from rl_compress.search.mask_env import MaskEnv
-from rl_compress.search.mask_prior import first_odds
-from rl_compress.search.preparation import prepare
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.searchers.mask_prior import first_odds
+from rl_compress.searchers.preparation import prepare
+from rl_compress.session import make_task
+from rl_compress.space.budget import Budget
+from rl_compress.space.search_space import Widths
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -82,7 +82,7 @@ class _Evaluate:
 
 def _algorithm(evaluate: _Evaluate, search: dict[str, Any], bound: int = BOUND) -> Any:
     """Build the algorithm of a search for masks, with its env in this process."""
-    from rl_compress.search.rllib.algorithms import make_config
+    from rl_compress.agent.rllib.algorithms import make_config
 
     config = SearchConfig.model_validate({"num_env_runners": 1, **search})
     problem = Problem(
@@ -169,8 +169,8 @@ def test_masks_are_searched_from_the_job_to_the_records(tmp_path: Path) -> None:
 
 
 def test_workers_of_a_mask_search_are_told_names_and_numbers_only() -> None:
-    from rl_compress.search.rllib.algorithms import make_config
-    from rl_compress.search.rllib.worker_env import MaskWorkerEnv
+    from rl_compress.agent.rllib.algorithms import make_config
+    from rl_compress.agent.rllib.worker_env import MaskWorkerEnv
 
     config = make_config(SearchConfig(), "coordinator-x", 2, [0.5, 0.5])
     assert config.env_config == {"coordinator": "coordinator-x", "steps": 2}
@@ -179,7 +179,7 @@ def test_workers_of_a_mask_search_are_told_names_and_numbers_only() -> None:
 
 
 def test_sac_cannot_decide_masks() -> None:
-    from rl_compress.search.rllib.algorithms import make_config
+    from rl_compress.agent.rllib.algorithms import make_config
 
     with pytest.raises(ConfigError, match=r"^search\.algorithm: sac .*choose ppo"):
         make_config(SearchConfig(algorithm="sac"), "coordinator-x", 1, [0.5])

@@ -23,7 +23,7 @@ from rl_compress.evaluation.ledger import Progress
 def test_figures_are_exported_for_prometheus() -> None:
     import ray
 
-    from rl_compress.search.rllib.metrics import RunMetrics
+    from rl_compress.agent.rllib.metrics import RunMetrics
 
     class Shower:
         def __init__(self) -> None:

@@ -12,10 +12,10 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchMultiCategorical
 
-from rl_compress.search.config import Network
-from rl_compress.search.mask_observation import CONTEXT, UNIT_FEATURES
-from rl_compress.search.rllib.distribution import MaskDistribution
-from rl_compress.search.rllib.module import module_spec
+from rl_compress.agent.config import Network
+from rl_compress.agent.mask_observation import CONTEXT, UNIT_FEATURES
+from rl_compress.agent.rllib.distribution import MaskDistribution
+from rl_compress.agent.rllib.module import module_spec
 
 UNITS = 5
 ODDS = [0.95, 0.05, 0.5, 0.3, 0.9]

@@ -15,8 +15,8 @@ import ray
 from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 
-from rl_compress.search.config import SearchConfig
-from rl_compress.search.rllib.algorithms import make_config
+from rl_compress.agent.config import SearchConfig
+from rl_compress.agent.rllib.algorithms import make_config
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.filterwarnings("ignore")]
 

@@ -16,14 +16,14 @@ import pytest
 from running import HERE as INTEGRATION
 from running import count_parts, is_alive, make_job, read_records, run_process, write_job
 
+from rl_compress.agent.config import RLAlgorithm, SearchConfig
 from rl_compress.errors import SearchStalledError, StorageError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task
-from rl_compress.search.config import RLAlgorithm, SearchConfig
-from rl_compress.search.preparation import prepare
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.preparation import prepare
+from rl_compress.session import make_task
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -225,7 +225,7 @@ def test_full_disk_ends_the_search_with_all_that_was_stored(tmp_path: Path) -> N
 @pytest.fixture
 def kit(tmp_path: Path, ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a reference to what the workers of a search need; it is not begun."""
-    from rl_compress.search.rllib import driver
+    from rl_compress.agent.rllib import driver
 
     kits: list[Any] = []
 
@@ -241,7 +241,7 @@ def kit(tmp_path: Path, ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> An
 def test_what_is_known_is_told_once_the_batch_is_published(
     tmp_path: Path, ray_session: Any, kit: Any
 ) -> None:
-    from rl_compress.search.rllib.coordinator import start_coordinator
+    from rl_compress.agent.rllib.coordinator import start_coordinator
 
     store = EvaluationStore(RunDirectory(tmp_path).evaluations)
     coordinator = start_coordinator("waiting", store, 12, kit, 2)
@@ -263,8 +263,8 @@ def test_what_is_known_is_told_once_the_batch_is_published(
 def test_nobody_waits_or_measures_when_the_search_has_ended(
     tmp_path: Path, ray_session: Any, kit: Any
 ) -> None:
-    from rl_compress.search.rllib.coordinator import start_coordinator
-    from rl_compress.search.rllib.lease import Holder
+    from rl_compress.agent.rllib.coordinator import start_coordinator
+    from rl_compress.agent.rllib.lease import Holder
 
     store = EvaluationStore(RunDirectory(tmp_path).evaluations)
     coordinator = start_coordinator("ended", store, 12, kit, 1)
@@ -286,9 +286,9 @@ def test_env_that_fails_makes_the_driver_end_the_search(
     import numpy as np
     from ray.rllib.env.env_context import EnvContext
 
-    from rl_compress.search.rllib.coordinator import start_coordinator
-    from rl_compress.search.rllib.lease import Holder
-    from rl_compress.search.rllib.worker_env import WorkerEnv
+    from rl_compress.agent.rllib.coordinator import start_coordinator
+    from rl_compress.agent.rllib.lease import Holder
+    from rl_compress.agent.rllib.worker_env import WorkerEnv
 
     store = EvaluationStore(RunDirectory(tmp_path).evaluations)
     coordinator = start_coordinator("failing", store, 12, kit, 1)
@@ -441,7 +441,7 @@ def test_search_leaves_no_actor_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", get_args(RLAlgorithm))
 def test_env_config_holds_names_only(algorithm: str) -> None:
     """A checkpoint with an object reference in it would abort the process that restores it."""
-    from rl_compress.search.rllib.algorithms import make_config
+    from rl_compress.agent.rllib.algorithms import make_config
 
     settings = SearchConfig.model_validate({"algorithm": algorithm})
     config = make_config(settings, "coordinator-x", 4)

@@ -13,10 +13,10 @@ import ray
 from running import Outcome, count_parts, run_here, write_job
 from tiny_target import TinyTarget
 
+from rl_compress.agent.config import SearchConfig
+from rl_compress.agent.rllib import cluster, room, standby, starting
+from rl_compress.agent.rllib.cluster import fitting
 from rl_compress.errors import ConfigError
-from rl_compress.search.config import SearchConfig
-from rl_compress.search.rllib import cluster, room, standby, starting
-from rl_compress.search.rllib.cluster import fitting
 from rl_compress.targets import factory as factories
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -11,9 +11,9 @@ import pytest
 import ray
 from records import make_record
 
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
-from rl_compress.tuning.sweep_evaluations import RemoteEvaluations, start_evaluations
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.sweeps.sweep_evaluations import RemoteEvaluations, start_evaluations
 
 
 def _found(policy_id: str, score: float) -> EvaluationRecord:

@@ -18,13 +18,13 @@ from running import make_job
 
 from rl_compress.errors import ConfigError, RunDirectoryError
 from rl_compress.job import Job, parse_job
-from rl_compress.reporting.live import ConsoleMonitor
-from rl_compress.reporting.sweep_report import build_sweep_report
-from rl_compress.results.store import EvaluationStore
-from rl_compress.run import search
-from rl_compress.tuning.population import adopt
-from rl_compress.tuning.sweep import SweepResult, check_space, tune
-from rl_compress.tuning.trial import trial_id
+from rl_compress.report.live import ConsoleMonitor
+from rl_compress.report.sweep_report import build_sweep_report
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.session import search
+from rl_compress.sweeps.population import adopt
+from rl_compress.sweeps.sweep import SweepResult, check_space, tune
+from rl_compress.sweeps.trial import trial_id
 
 SPACE: dict[str, Any] = {
     "search.seed": {"grid": [0, 1]},

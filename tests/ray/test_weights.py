@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.search.rllib.weights import map_weights, write_weights
+from rl_compress.agent.rllib.weights import map_weights, write_weights
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.variants.compressor import Compressor
 
 WIDTH = 2100
 LAYERS = 12
@@ -49,7 +49,7 @@ class _Mapper:
 
     def run(self) -> float:
         """Map the weights, and return the output of a variant."""
-        from rl_compress.compression.slimmable import SlimmableNetwork
+        from rl_compress.variants.slimmable import SlimmableNetwork
 
         bare = self._compressor.network
         self._network = SlimmableNetwork(

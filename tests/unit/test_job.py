@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from rl_compress.agent.config import SearchConfig
 from rl_compress.errors import ConfigError
-from rl_compress.finetuning.recovery import FinetuningConfig
 from rl_compress.job import Job, load_job, parse_job
-from rl_compress.search.config import SearchConfig
+from rl_compress.training.recovery import FinetuningConfig
 
 JOB = """\
 name: digits-30

@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rl_compress.results.environment import describe_environment
-from rl_compress.search.proposing import proposals
-from rl_compress.search.rllib.cluster import connected
-from rl_compress.search.screening import Known
+from rl_compress.agent.rllib.cluster import connected
+from rl_compress.runs.environment import describe_environment
+from rl_compress.searchers.proposing import proposals
+from rl_compress.searchers.screening import Known
 
 from .searches import search
 from .statistics import Spread

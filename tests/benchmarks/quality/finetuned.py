@@ -12,9 +12,9 @@ from typing import Any
 from safetensors.torch import save
 
 from rl_compress import run as main_path
-from rl_compress.results.environment import describe_environment
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.run import make_task
+from rl_compress.runs.environment import describe_environment
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.session import make_task
 
 from .subjects import Subjects, described
 

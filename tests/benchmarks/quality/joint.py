@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from rl_compress.search.rllib.cluster import connected
+from rl_compress.agent.rllib.cluster import connected
 
 from .results import MARKS, TargetResults, verdict, write_table
 from .searches import Searched, search

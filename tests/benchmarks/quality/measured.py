@@ -11,7 +11,7 @@ from typing import Any
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator, Measurement
 from rl_compress.evaluation.racing import Rival
-from rl_compress.policy.search_space import Widths
+from rl_compress.space.search_space import Widths
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import Measurement
 from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.evaluation.racing import Rival
-from rl_compress.policy.budget import Budget
-from rl_compress.policy.search_space import SearchSpace, Widths
-from rl_compress.results.store import EvaluationStore
-from rl_compress.search.baseline_search import run_baseline
-from rl_compress.search.baselines.registry import make_baseline
-from rl_compress.search.sensitivity import SensitivityCurves
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.baseline_search import run_baseline
+from rl_compress.searchers.baselines.registry import make_baseline
+from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.space.budget import Budget
+from rl_compress.space.search_space import SearchSpace, Widths
 
 from .subjects import Prepared
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_compress.agent.rllib.cluster import connected
 from rl_compress.errors import InfeasibleBudgetError
-from rl_compress.policy.budget import Budget
-from rl_compress.results.environment import describe_environment
-from rl_compress.search.rllib.cluster import connected
+from rl_compress.runs.environment import describe_environment
+from rl_compress.space.budget import Budget
 
 from .part import Part
 from .searches import search

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rl_compress.results.environment import describe_environment
+from rl_compress.runs.environment import describe_environment
 from rl_compress.targets.cache import cache_dir
 
 from .statistics import Spread, compare

@@ -12,11 +12,11 @@ import numpy as np
 
 from rl_compress.evaluation.evaluator import Evaluator, Measurement
 from rl_compress.job import Job
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.results.store import EvaluationStore
-from rl_compress.run import make_task
-from rl_compress.search.searching import SearchTask
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.searching import SearchTask
+from rl_compress.session import make_task
 
 from .subjects import Prepared
 

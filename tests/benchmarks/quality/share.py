@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rl_compress.results.environment import describe_environment
-from rl_compress.search.rllib.cluster import connected
+from rl_compress.agent.rllib.cluster import connected
+from rl_compress.runs.environment import describe_environment
 
 from .searches import search
 from .subjects import Subjects, described

@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import rl_compress
+from rl_compress.agent.config import BASELINES
 from rl_compress.job import Job, parse_job, with_values
 from rl_compress.monitor import SilentMonitor
-from rl_compress.results.run_directory import RunDirectory
-from rl_compress.run import make_task, prepare_job
-from rl_compress.search.config import BASELINES
-from rl_compress.search.preparation import Subject
-from rl_compress.search.sensitivity import SensitivityCurves, measure_sensitivity
-from rl_compress.search.shared_curves import shared_path
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.searchers.preparation import Subject
+from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
+from rl_compress.searchers.shared_curves import shared_path
+from rl_compress.session import make_task, prepare_job
 from rl_compress.targets.cache import cache_dir
 
 from .measured import MeasuredOnce

@@ -7,8 +7,8 @@ import zoo
 from live_memory import live_bytes
 from torch import Tensor, nn
 
-from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.variants.compressor import Compressor
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)

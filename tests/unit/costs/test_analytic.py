@@ -8,9 +8,9 @@ from live_memory import live_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.search_space import Widths
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.variants.compressor import Compressor
 
 
 def _random_widths(compressor: Compressor, count: int) -> list[Widths]:

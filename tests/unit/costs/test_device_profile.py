@@ -9,7 +9,7 @@ import pytest
 from rl_compress.costs import device_profile
 from rl_compress.costs.device_profile import DeviceProfile, known_devices
 from rl_compress.errors import ConfigError
-from rl_compress.policy.budget import BUDGETABLE, parse_amount
+from rl_compress.space.budget import BUDGETABLE, parse_amount
 
 PROFILE = """\
 name: board

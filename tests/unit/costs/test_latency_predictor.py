@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency_layers import LayerTimes, grid_of
 from rl_compress.costs.latency_predictor import LatencyPredictor, Surroundings, monotone
-from rl_compress.layers.axes import quantizable_weights
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.model.axes import quantizable_weights
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.variants.compressor import Compressor
 
 ALONE = Surroundings(1.0, 0.0, 0.0)
 COMPRESSORS = {

@@ -10,7 +10,6 @@ import torch
 import zoo
 from torch import nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.costs.latency_layers import LayerGrids, LayerTimes
 from rl_compress.costs.latency_predictor import Surroundings
 from rl_compress.costs.latency_table import (
@@ -23,8 +22,9 @@ from rl_compress.costs.latency_table import (
     table_device,
 )
 from rl_compress.errors import ConfigError, CorruptFileError
-from rl_compress.layers.axes import quantizable_weights
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.model.axes import quantizable_weights
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.variants.compressor import Compressor
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,10 @@ import zoo
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.compression.compressor import Compressor
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
+from rl_compress.variants.compressor import Compressor
 
 MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]
 

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset, TensorDataset
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.adversarial import Ball, InputAttack, RobustnessConfig, fgsm, pgd
 from rl_compress.evaluation.straight_through import straight_through
-from rl_compress.policy.space_config import QuantizationConfig
-from rl_compress.quantization.activations import quantize_activations
-from rl_compress.quantization.bits import LayerBits
+from rl_compress.quantizers.activations import quantize_activations
+from rl_compress.quantizers.bits import LayerBits
+from rl_compress.space.space_config import QuantizationConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget, Target
 
 MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]

@@ -10,15 +10,15 @@ import pytest
 import zoo
 from torch import Tensor, nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import ClassificationTarget
+from rl_compress.variants.compressor import Compressor
 
 IDENTITY = RunIdentity(run="digits", algorithm="random", seed=7)
 NARROW = np.array([4, 6, 10])

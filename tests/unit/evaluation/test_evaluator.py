@@ -10,14 +10,14 @@ import zoo
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.compression.compressor import Compressor
-from rl_compress.compression.slimmable import SlimmableNetwork
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Recalibration
 from rl_compress.evaluation.scores import Fidelity, TargetScore
-from rl_compress.policy.search_space import Widths
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
+from rl_compress.variants.compressor import Compressor
+from rl_compress.variants.slimmable import SlimmableNetwork
 
 MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]
 

@@ -7,8 +7,8 @@ import records
 
 from rl_compress.errors import StorageError
 from rl_compress.evaluation.ledger import EvaluationLedger
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
 
 
 def make_record(policy_id: str, evaluation_id: int, reward: float = 0.0) -> EvaluationRecord:

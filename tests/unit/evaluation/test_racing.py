@@ -7,16 +7,16 @@ import zoo
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.evaluation.racing import ERROR_RATE, Rival, Samples, is_worse, looks, race
 from rl_compress.evaluation.scores import Fidelity, SampledScore, SampledTargetScore, make_score
-from rl_compress.policy.search_space import Widths
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.space.search_space import Widths
 from rl_compress.targets.target import SPLITS, ClassificationTarget
+from rl_compress.variants.compressor import Compressor
 
 COUNT = 400
 WIDE, NARROW = np.array([8, 12, 19]), np.array([1, 1, 1])

@@ -9,13 +9,13 @@ from tiny_target import tiny
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.scores import Fidelity, RobustScore, TargetScore, make_score
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Batch, Target
+from rl_compress.variants.compressor import Compressor
 
 
 class _Regression(Target):

@@ -9,17 +9,17 @@ import pytest
 import zoo
 from torch import Tensor, nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Measurement
 from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.evaluation.racing import Rival
 from rl_compress.evaluation.shared import Answer, SharedEvaluator, Sharing
-from rl_compress.policy.search_space import Widths
-from rl_compress.policy.space_config import SpaceConfig
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.store import EvaluationStore
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import ClassificationTarget
+from rl_compress.variants.compressor import Compressor
 
 NARROW = np.array([4, 6, 10])
 

@@ -11,7 +11,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rl_compress.compression.copied_out import copied_out
 from rl_compress.errors import (
     ConfigError,
     CorruptFileError,
@@ -22,9 +21,10 @@ from rl_compress.errors import (
 from rl_compress.export import artifact
 from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
 from rl_compress.export.manifest import FileEntry, Manifest
-from rl_compress.layers.axes import Axis
-from rl_compress.policy.compression_policy import CompressionPolicy, Decision
+from rl_compress.model.axes import Axis
+from rl_compress.space.compression_policy import CompressionPolicy, Decision
 from rl_compress.targets.target import Target
+from rl_compress.variants.copied_out import copied_out
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,10 @@ from torch import nn
 from rl_compress.errors import CorruptFileError
 from rl_compress.export.fine_tuned import FineTuned
 from rl_compress.export.verification import best_distinct, verify
-from rl_compress.policy.compression_policy import CompressionPolicy, Decision
-from rl_compress.quantization.model import Quantization
-from rl_compress.results.record import EvaluationRecord
-from rl_compress.results.verified import Verified, load_verified
+from rl_compress.quantizers.model import Quantization
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.verified import Verified, load_verified
+from rl_compress.space.compression_policy import CompressionPolicy, Decision
 
 
 def _record(number: int, ratio: float, score: float) -> EvaluationRecord:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from rl_compress.compression.compressor import Compressor
 from rl_compress.errors import TargetError
-from rl_compress.policy.space_config import SpaceConfig
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.digits import digits
 from rl_compress.targets.splits import check_splits
+from rl_compress.variants.compressor import Compressor
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from rl_compress.layers.kept_state import own_buffers
+from rl_compress.model.kept_state import own_buffers
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 

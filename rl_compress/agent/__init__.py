@@ -1,0 +1,1 @@
+"""The agent: its environment, what it observes, and its training."""

@@ -1,0 +1,259 @@
+"""The compression environment: the agent decides group by group, the episode's end is evaluated.
+
+Action space
+    ``Box(-1, 1)``, one number for each dimension decided in the step. With a prior it moves the
+    fraction kept by up to ``residual_scale`` from the prior's, or from that of the best variant so
+    far where proposals are screened (:mod:`rl_compress.searchers.screening`); without one, it is
+    mapped to the kept fraction itself, or to bits. Dimensions that have no choice are not asked
+    for. How decisions meet the budget is told in :mod:`rl_compress.agent.budget_handling`.
+Observation space
+    ``Box``, as :mod:`rl_compress.agent.observation` tabulates. With ``episode: whole`` it is the
+    one before the first decision. After the last decision it is zero: no learner looks at it.
+Rewards
+    Zero until the episode ends; then the variant's reward relative to the prior's, in units of the
+    reward that the prior loses against the uncompressed target, clipped to ``[-3, 3]``. Zero means
+    "as good as the prior", one "as good as the uncompressed target". With several budgets each
+    episode is played for one of them, relative to its own prior
+    (:mod:`rl_compress.searchers.goals`).
+Episode end
+    After the last group (``episode: layerwise``) or the only step (``episode: whole``). The last
+    ``info`` holds ``evaluation_id`` and ``reward``, or ``exhausted`` when the run's number of
+    evaluations was reached, or ``error`` when the variant could not be evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from rl_compress.agent.budget_handling import BudgetHandling, bring_within, clip, plain_keep
+from rl_compress.agent.observation import Observer
+from rl_compress.errors import EvaluationError, SearchStalledError
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.searchers.goals import Goal, Within, pick
+from rl_compress.searchers.screening import Known, Records, Screening
+from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.space.budget import Budget
+from rl_compress.space.projection import project
+from rl_compress.space.search_space import Widths
+from rl_compress.variants.compressor import Compressor
+
+Episode = Literal["layerwise", "whole"]
+Evaluate = Callable[[Widths, str], EvaluationRecord | None]
+
+_REWARD_BOUND = 3.0
+
+_NEARBY_TRIES = 12
+_FIRST_NOISE = 0.02
+_NOISE_GROWTH = 1.4
+"""A repeated candidate is moved by relative noise that grows until it is a new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One compression problem, as every worker sees it; plain data beside the compressor."""
+
+    compressor: Compressor
+    budget: Budget
+    curves: SensitivityCurves | None
+    """Sensitivity curves; None where no prior is used."""
+    prior: Widths | None
+    """The prior's widths, shape ``(num_groups,)``; None for plain actions."""
+    screens: bool = False
+    """Whether a reward predictor improves proposals, and the agent starts from the best so far."""
+    reference_reward: float
+    """Reward of the prior's variant, or of the uniform one without a prior."""
+    original_reward: float
+    """Reward of the uncompressed target."""
+    smallest_scale: float = 1e-6
+    """Rewards are in units of no less; a prior may be as good as the uncompressed target."""
+    episode: Episode
+    residual_scale: float
+    budget_handling: BudgetHandling = "projection"
+    goals: tuple[Goal, ...] = ()
+    """What episodes are played for, where it is not the one budget alone."""
+
+    @property
+    def goal(self) -> Goal:
+        """Return the job's own budget with its prior and reference."""
+        return Goal(self.budget, self.prior, self.reference_reward)
+
+    @property
+    def may_win(self) -> Within:
+        """Tell which records may be the best of the search."""
+        return Within(self.budget, self.compressor.space, self.compressor.costs)
+
+    def reward_scale(self, goal: Goal | None = None) -> float:
+        """Return what a goal's reference loses against the uncompressed target."""
+        return max(self.original_reward - (goal or self.goal).reference_reward, self.smallest_scale)
+
+
+class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
+    """One episode is one candidate."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(
+        self, problem: Problem, evaluate: Evaluate, records: Records = Known.nothing
+    ) -> None:
+        """Make the spaces.
+
+        Args:
+            problem: What is to be compressed.
+            evaluate: ``(widths, candidate JSON) -> record``, None when evaluations are used up.
+            records: Returns what was measured so far, to learn from.
+        """
+        self._records = records
+        self._screening: Screening | None = None
+        if problem.screens and problem.curves is not None:
+            self._screening = Screening(
+                problem.compressor.space,
+                problem.compressor.costs,
+                problem.curves,
+                problem.original_reward,
+            )
+        self._problem = problem
+        self._evaluate = evaluate
+        self._space = problem.compressor.space
+        self._units, self._smallest = self._space.num_units, self._space.smallest_widths
+        self._costs = problem.compressor.costs
+        self._observer = Observer(
+            problem.compressor,
+            problem.budget,
+            problem.prior,
+            problem.curves,
+            problem.reward_scale(),
+        )
+        self._goal = problem.goal
+        decisions = self._space.num_decisions if problem.episode == "whole" else 1
+        bound = self._observer.bound
+        self.observation_space = gym.spaces.Box(
+            -bound, bound, (self._observer.size,), dtype=np.float32
+        )
+        self._nothing_left = np.zeros(self._observer.size, dtype=np.float32)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (decisions,), dtype=np.float32)
+        self._group = self._next_open(0)
+        self._keep = np.ones(len(self._space))
+        self._widths = self._space.full_widths
+        self._proposed: set[tuple[int, ...]] = set()
+        self._centre, self._known = self._space.full_widths, Known.nothing()
+        self._own = Known.nothing()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Begin a candidate; nothing is decided."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._proposed.clear()
+            self._own = Known.nothing()
+        if self._problem.goals:
+            self._goal = pick(self._problem.goals, self.np_random)
+            self._observer.face(self._goal.budget, self._goal.prior)
+        self._group = self._next_open(0)
+        self._keep = np.ones(len(self._space))
+        self._widths = self._space.full_widths
+        return self._observer.observe(self._group, self._widths), {}
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Decide the next group, or all.
+
+        Raises:
+            SearchStalledError: The agent has diverged.
+        """
+        if not np.isfinite(action).all():
+            raise SearchStalledError(
+                "search: the agent diverged, its actions are no numbers any more; lower the "
+                "learning_rate of its algorithm; what was evaluated is stored"
+            )
+        for value in np.asarray(action, dtype=np.float64):
+            self._decide(float(np.clip(value, -1.0, 1.0)))
+        done = self._group == len(self._space)
+        if not done:
+            return self._observer.observe(self._group, self._widths), 0.0, False, False, {}
+        reward, info = self._finish()
+        return self._nothing_left, reward, True, False, info
+
+    def _next_open(self, start: int) -> int:
+        """Return the first group from ``start`` on that has a choice, else the number of groups."""
+        groups = self._space.groups
+        return next((i for i in range(start, len(groups)) if groups[i].is_open), len(groups))
+
+    def _decide(self, value: float) -> None:
+        index, units = self._group, self._units
+        prior, problem = self._goal.prior, self._problem
+        if prior is not None:
+            if index == self._next_open(0):
+                self._centre = self._best_known(prior)
+            keep = self._centre[index] / units[index] + problem.residual_scale * value
+        else:
+            keep = plain_keep(value, self._space.groups[index])
+        smallest = self._smallest[index] / units[index]
+        self._keep[index] = min(max(keep, smallest), 1.0)
+        wanted = float(self._keep[index] * units[index])
+        self._widths[index] = self._space.groups[index].nearest(wanted)
+        if problem.budget_handling == "clip":
+            self._widths[index] = clip(
+                self._widths, index, self._goal.budget, self._space, self._costs
+            )
+            self._keep[index] = self._widths[index] / units[index]
+        self._group = self._next_open(index + 1)
+
+    def _best_known(self, prior: Widths) -> Widths:
+        """Return the levels that the actions are relative to."""
+        if self._screening is None:
+            return prior
+        # What others measured is told between updates, what this env did is known at once.
+        self._known = self._records().with_others(self._own)
+        return self._screening.affordable(self._known, self._goal.budget).best(prior)
+
+    def _new_widths(self) -> Widths:
+        """Return the decisions' widths on the budget, or near them if this env had them before.
+
+        A converged agent proposes the same variants again and again; a variant nearby tells it
+        more than the one it knows, and the run its number of evaluations.
+        """
+        keep, noise, budget = self._keep, _FIRST_NOISE, self._goal.budget
+        if self._screening is not None:
+            proposal = project(keep, budget, self._space, self._costs)
+            return self._screening.improve(proposal, budget, self._known, self.np_random)
+        for _ in range(_NEARBY_TRIES):
+            widths = bring_within(
+                self._problem.budget_handling,
+                keep,
+                budget,
+                self._space,
+                self._costs,
+                fill=self._goal.prior is not None,
+            )
+            if tuple(widths.tolist()) not in self._proposed:
+                break
+            keep = self._keep * np.exp(self.np_random.normal(0.0, noise, len(self._keep)))
+            noise *= _NOISE_GROWTH
+        self._proposed.add(tuple(widths.tolist()))
+        return widths
+
+    def _finish(self) -> tuple[float, dict[str, Any]]:
+        """Evaluate the candidate that the decisions make up."""
+        widths = self._new_widths()
+        wanted = np.where(self._space.prunes, np.round(self._keep, 6) * self._units, widths)
+        candidate = self._space.policy_of(wanted)
+        self._widths = widths
+        try:
+            record = self._evaluate(widths, candidate.to_json())
+        except EvaluationError as error:
+            return -_REWARD_BOUND, {"error": str(error)}
+        if record is None:
+            return 0.0, {"exhausted": True}
+        self._own = self._own.with_others(Known(widths[None], np.array([record.reward])))
+        advantage = record.reward - self._goal.reference_reward
+        advantage /= self._problem.reward_scale(self._goal)
+        reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))
+        return reward, {"evaluation_id": record.evaluation_id, "reward": record.reward}

@@ -1,0 +1,208 @@
+"""The env as RLlib's env runners build it: a replica of the target with an evaluator of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from rl_compress.agent.env import CompressionEnv, Problem
+from rl_compress.agent.mask_env import MaskEnv
+from rl_compress.agent.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit, answer
+from rl_compress.agent.rllib.lease import Holder
+from rl_compress.agent.rllib.weights import map_weights
+from rl_compress.errors import RLCompressError, SearchStalledError
+from rl_compress.evaluation.candidates import CandidateEvaluator
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.shared import SharedEvaluator
+from rl_compress.searchers.screening import Known
+from rl_compress.targets.factory import lend_factory, make_target
+
+if TYPE_CHECKING:
+    from ray.rllib.env.env_context import EnvContext
+
+logger = logging.getLogger(__name__)
+
+
+class _Worker(gym.Env[Any, Any]):
+    """What is common to the envs of env runners."""
+
+    _ledger: RemoteLedger
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take a step; if it fails, end the search with the reason.
+
+        RLlib makes a new env after an error and tries again, without end and without a word.
+        """
+        try:
+            return super().step(action)
+        except Exception as error:
+            if _is_the_clusters(error):
+                raise
+            error = _told(error)
+            self._ledger.give_up(error)
+            space = self.observation_space
+            nothing = np.zeros(space.shape or (), dtype=space.dtype)
+            return nothing, 0.0, True, False, {"error": str(error)}
+
+    def end_sample(self) -> list[ray.ObjectRef]:
+        """Return what is there once the sample's records are stored; nobody learns before."""
+        return self._ledger.handed_in()
+
+
+@contextlib.contextmanager
+def _starting(config: EnvContext) -> Iterator[None]:
+    """Tell the coordinator that a worker starts, and how that ends.
+
+    RLlib starts one that fails anew, again and again, and tells nobody why.
+    """
+    coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
+    if reason := answer(coordinator.begin.remote(config.worker_index, Holder.this_actor())):
+        raise reason
+    try:
+        yield
+    except Exception as error:
+        if not _is_the_clusters(error):
+            answer(coordinator.give_up.remote(_told(error)))
+        raise
+    answer(coordinator.equipped.remote(config.worker_index))
+
+
+def _told(error: Exception) -> RLCompressError:
+    """Return an error of an env runner as the user is to read it."""
+    if isinstance(error, RLCompressError):
+        return error
+    logger.error("an env runner failed", exc_info=error)
+    told = f"search: an env runner failed ({type(error).__name__}: {error})"
+    return SearchStalledError(f"{told}; what was evaluated is stored")
+
+
+def _is_the_clusters(error: Exception) -> bool:
+    """Say whether an error comes of a process or node that died, which will be replaced."""
+    exceptions = ray.exceptions
+    return isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError)
+
+
+class WorkerEnv(_Worker, CompressionEnv):
+    """A compression env that finds its run's coordinator by name.
+
+    ``env_config`` holds the coordinator's name only, so that a checkpoint can be restored in
+    another cluster.
+    """
+
+    def __init__(self, config: EnvContext) -> None:
+        """Build, or take from this process's cache, everything that the name stands for."""
+        with _starting(config):
+            problem, evaluate, self._ledger = _equip(config)
+            self._published = _Published(config["coordinator"])
+            super().__init__(problem, evaluate, self._published)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin a candidate, and ask what is known; the answer is needed when it is decided."""
+        self._published.ask()
+        return super().reset(seed=seed, options=options)
+
+    def begin_sample(self, batches: int) -> None:
+        """Let the next sample decide in the knowledge of so many batches, once it is published."""
+        self._published.batches = batches
+
+    def end_sample(self) -> list[ray.ObjectRef]:
+        """Let go of what was known, too."""
+        self._published.forget()
+        return super().end_sample()
+
+
+class MaskWorkerEnv(_Worker, MaskEnv):
+    """The same for masks; ``env_config`` holds the number of steps besides."""
+
+    def __init__(self, config: EnvContext) -> None:
+        """Build, or take from this process's cache, everything that the name stands for."""
+        with _starting(config):
+            problem, evaluate, self._ledger = _equip(config)
+            super().__init__(problem, evaluate, steps=config["steps"])
+
+
+class SampleEnd(RLlibCallback):
+    """Waits until a sample's records are stored, before the env runner hands it on."""
+
+    def on_sample_end(self, *, env_runner: Any, **_others: Any) -> None:
+        """See RLlib."""
+        for env in env_runner.env.unwrapped.envs:
+            if isinstance(env.unwrapped, _Worker):
+                answer(env.unwrapped.end_sample())
+
+
+class _Published:
+    """The records that the coordinator let out, fetched once for each sample."""
+
+    def __init__(self, coordinator_name: str) -> None:
+        self._coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
+        self._asked: ray.ObjectRef | None = None
+        self._known: Known | None = None
+        self.batches = 0
+
+    def ask(self) -> None:
+        if self._asked is None:
+            self._asked = self._coordinator.published.remote(self.batches)
+
+    def __call__(self) -> Known:
+        self.ask()
+        if self._known is None:
+            self._known = ray.get(self._asked)
+        return self._known
+
+    def forget(self) -> None:
+        self._asked = self._known = None
+
+
+def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator, RemoteLedger]:
+    """Return the run's problem, an evaluator that asks its coordinator, and how it does that."""
+    coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
+    kit, problem, evaluator = _equipment(config["coordinator"])
+    space, sharing, ledger = problem.compressor.space, kit.sharing, RemoteLedger(coordinator)
+    evaluate = CandidateEvaluator(
+        evaluator
+        if sharing is None
+        else SharedEvaluator(evaluator, space, sharing, config.worker_index),
+        ledger,
+        space,
+        kit.reward,
+        kit.identity,
+        worker=config.worker_index,
+        build_ahead=evaluator.build_ahead,
+    )
+    return problem, evaluate, ledger
+
+
+@functools.lru_cache(maxsize=1)
+def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
+    """Map the weights and build the evaluator, once per process."""
+    coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
+    kit: WorkerKit = answer(coordinator.kit.remote())
+    lend_factory(kit.target.factory, kit.factory)
+
+    def fetch() -> bytes:
+        (reference,) = answer(coordinator.weights.remote())
+        return ray.get(reference)
+
+    compressor = kit.problem.compressor.with_tensors(map_weights(kit.weights, fetch))
+    problem = dataclasses.replace(kit.problem, compressor=compressor)
+    evaluator = Evaluator(
+        make_target(kit.target),
+        compressor,
+        kit.score,
+        kit.evaluation,
+        latency=kit.latency,
+        robustness=kit.robustness,
+    )
+    return kit, problem, evaluator

@@ -1,1 +1,0 @@
-"""Variants: sliced from shared weights for the search, cut physically for delivery."""

@@ -1,1 +1,0 @@
-"""Repairing compressed networks: recalibration, reconstruction, and fine-tuning."""

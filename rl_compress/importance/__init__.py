@@ -1,0 +1,1 @@
+"""Importance: which units of a group matter least."""

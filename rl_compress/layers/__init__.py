@@ -1,1 +1,0 @@
-"""Layers: which of them share channels and must be decided together."""

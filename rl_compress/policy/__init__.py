@@ -1,1 +1,0 @@
-"""Policies: decisions, the space they are taken from, and the budget they must meet."""

@@ -1,1 +1,0 @@
-"""Pruning: which units of a group matter least."""

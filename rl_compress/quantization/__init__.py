@@ -1,1 +1,0 @@
-"""Quantization: values to codes of 1 to 8 bits, and back."""

@@ -1,0 +1,125 @@
+"""A search beside its baselines: the best so far, by algorithm, over its seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rl_compress.report.comparison_plots import Band, best_so_far_plot
+from rl_compress.report.formatting import format_score
+from rl_compress.report.page import Markup, drawing, paragraph, section, table
+from rl_compress.runs.pareto import SCORE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from rl_compress.report.run_files import RunFiles
+
+_SHARES = (0.1, 0.25, 0.5, 1.0)
+"""Parts of the search's evaluations at which the table compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One algorithm, over the seeds that it was run with."""
+
+    algorithm: str
+    best: tuple[npt.NDArray[np.float64], ...]
+    """For each seed the highest reward so far, shape ``(num_evaluations,)``."""
+    sensitivity_evaluations: int
+    """What the sensitivity curves that it starts from took, on top of its evaluations."""
+
+    def after(self, count: int) -> tuple[npt.NDArray[np.float64], int]:
+        """Return each seed's best after ``count`` evaluations, and how many the longest made."""
+        made = max(min(count, len(best)) for best in self.best)
+        return np.array([best[min(count, len(best)) - 1] for best in self.best]), made
+
+    def band(self) -> Band:
+        """Return mean, lowest and highest of the seeds, as far as all of them came."""
+        shared = min(map(len, self.best))
+        stacked = np.stack([best[:shared] for best in self.best])
+        return Band(self.algorithm, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0))
+
+
+def contenders(files: RunFiles) -> list[Contender]:
+    """Return the search that the run is about, then its baselines by the best they found."""
+    found: dict[str, list[npt.NDArray[np.float64]]] = {}
+    started: dict[str, int] = {}
+    own = (files.evaluations, files.sensitivity)
+    for records, curves in [own, *((one.evaluations, one.sensitivity) for one in files.beside)]:
+        if not records:
+            continue
+        rewards = np.array(
+            [record.reward if files.may_win(record) else np.nan for record in records]
+        )
+        algorithm = records[0].algorithm
+        found.setdefault(algorithm, []).append(np.fmax.accumulate(rewards))
+        started.setdefault(algorithm, count_sensitivity_evaluations(curves))
+    all_of_them = [Contender(name, tuple(best), started[name]) for name, best in found.items()]
+    return all_of_them[:1] + sorted(
+        all_of_them[1:], key=lambda one: -float(np.mean([best[-1] for best in one.best]))
+    )
+
+
+def count_sensitivity_evaluations(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many variants sensitivity curves took; all curves share the uncompressed one."""
+    curves = {(row["group"], row.get("decides")) for row in rows}
+    return len(rows) - len(curves) + 1 if rows else 0
+
+
+def figure_name(files: RunFiles) -> str:
+    """Return what was maximised: the score by its name, or a reward that trades it for costs."""
+    objective = files.job.get("objective")
+    objective = objective if isinstance(objective, dict) else {}
+    plain = (objective.get("weights") or {SCORE: 1.0}) == {SCORE: 1.0}
+    return str(objective.get("score", SCORE)) if plain else "reward"
+
+
+def comparison_with_baselines(files: RunFiles) -> Markup:
+    """Show every algorithm's best so far, and compare at equal numbers of evaluations."""
+    if not files.beside or not files.evaluations:
+        return Markup("")
+    name, entered = figure_name(files), contenders(files)
+    total = len(files.evaluations)
+    counts = list(dict.fromkeys(max(1, round(share * total)) for share in _SHARES))
+    rows = [
+        (
+            one.algorithm + (" (this search)" if number == 0 else ""),
+            str(len(one.best)),
+            str(one.sensitivity_evaluations or "–"),
+            *(_cell(name, one, count) for count in counts),
+        )
+        for number, one in enumerate(entered)
+    ]
+    header = (
+        "algorithm",
+        "seeds",
+        "sensitivities, on top",
+        *(f"{count} evaluation{'s' if count > 1 else ''}" for count in counts),
+    )
+    note = (
+        f"Best {name} on the search split, before fine-tuning, by the number of evaluations; all "
+        f"have the same model, budget and evaluator. Lines are means over seeds, with the lowest "
+        f"and highest in brackets and as a band; an algorithm without chance has one seed. "
+        f"Sensitivity curves take evaluations of their own, which are not in the columns; measured "
+        f"once, they serve all who start from them."
+    )
+    return section(
+        "Against baselines",
+        paragraph(note, "note"),
+        drawing(best_so_far_plot([one.band() for one in entered], figure=name)),
+        table(header, rows, figures=True),
+    )
+
+
+def _cell(name: str, one: Contender, count: int) -> str:
+    values, made = one.after(count)
+    text = format_score(name, float(values.mean()))
+    if len(values) > 1:
+        low, high = format_score(name, float(values.min())), format_score(name, float(values.max()))
+        text += f" [{low}, {high}]"
+    return text if made == count else f"{text} (it ended after {made})"

@@ -1,0 +1,187 @@
+"""What a run directory holds, read for the report; all but the job may still be missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from rl_compress.errors import CorruptFileError, RunDirectoryError
+from rl_compress.export.manifest import Manifest
+from rl_compress.runs.grants import GrantLog
+from rl_compress.runs.run_directory import RunDirectory
+from rl_compress.runs.store import EvaluationStore
+from rl_compress.runs.verified import Verified, load_verified
+from rl_compress.space.compression_policy import CompressionPolicy
+from rl_compress.strict_yaml import load_yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rl_compress.runs.failure import Failure
+    from rl_compress.runs.record import EvaluationRecord
+
+_JOB_FILE = "job.yaml"
+_SENSITIVITY = ("group", "pruning_ratio", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFiles:
+    """What one search measured."""
+
+    evaluations: list[EvaluationRecord]
+    """In the order of their ids."""
+    sensitivity: list[dict[str, Any]]
+    """Rows of ``group``, ``pruning_ratio`` and ``score``; empty where it needed none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """The content of a run directory; None or empty is a file that does not exist (yet)."""
+
+    directory: Path
+    job: dict[str, Any]
+    job_yaml: str
+    environment: dict[str, Any] | None
+    space: dict[str, Any] | None
+    """Groups, notes, and where given ``costs`` of the uncompressed target and the ``budget``."""
+    sensitivity: list[dict[str, Any]]
+    """Rows of ``group``, ``pruning_ratio`` and ``score``; where bits are searched also ``decides``,
+    and ``width``, which are the bits."""
+    evaluations: list[EvaluationRecord]
+    """In the order of their ids."""
+    pareto: list[dict[str, Any]]
+    contribution: list[dict[str, Any]]
+    """Rows of ``iteration``, ``unit``, ``contribution``, ``ratio`` and ``kept``."""
+    manifest: dict[str, Any] | None
+    policy: CompressionPolicy | None
+    """The delivered policy."""
+    verification: list[Verified]
+    """Variants that were fine-tuned to verify the search, best first."""
+    cache_hits: int | None
+    """Candidates that a finished search had measured before."""
+    beside: list[SearchFiles]
+    """The searches that this one is compared with; those without an evaluation are left out."""
+
+    failures: list[Failure] = field(default_factory=list)
+    """Variants that could not be evaluated, in the order of time."""
+    lost: int = 0
+    """Evaluations that ended with their process; of an unfinished run, those that it is at too."""
+    retried: int = 0
+    """Evaluations that were begun again for that."""
+
+    def may_win(self, record: EvaluationRecord) -> bool:
+        """Say whether a record is for the job's own budget, not for a looser one of several."""
+        search = self.job.get("search")
+        if not (isinstance(search, dict) and search.get("budgets")):
+            return True
+        bounds, costs = (self.space or {}).get("budget") or {}, record.costs()
+        # What was not measured was not bounded either, or it is predicted and not in the record.
+        return all(costs[cost] <= bound for cost, bound in bounds.items() if cost in costs)
+
+
+def read_run(directory: Path) -> RunFiles:
+    """Read a run directory.
+
+    Raises:
+        RunDirectoryError: There is no such directory, or it is no run's.
+        CorruptFileError: A file cannot be read; the message names it.
+        ConfigError: A newer release delivered the model, or the policy is none.
+    """
+    if not directory.is_dir():
+        raise RunDirectoryError(f"{directory}: no such directory; give the directory of a run")
+    run = RunDirectory(directory)
+    job_yaml, job = read_job(directory / _JOB_FILE)
+    store = EvaluationStore(run.evaluations) if run.evaluations.is_dir() else None
+    evaluations, failures = (store.read(), store.read_failures()) if store else ([], [])
+    grants = GrantLog(None) if store is None else store.open_grants()
+    answered = {e.policy_id for e in evaluations} | {f.policy_id for f in failures}
+    manifest, policy = run.best / "manifest.json", run.best / "policy.json"
+    return RunFiles(
+        directory=directory,
+        job=job,
+        job_yaml=job_yaml,
+        environment=_read_json(directory / "environment.json"),
+        space=_read_json(directory / "space.json", "groups"),
+        sensitivity=_read_rows(run.sensitivity, _SENSITIVITY),
+        evaluations=evaluations,
+        pareto=_read_rows(directory / "pareto.parquet", ("score",)),
+        contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
+        manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
+        policy=CompressionPolicy.load(policy) if policy.is_file() else None,
+        verification=load_verified(run.verification),
+        cache_hits=(_read_json(directory / "summary.json") or {}).get("cache_hits"),
+        beside=_read_beside(run.baselines),
+        failures=failures,
+        lost=grants.lost(answered),
+        retried=grants.retried,
+    )
+
+
+def _read_beside(folder: Path) -> list[SearchFiles]:
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        run = RunDirectory(path)
+        evaluations = EvaluationStore(run.evaluations).read() if run.evaluations.is_dir() else []
+        if evaluations:
+            found.append(SearchFiles(evaluations, _read_rows(run.sensitivity, _SENSITIVITY)))
+    return found
+
+
+def read_job(path: Path) -> tuple[str, dict[str, Any]]:
+    """Read a job file as text and as plain data.
+
+    Raises:
+        RunDirectoryError: There is none.
+        CorruptFileError: It cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        job = load_yaml(text)
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"{path.parent}: not the directory of a run (there is no {_JOB_FILE})"
+        ) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CorruptFileError(f"{path}: not a readable job ({error})") from None
+    if not isinstance(job, dict):
+        raise CorruptFileError(f"{path}: not a job; expected a mapping of keys such as target")
+    return text, job
+
+
+def _read_json(path: Path, *required: str) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorruptFileError(
+            f"{path}: not readable JSON ({error}); resume the run to write it anew"
+        ) from None
+    missing = [key for key in required if not isinstance(data, dict) or key not in data]
+    if missing or not isinstance(data, dict):
+        raise CorruptFileError(
+            f"{path}: lacks {', '.join(missing) or 'keys'}; resume the run to write it anew"
+        )
+    return data
+
+
+def _read_rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        return []
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptFileError(
+            f"{path}: not a readable parquet file ({error}); remove it and resume the run"
+        ) from None
+    missing = [column for column in required if column not in table.column_names]
+    if missing:
+        raise CorruptFileError(
+            f"{path}: lacks the column(s) {', '.join(missing)}; remove it and resume the run"
+        )
+    return table.to_pylist()

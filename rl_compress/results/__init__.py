@@ -1,1 +1,0 @@
-"""Results: records, their store, the Pareto front, the run directory."""

@@ -1,0 +1,1 @@
+"""Robustness: what attacks on inputs and on weights do to a model."""

@@ -1,0 +1,1 @@
+"""Runs: records, their store, the Pareto front, the run directory."""

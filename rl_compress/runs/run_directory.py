@@ -1,0 +1,190 @@
+"""The run directory: one execution of a job, resumable and readable while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from rl_compress.errors import RunDirectoryError
+from rl_compress.runs.mirror import Mirror
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.run_lock import LOCK_FILE
+from rl_compress.runs.schema import to_table
+from rl_compress.runs.store import EvaluationStore
+
+NEW = ".new"
+"""Ends the name of a directory whose run is to take an older one's place."""
+
+_STARTED = "fingerprint.started.json"
+"""The fingerprint's name until the run is finished."""
+
+
+class RunDirectory:
+    """Files of one run; each is written whole and renamed into place."""
+
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
+        """Name the directory; nothing is created.
+
+        Args:
+            path: The directory, or the folder within a working folder.
+            mirror: Keeps its copy on remote storage.
+        """
+        self.path = path
+        self.mirror = mirror
+
+    @property
+    def location(self) -> str:
+        """Where the run is kept: a path, or a URI."""
+        return str(self.path) if self.mirror is None else self.mirror.remote.uri
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is that of the directory where it ends up."""
+        return self.path.name.removesuffix(NEW)
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of the evaluation records."""
+        return self.path / "evaluations"
+
+    def store(self) -> EvaluationStore:
+        """Open the store of evaluation records; what it takes is on remote storage at once."""
+        if self.mirror is None:
+            return EvaluationStore(self.evaluations)
+        return EvaluationStore(self.evaluations, self.mirror.keep)
+
+    def push(self) -> None:
+        """Bring the copy on remote storage, if there is one, to what is here.
+
+        Raises:
+            StorageError: The storage stayed away.
+        """
+        if self.mirror is not None:
+            self.mirror.push()
+
+    @property
+    def sensitivity(self) -> Path:
+        """File of the sensitivity curves."""
+        return self.path / "sensitivity.parquet"
+
+    @property
+    def pretraining(self) -> Path:
+        """Folder of the pre-training's checkpoints."""
+        return self.path / "pretraining"
+
+    @property
+    def contribution(self) -> Path:
+        """File of the contributions' history."""
+        return self.path / "contribution.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the algorithm's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the delivered model."""
+        return self.path / "best"
+
+    @property
+    def verification(self) -> Path:
+        """File of the variants that were fine-tuned to verify the search."""
+        return self.path / "verification.parquet"
+
+    @property
+    def baselines(self) -> Path:
+        """Folder of the searches that this one is compared with."""
+        return self.path / "baselines"
+
+    @property
+    def fingerprint(self) -> Path:
+        """File that tells what a finished run was made from; an unfinished run has none."""
+        return self.path / "fingerprint.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether the run came to its end."""
+        return self.fingerprint.exists()
+
+    def check(self, job_yaml: str, *, resume: bool) -> None:
+        """Make sure that the directory can take a job's run; nothing is written.
+
+        Args:
+            job_yaml: The job with all defaults filled in.
+            resume: Continue the run that is in the directory.
+
+        Raises:
+            RunDirectoryError: The directory holds another job, or a run that is not to be resumed,
+                or nothing although it should be resumed, or it is no directory.
+        """
+        job_file = self.path / "job.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.location}: is a file; name a directory with --output")
+        if job_file.exists():
+            if job_file.read_text(encoding="utf-8") != job_yaml:
+                raise RunDirectoryError(
+                    f"{self.location}: holds a run of another job (its job.yaml differs from this "
+                    f"one); choose another --output"
+                )
+            if not resume:
+                raise RunDirectoryError(
+                    f"{self.location}: holds a run of this job already; add --resume to continue "
+                    f"it, or choose another --output"
+                )
+        elif resume:
+            raise RunDirectoryError(
+                f"{self.location}: there is no run to resume (no job.yaml); leave out --resume"
+            )
+        elif self.path.exists() and {path.name for path in self.path.iterdir()} - {LOCK_FILE}:
+            raise RunDirectoryError(
+                f"{self.location}: is not empty and holds no run; choose another --output"
+            )
+
+    def create(self, job_yaml: str) -> None:
+        """Create the directory, or take up the run that is in it.
+
+        Raises:
+            RunDirectoryError: The directory cannot be written.
+        """
+        try:
+            self.evaluations.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.write_text("job.yaml", job_yaml)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another --output"
+            ) from None
+
+    def note_fingerprint(self, fingerprint: Mapping[str, str]) -> None:
+        """Keep what the run is made from, until it is finished.
+
+        A run that is resumed keeps its first, which is what its evaluations were made from.
+        """
+        if not self.is_finished and not (self.path / _STARTED).exists():
+            self.write_json(_STARTED, fingerprint)
+
+    def finish(self) -> None:
+        """Say that the run came to its end."""
+        if not self.is_finished:
+            (self.path / _STARTED).rename(self.fingerprint)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole."""
+        unfinished = self.path / f"{name}.tmp"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.rename(self.path / name)
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file whole."""
+        self.write_text(name, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    def write_records(self, name: str, records: Sequence[EvaluationRecord]) -> None:
+        """Write records as one parquet file, whole."""
+        unfinished = self.path / f"{name}.tmp"
+        pq.write_table(to_table(records), unfinished)
+        unfinished.rename(self.path / name)

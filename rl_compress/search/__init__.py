@@ -1,1 +1,0 @@
-"""Search: the environment, the prior, the baselines, and RLlib on Ray."""

@@ -1,0 +1,1 @@
+"""Searchers: sensitivity curves, the prior, the reward predictor, and baselines."""

@@ -1,0 +1,87 @@
+"""The loop that runs a baseline in the driver until the run's evaluations are used up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.candidates import CandidateEvaluator
+from rl_compress.evaluation.ledger import Ledger, Progress
+from rl_compress.searchers.baselines.baseline import Baseline, Keep
+from rl_compress.searchers.convergence import Convergence
+from rl_compress.space.budget import Budget, CostFunction
+from rl_compress.space.mask_projection import decides_masks, project_mask
+from rl_compress.space.projection import project
+from rl_compress.space.search_space import SearchSpace, Widths
+
+_PATIENCE = 2000
+"""Candidates in a row without a new variant, after which the space counts as exhausted."""
+
+_STAYS = 0.5
+"""In a space of masks, the smallest fraction kept that lets a unit stay."""
+
+_FAILURES = 20
+"""Variants that may fail, and then no more than succeed, before the search is given up."""
+
+
+def run_baseline(
+    baseline: Baseline,
+    candidates: CandidateEvaluator,
+    ledger: Ledger,
+    space: SearchSpace,
+    budget: Budget,
+    cost_function: CostFunction,
+    advance: Callable[[Progress], None] = lambda _progress: None,
+    convergence: Convergence | None = None,
+) -> str | None:
+    """Ask, project, evaluate, tell; a resumed run replays the stored part from the cache.
+
+    Args:
+        baseline: Proposes candidates.
+        candidates: Measures them.
+        ledger: Counts them.
+        space: Allowed widths.
+        budget: Upper bounds.
+        cost_function: Exact costs of widths.
+        advance: Hears of progress after every candidate.
+        convergence: Ends the search once it finds nothing better.
+
+    Returns:
+        Why the search ended early, or None when all evaluations were made.
+    """
+    unchanged, done, failure = 0, ledger.progress().done, ""
+    while True:
+        keep = baseline.ask()
+        if keep is None:
+            return "the baseline has no other candidate"
+        widths = _realise(keep, baseline, budget, space, cost_function)
+        try:
+            record = candidates(widths)
+        except EvaluationError as error:
+            failure, reward = f" ({error})", float("-inf")
+        else:
+            if record is None:
+                return None
+            reward = record.reward
+        # Learn from the realised decision: it is what the reward belongs to.
+        baseline.tell(widths / space.num_units, reward)
+        progress = ledger.progress()
+        advance(progress)
+        if progress.exhausted:
+            return None
+        if convergence is not None and (reason := convergence.reason(progress)):
+            return reason
+        unchanged = unchanged + 1 if progress.done == done else 0
+        done = progress.done
+        if progress.failures > max(_FAILURES, progress.done):
+            return f"most variants cannot be evaluated{failure}"
+        if unchanged > _PATIENCE:
+            return f"no new variant in {_PATIENCE} candidates{failure}"
+
+
+def _realise(
+    keep: Keep, baseline: Baseline, budget: Budget, space: SearchSpace, cost_function: CostFunction
+) -> Widths:
+    if decides_masks(space):
+        return project_mask(keep >= _STAYS, keep, budget, space, cost_function)
+    return project(keep, budget, space, cost_function, fill=baseline.fill)

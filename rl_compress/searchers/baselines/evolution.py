@@ -1,0 +1,143 @@
+"""Evolution by level switches, after EvoPress (Sieberling et al., 2025)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rl_compress.searchers.baselines.baseline import Keep
+from rl_compress.space.budget import Budget, CostFunction
+from rl_compress.space.mask_projection import decides_masks
+from rl_compress.space.search_space import SearchSpace, Widths
+
+_OFFSPRING = 8
+"""Full evaluations in a generation. EvoPress makes 128 offspring and lets 16 and then 4 of them
+into rounds with more tokens (2k, 16k, 131k), which costs what 8 evaluations on all tokens do."""
+
+_SWITCHES = 3
+"""A mutation makes ``min(U{1..3}, U{1..3})`` switches, as published: mostly one."""
+
+_STEPS_ACROSS = 4
+"""A step is at most a quarter of a dimension's levels. EvoPress has few levels and steps by one;
+among 64 widths a step of one would change nothing that can be measured."""
+
+_FLIPPED = 0.05
+"""With masks, the share of units that a mutation flips."""
+
+_TRIES = 20
+"""Mutations drawn for one that was not proposed before."""
+
+
+class Evolution:
+    """(1 + 8) evolution: some dimensions a step up, others down until the budget holds again.
+
+    In EvoPress a switch lowers one layer and raises another of the same size. Here costs differ,
+    so as many dimensions are lowered, drawn at random among those that the exceeded bounds depend
+    on, as the raised ones make necessary; the projection gives back what the last one freed.
+    """
+
+    fill = True
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        budget: Budget,
+        cost_function: CostFunction,
+        seed: int,
+        start: Keep | None = None,
+    ) -> None:
+        """Start from one vector.
+
+        Args:
+            space: Allowed levels.
+            budget: Upper bounds; must be feasible.
+            cost_function: Exact costs; monotone in every dimension.
+            seed: Of the mutations.
+            start: The first parent; by default the uniform vector at the budget, as published.
+        """
+        self._space, self._budget, self._costs = space, budget, cost_function
+        self._masks = decides_masks(space)
+        if start is None:
+            start = np.full(len(space), 1.0 if self._masks else 0.5)
+        self._parent: Keep = start
+        self._parent_reward = -np.inf
+        self._levels = [np.array(group.widths) for group in space.groups]
+        self._top = np.array([len(levels) - 1 for levels in self._levels])
+        self._rng = np.random.default_rng(seed)
+        self._begun = False
+        self._brood: list[tuple[float, Keep]] = []
+        self._proposed: set[bytes] = set()
+
+    def ask(self) -> Keep:
+        """Return the start, the first time, then mutations of the parent."""
+        if not self._begun:
+            self._begun = True
+            return self._parent
+        for _ in range(_TRIES):
+            keep = self._flipped() if self._masks else self._switched()
+            if keep.tobytes() not in self._proposed:
+                break
+        self._proposed.add(keep.tobytes())
+        return keep
+
+    def tell(self, keep: Keep, reward: float) -> None:
+        """Select the best of parent and offspring once a generation is complete."""
+        self._proposed.add(keep.tobytes())
+        self._brood.append((reward, keep))
+        if len(self._brood) == _OFFSPRING or self._parent_reward == -np.inf:
+            reward, keep = max(self._brood, key=lambda pair: pair[0])
+            # Of equals the offspring goes on, so that plateaus are crossed.
+            if reward >= self._parent_reward and reward > -np.inf:
+                self._parent_reward, self._parent = reward, keep
+            self._brood = []
+
+    def _flipped(self) -> Keep:
+        changed = self._rng.random(len(self._parent)) < _FLIPPED
+        changed[self._rng.integers(len(self._parent))] = True
+        return np.where(changed, 1.0 - self._parent, self._parent)
+
+    def _switched(self) -> Keep:
+        # A parent that was not carried out yet, because it failed, may be between two levels.
+        widths = self._space.nearest(self._parent * self._space.num_units)
+        position = np.array(
+            [np.searchsorted(levels, w) for levels, w in zip(self._levels, widths, strict=True)]
+        )
+        count = int(self._rng.integers(1, _SWITCHES + 1, size=2).min())
+        raisable = np.flatnonzero(position < self._top)
+        raised = self._rng.permutation(raisable)[:count]
+        if not len(raised):  # nothing is compressed: only cuts are left
+            cut = self._rng.permutation(np.flatnonzero(self._top > 0))[:count]
+            position[cut] = np.maximum(position[cut] - self._steps(cut), 0)
+            return self._keep_at(position)
+        position[raised] = np.minimum(position[raised] + self._steps(raised), self._top[raised])
+        others = np.setdiff1d(np.flatnonzero(position > 0), raised)
+        return self._keep_at(self._cut_to_budget(position, others))
+
+    def _cut_to_budget(
+        self, position: npt.NDArray[np.int64], pool: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Lower random dimensions of a pool until the budget holds or the pool is empty."""
+        costs = self._costs.costs(self._widths_at(position))
+        while len(pool) and not self._budget.admits(costs):
+            chosen = self._rng.choice(pool, size=1)
+            lower = position.copy()
+            lower[chosen] = np.maximum(lower[chosen] - self._steps(chosen), 0)
+            after = self._costs.costs(self._widths_at(lower))
+            if any(costs[c] > bound and after[c] < costs[c] for c, bound in self._budget.bounds):
+                position, costs = lower, after
+                pool = pool[position[pool] > 0]
+            else:
+                pool = pool[pool != chosen]  # no exceeded bound depends on it
+        return position
+
+    def _steps(self, dimensions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        longest = np.maximum(1, (self._top[dimensions] + 1) // _STEPS_ACROSS)
+        return self._rng.integers(1, longest + 1)
+
+    def _widths_at(self, position: npt.NDArray[np.int64]) -> Widths:
+        return np.array(
+            [levels[p] for levels, p in zip(self._levels, position, strict=True)], dtype=np.int64
+        )
+
+    def _keep_at(self, position: npt.NDArray[np.int64]) -> Keep:
+        return self._widths_at(position) / self._space.num_units

@@ -1,0 +1,120 @@
+"""The prior alone, and other vectors that the sensitivity curves recommend nearly as much."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from rl_compress.searchers.baselines.baseline import Keep
+from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.space.budget import Budget, CostFunction
+from rl_compress.space.search_space import SearchSpace, Widths
+
+_TIGHTER = 0.97
+"""Factor from one budget to the next in the sweep below the budget."""
+_SPREAD = 0.2
+"""Standard deviation of the logarithm by which the losses of a dimension are doubted, at first."""
+_WIDER = 1.2
+"""Factor of the spread where doubts led to nothing new."""
+_WIDEST = 3.0
+_TRIES = 30
+"""Doubts in a row that lead to nothing new, after which the budget counts as exhausted."""
+
+
+class Greedy:
+    """First the prior; then in turn the prior of doubted curves, and of a tighter budget.
+
+    The losses of single dimensions do not really add up. A doubt multiplies all losses of each
+    dimension by a random factor, and what is best then differs from the prior where the curves
+    themselves hardly decide.
+    """
+
+    fill = False
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        curves: SensitivityCurves,
+        budget: Budget,
+        cost_function: CostFunction,
+        seed: int = 0,
+    ) -> None:
+        """Keep what the prior needs.
+
+        Args:
+            space: Allowed levels.
+            curves: What each dimension's compression costs alone.
+            budget: Upper bounds; must be feasible.
+            cost_function: Exact costs.
+            seed: Of the doubts.
+        """
+        self._space, self._curves = space, curves
+        self._budget, self._costs = budget, cost_function
+        self._rng = np.random.default_rng(seed)
+        self._proposed: set[bytes] = set()
+        self._remaining = self._in_turn()
+
+    def ask(self) -> Keep | None:
+        """Return the next vector that was not returned before."""
+        widths = next(self._remaining, None)
+        return None if widths is None else widths / self._space.num_units
+
+    def tell(self, keep: Keep, reward: float) -> None:
+        """Nothing is learned."""
+
+    def _in_turn(self) -> Iterator[Widths]:
+        prior = self._prior(self._curves, self._budget)
+        self._proposed.add(prior.tobytes())
+        yield prior
+        sources = [self._of_doubted_curves(), self._of_tighter_budgets()]
+        while sources:
+            for source in tuple(sources):
+                widths = next(source, None)
+                if widths is None:
+                    sources.remove(source)
+                else:
+                    yield widths
+
+    def _of_tighter_budgets(self) -> Iterator[Widths]:
+        smallest = self._costs.costs(self._space.smallest_widths)
+        budget = self._budget
+        while True:
+            budget = Budget(tuple((cost, bound * _TIGHTER) for cost, bound in budget.bounds))
+            if not budget.bounds or not budget.admits(smallest):
+                return
+            widths = self._prior(self._curves, budget)
+            if self._is_new(widths):
+                yield widths
+
+    def _of_doubted_curves(self) -> Iterator[Widths]:
+        spread, tries = _SPREAD, 0
+        while tries < _TRIES:
+            factors = np.exp(self._rng.normal(0.0, spread, len(self._space)))
+            widths = self._prior(_scaled(self._curves, factors.tolist()), self._budget)
+            if self._is_new(widths):
+                tries = 0
+                yield widths
+            else:
+                tries += 1
+                spread = min(spread * _WIDER, _WIDEST)
+
+    def _prior(self, curves: SensitivityCurves, budget: Budget) -> Widths:
+        return greedy_widths(curves, budget, self._space, self._costs)
+
+    def _is_new(self, widths: Widths) -> bool:
+        known = widths.tobytes() in self._proposed
+        self._proposed.add(widths.tobytes())
+        return not known
+
+
+def _scaled(curves: SensitivityCurves, factors: list[float]) -> SensitivityCurves:
+    """Return curves whose losses are multiplied by a factor for each dimension."""
+    original = curves.original_score
+    scores = tuple(
+        tuple(original - factor * (original - score) for score in measured)
+        for factor, measured in zip(factors, curves.scores, strict=True)
+    )
+    return dataclasses.replace(curves, scores=scores)

@@ -1,0 +1,62 @@
+"""Scores measured so far, kept while the sensitivity curves are not complete."""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rl_compress.runs.grants import MOST_LOSSES
+from rl_compress.runs.written import written
+from rl_compress.space.search_space import Widths
+
+
+class ScoreLog:
+    """Remembers scores across a kill, a line of JSON each.
+
+    The curves take many evaluations on a large target; an interrupted run goes on where it was.
+    Widths whose measurement the process did not survive several times count as not evaluable.
+    """
+
+    def __init__(self, path: Path, measure: Callable[[Widths], float | None]) -> None:
+        """Read what an earlier process logged.
+
+        Args:
+            path: The log, made when the first score is written.
+            measure: Scores widths of shape ``(num_groups,)``; None if they cannot be evaluated.
+        """
+        self._path = path
+        self._measure = measure
+        self._known: dict[tuple[int, ...], float | None] = {}
+        self._begun: collections.Counter[tuple[int, ...]] = collections.Counter()
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the process was killed while it wrote this line
+            widths = tuple(entry["widths"])
+            if "score" in entry:
+                self._known[widths] = entry["score"]
+            else:
+                self._begun[widths] += 1
+
+    def __call__(self, widths: Widths) -> float | None:
+        """Return the score of widths, measured now or before."""
+        key = tuple(int(width) for width in widths)
+        if key not in self._known:
+            self._note({"widths": key})
+            deadly = self._begun[key] >= MOST_LOSSES
+            self._known[key] = None if deadly else self._measure(widths)
+            self._note({"widths": key, "score": self._known[key]})
+        return self._known[key]
+
+    def close(self) -> None:
+        """Remove the log: the curves are complete."""
+        self._path.unlink(missing_ok=True)
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        with written(self._path), self._path.open("a", encoding="utf-8") as file:
+            # The line break comes first, so that half a line never spoils the next.
+            file.write("\n" + json.dumps(entry))

@@ -1,0 +1,122 @@
+"""Sensitivity curves that searches on the same target share: another budget measures nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from pathlib import Path
+
+from rl_compress import __version__
+from rl_compress.errors import CorruptFileError
+from rl_compress.evaluation.adversarial import RobustnessConfig
+from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.searchers.preparation import Subject
+from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.targets.cache import cache_dir, write_whole
+from rl_compress.targets.factory import TargetConfig
+from rl_compress.targets.fingerprint import add_tensor, source_files
+
+logger = logging.getLogger(__name__)
+
+
+def shared_path(
+    subject: Subject,
+    target: TargetConfig,
+    evaluation: EvaluationConfig,
+    score: str,
+    robustness: RobustnessConfig,
+    count: int,
+) -> Path:
+    """Return where the cache keeps the curves of a search, named by all that decides them.
+
+    Args:
+        subject: The prepared target.
+        target: Its section of the job.
+        evaluation: How variants are repaired.
+        score: Name of the score.
+        robustness: How strong the attack is, where that is the score.
+        count: Measurements per dimension.
+    """
+    key = measurement_key(subject, target, evaluation, score, robustness)
+    name = hashlib.sha256(f"{key} {count}".encode()).hexdigest()[:32]
+    return cache_dir() / "sensitivity" / f"{name}.parquet"
+
+
+def measurement_key(
+    subject: Subject,
+    target: TargetConfig,
+    evaluation: EvaluationConfig,
+    score: str,
+    robustness: RobustnessConfig,
+    *,
+    latencies: bytes = b"",
+) -> str:
+    """Return a digest of all that decides what is found when a variant is measured.
+
+    That is the weights as they are ordered, modules, the space, how variants are repaired and
+    scored, the target's options, a batch of its calibration and search splits, and the source files
+    that define target and model (a user edits those without changing a job). Budget, weights of the
+    reward, algorithm and seed decide which variants are measured, not what is found.
+
+    Args:
+        subject: The prepared target.
+        target: Its section of the job.
+        evaluation: How variants are repaired.
+        score: Name of the score.
+        robustness: How strong the attack is, where that is the score.
+        latencies: What they come from, where they are part of what is found.
+    """
+    compressor = subject.compressor
+    digest = hashlib.sha256()
+    described = {
+        "version": __version__,
+        "target": target.model_dump(mode="json"),
+        "space": compressor.config.model_dump(mode="json"),
+        "dimensions": [
+            (group.name, group.decides, group.num_units, group.widths)
+            for group in compressor.space.groups
+        ],
+        "modules": [
+            (name, type(module).__qualname__) for name, module in subject.model.named_modules()
+        ],
+        "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
+        "evaluation": evaluation.model_dump(mode="json", exclude={"timeout_s"}),
+        "score": score,
+        "robustness": robustness.model_dump(mode="json"),
+    }
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode() + latencies)
+    for name, tensor in sorted(compressor.network.tensors.items()):
+        digest.update(name.encode())
+        add_tensor(digest, tensor)
+    for split in ("calibration", "search"):
+        for tensor in itertools.chain(*itertools.islice(subject.target.batches(split), 1)):
+            add_tensor(digest, tensor)
+    for path in sorted(set(source_files(target.factory, subject.target, subject.model))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def load_shared(path: Path) -> SensitivityCurves | None:
+    """Return curves of the cache; None where there are none, or none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        return SensitivityCurves.load(path)
+    except CorruptFileError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def keep_shared(path: Path, measured: Path) -> None:
+    """Copy the file of curves into the cache, if that can be written to."""
+    try:
+        write_whole(path, measured.read_bytes())
+    except OSError as error:
+        logger.warning(
+            "cannot keep the sensitivities in %s (%s); set RL_COMPRESS_CACHE to a folder that can "
+            "be written to, or the next search measures them again",
+            path.parent,
+            error,
+        )

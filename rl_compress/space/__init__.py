@@ -1,0 +1,1 @@
+"""The search space: decisions, policies, and the budget that they must meet."""

@@ -1,0 +1,1 @@
+"""Training: fine-tuning with distillation or quantization, and training before a search."""

@@ -1,0 +1,124 @@
+"""Iterative pruning of the delivered model: channels fade out while the others take over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rl_compress.importance.contribution import Contributions
+from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.importance.importance import ranked
+from rl_compress.importance.units import Units
+from rl_compress.model.axes import named_tensors
+from rl_compress.model.groups import LayerGroup
+from rl_compress.space.search_space import Widths
+from rl_compress.targets.target import Target, device_of
+from rl_compress.training.seeded import seeded
+
+_TEMPERATURE = 2.0
+_LARGEST_GRADIENT = 1.0
+
+
+def fade_channels(
+    model: nn.Module,
+    teacher: nn.Module,
+    target: Target,
+    groups: Sequence[LayerGroup],
+    widths: Widths,
+    config: ContributionConfig,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[npt.NDArray[np.int64]]:
+    """Train a network while the channels that contribute least fade out of each group.
+
+    Contribution pruning (:mod:`rl_compress.importance.contribution`) with a given number of units
+    to keep in the place of the threshold: in every iteration the ``widths[g]`` units of group g
+    with the largest cumulative contribution are kept, or restored, the keep-ratios of the others
+    shrink by ``alpha(t)``, and the network is trained for ``finetune_steps`` with the ratios in
+    force, towards the uncompressed network's outputs.
+
+    Args:
+        model: Its weights are trained in place; left in evaluation mode, without the ratios.
+        teacher: The uncompressed network.
+        target: Supplies calibration and training data.
+        groups: Channel groups.
+        widths: Units to keep in each; what follows, such as bits, does not matter here.
+        config: Factor, number of iterations and of training steps.
+        progress: Hears of iterations done, and of their number.
+
+    Returns:
+        For each group its units from most to least contributing; the first ``widths[g]`` are those
+        to keep.
+    """
+    units = Units.channels(model, groups)
+    kept_units = widths[: len(groups)]
+    device = device_of(model)
+    model.eval().requires_grad_(False)
+    ratios = torch.ones(units.num_units, device=device)
+    bounds = np.cumsum(units.sizes)[:-1]
+    total = np.zeros(units.num_units)
+    orders: list[npt.NDArray[np.int64]] = []
+    for iteration in range(config.iterations):
+        measured = Contributions(model, units, target, config.samples)
+        total += measured.measure(ratios, config.exact_units)
+        orders = [ranked(part) for part in np.split(total, bounds)]
+        kept = np.concatenate(
+            [
+                np.isin(np.arange(len(order)), order[:width])
+                for order, width in zip(orders, kept_units, strict=True)
+            ]
+        )
+        faded = ratios * config.alpha_at(iteration)
+        ratios = torch.where(torch.from_numpy(kept).to(device), 1.0, faded)
+        if config.finetune_steps:
+            train_scaled(model, units.multipliers(ratios), teacher, target, config, seed=iteration)
+        progress(iteration + 1, config.iterations)
+    return orders
+
+
+def train_scaled(
+    model: nn.Module,
+    multipliers: dict[str, Tensor],
+    teacher: nn.Module,
+    target: Target,
+    config: ContributionConfig,
+    *,
+    seed: int = 0,
+) -> None:
+    """Take some training steps with keep-ratios in force, towards the uncompressed outputs.
+
+    Args:
+        model: Its weights are trained in place; left in evaluation mode.
+        multipliers: What each tensor is multiplied by.
+        teacher: The uncompressed network.
+        target: Supplies the training split.
+        config: How many steps, and how large.
+        seed: Of the order of the samples and how they are varied.
+    """
+    model.train().requires_grad_(True)
+    device = device_of(model)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
+    batches = target.batches("train", shuffle_seed=seed, batch_size=64)
+    with seeded(seed, device):
+        for inputs, _ in islice(batches, config.finetune_steps):
+            # BatchNorm cannot normalise a lone sample left over at the end.
+            if len(inputs) == 1:
+                continue
+            inputs = target.augment(inputs.to(device))
+            with torch.no_grad():
+                expected = teacher(inputs)
+            tensors = named_tensors(model)
+            scaled = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
+            outputs = functional_call(model, scaled, (inputs,))
+            loss = target.distillation_loss(outputs, expected, _TEMPERATURE)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+            optimizer.step()
+    model.eval().requires_grad_(False)

@@ -1,0 +1,185 @@
+"""Stages of a network, and the training of one of them with a temporary head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from rl_compress.errors import ConfigError
+from rl_compress.targets.target import Target
+from rl_compress.training.training import Plan
+
+_MOST_STAGES = 8
+
+
+class _StageEndError(Exception):
+    """Ends a forward pass at the input of a layer."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = values
+
+
+class Truncated(nn.Module):
+    """A model up to the input of one of its layers, with a head of its own.
+
+    The head averages over positions and is linear, as in Belilovsky et al. (ICML 2019).
+    """
+
+    def __init__(self, model: nn.Module, layer: str, example: Tensor, outputs: int) -> None:
+        """Make the head for what arrives at the layer.
+
+        Args:
+            model: Its layers are shared, not copied.
+            layer: Name of the first layer that is left out.
+            example: Input of one forward pass.
+            outputs: Numbers that the head puts out.
+        """
+        super().__init__()
+        self.model = model
+        self.layer = layer
+        with torch.no_grad():
+            features = self._features(example).shape[1]
+        self.head = nn.Linear(features, outputs, device=example.device)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the head's outputs, shape ``(batch, outputs)``."""
+        return self.head(self._features(inputs))
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        layer = self.model.get_submodule(self.layer)
+        handle = layer.register_forward_pre_hook(_stop)
+        try:
+            self.model(inputs)
+        except _StageEndError as reached:
+            values = reached.values
+        else:
+            raise ConfigError(f"pretraining.stages: {self.layer} is not called in the forward pass")
+        finally:
+            handle.remove()
+        if values.ndim <= 2:
+            return values
+        # Channels come first, but in sequences, which linear layers read, last.
+        is_sequence = isinstance(layer, nn.Linear)
+        return values.flatten(1, -2).mean(dim=1) if is_sequence else values.flatten(2).mean(dim=2)
+
+
+def find_stages(
+    model: nn.Module,
+    example_inputs: Sequence[Tensor],
+    named: Sequence[str] | None,
+    device: torch.device,
+) -> list[str]:
+    """Return the layers at whose inputs stages end, in forward order.
+
+    Args:
+        model: The whole network.
+        example_inputs: Inputs of one forward pass.
+        named: What the job names; by default every convolution and linear layer but the first ends
+            a stage, evenly thinned out to eight.
+        device: Where the model is.
+
+    Raises:
+        ConfigError: A named layer does not exist, or the model is no chain of two layers or more.
+    """
+    modules = dict(model.named_modules())
+    if named is not None:
+        for name in named:
+            if not name or name not in modules:
+                raise ConfigError(f"pretraining.stages: the model has no layer {name!r}")
+        return list(named)
+    called = [
+        name
+        for name in _call_order(model, example_inputs, device)
+        if isinstance(modules[name], nn.Linear | _ConvNd)
+    ]
+    ends = called[1:]
+    if not ends:
+        raise ConfigError(
+            "pretraining.mode: layerwise needs two layers or more, one after the other; "
+            "choose finetune"
+        )
+    count = min(len(ends), _MOST_STAGES)
+    return [ends[round((index + 1) * len(ends) / count) - 1] for index in range(count)]
+
+
+def stage_plan(
+    model: nn.Module,
+    target: Target,
+    layer: str,
+    below: str | None,
+    slow_factor: float | None,
+    epochs: int,
+    device: torch.device,
+    number: int,
+) -> Plan:
+    """Return the plan that trains one stage with a temporary head.
+
+    Args:
+        model: The whole network, of which the stage's layers are trained in place.
+        target: Supplies an example.
+        layer: The stage ends at this layer's input.
+        below: The stage before it ends at this one's; None for the first.
+        slow_factor: Relative learning rate of the stages below; None freezes them.
+        epochs: Epochs of this stage.
+        device: Where the model is.
+        number: Of the stage, from 1.
+    """
+    example = target.example_inputs()[0].to(device)
+    with torch.no_grad():
+        found = model.eval()(example)
+    outputs = found.shape[target.class_axis(found)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        truncated = Truncated(model, layer, example, outputs)
+    order = _call_order(model, (example,), device)
+    modules = dict(model.named_modules())
+    start = order.index(below) if below is not None else 0
+    lower = [modules[name] for name in order[:start]]
+    own = [modules[name] for name in order[start : order.index(layer)]]
+    rates = [([*_parameters(own), *truncated.head.parameters()], 1.0)]
+    if slow_factor is not None and lower:
+        rates.append((_parameters(lower), slow_factor))
+    return Plan(
+        name=f"stage-{number}",
+        network=truncated,
+        rates=rates,
+        frozen=lower if slow_factor is None else [],
+        epochs=epochs,
+    )
+
+
+def _stop(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    raise _StageEndError(inputs[0])
+
+
+def _call_order(
+    model: nn.Module, example_inputs: Sequence[Tensor], device: torch.device
+) -> list[str]:
+    """Return the names of modules with parameters or statistics of their own, by first call."""
+    order: dict[str, None] = {}
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    }
+
+    def note(module: nn.Module, _inputs: Any) -> None:
+        order.setdefault(names[module])
+
+    handles = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        with torch.no_grad():
+            model.eval()(*(tensor.to(device) for tensor in example_inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
+
+
+def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    return [p for module in modules for p in module.parameters(recurse=False)]

@@ -1,0 +1,1 @@
+"""Variants: sliced from shared weights for the search, copied out for delivery."""

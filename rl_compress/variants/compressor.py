@@ -1,0 +1,171 @@
+"""The compressor: everything needed to turn a compression policy into a variant of one target."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from rl_compress.importance.contribution import Train
+from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.model.axes import Axis
+from rl_compress.quantizers.model import quantize_weights
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.targets.target import Target
+from rl_compress.variants.channels import prepare_channels
+from rl_compress.variants.copied_out import copied_out
+from rl_compress.variants.masked import MaskedNetwork
+from rl_compress.variants.parts import Parts
+from rl_compress.variants.slimmable import SlimmableNetwork
+from rl_compress.variants.sparse import prepare_sparse
+
+
+@dataclass(slots=True)
+class Compressor(Parts):
+    """Makes variants of one target, the fast way or for good."""
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        example_inputs: Sequence[Tensor],
+        config: SpaceConfig,
+        *,
+        target: Target | None = None,
+        contribution: ContributionConfig | None = None,
+        train: Train | None = None,
+    ) -> Compressor:
+        """Find what can be compressed in a model, rank it, and prove it by trial cuts.
+
+        Args:
+            model: The uncompressed model on the CPU, in evaluation mode; left as it is.
+            example_inputs: Inputs of one forward pass, batch size 1.
+            config: What may be pruned, and by how much.
+            target: Supplies calibration data to the criteria that need some.
+            contribution: How contributions are measured, for that criterion.
+            train: Trains between two measurements of them, where the job says so.
+
+        Raises:
+            UnsupportedLayerError: The model cannot be traced or has no prunable group.
+            ConfigError: Structure, criterion or action do not suit the model.
+        """
+        make = prepare_channels if config.pruning.structure == "channels" else prepare_sparse
+        contribution = contribution or ContributionConfig()
+        parts = make(model, example_inputs, config, target, contribution, train)
+        return cls(**{field.name: getattr(parts, field.name) for field in fields(Parts)})
+
+    def without_weights(self) -> Compressor:
+        """Return the same without tensors, to be sent to workers that map them from a file."""
+        return dataclasses.replace(self, network=self.network.with_tensors({}), contribution=None)
+
+    def shared_tensors(self, *, levels: bool) -> dict[str, Tensor]:
+        """Return the tensors that workers map.
+
+        Args:
+            levels: With all levels that variants may need, where the network has levels.
+        """
+        if levels and isinstance(self.network, SlimmableNetwork):
+            return self.network.all_tensors()
+        return self.network.tensors
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> Compressor:
+        """Return the same with the network's tensors, undoing :meth:`without_weights`."""
+        return dataclasses.replace(self, network=self.network.with_tensors(tensors))
+
+    def cut(self, model: nn.Module, widths: Widths) -> nn.Module:
+        """Make the variant from a copy of the model: smaller for channels, else with zeros."""
+        if isinstance(self.network, SlimmableNetwork):
+            units = widths[: len(self.parents)]
+            return copied_out(
+                model,
+                [
+                    Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
+                    for parent, order, width in zip(self.parents, self.orders, units, strict=True)
+                    for axis in parent.axes
+                ],
+            )
+        masked = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, mask in self.masks(widths).items():
+                weight = masked.get_parameter(name)
+                weight.copy_(self.network.masked(weight, mask))
+        return masked
+
+    @property
+    def has_levels(self) -> bool:
+        """Say whether the network keeps its weights at the bit widths that variants give them."""
+        return isinstance(self.network, SlimmableNetwork) and bool(self.network.bits)
+
+    def quantized(self, model: nn.Module, widths: Widths) -> nn.Module:
+        """Return a copy of the model with its weights at the levels that a variant is made of.
+
+        Cutting it gives what the shared network gives at once, for every channel has its scale.
+        """
+        copied = copy.deepcopy(model)
+        quantize_weights(copied, self.config.quantization, self.bits.at(widths).weights)
+        return copied
+
+    def weights_of(self, dimension: int, widths: Widths) -> list[Tensor]:
+        """Return the weight matrices and kernels that a dimension decides on, narrowed.
+
+        Args:
+            dimension: Index of the dimension.
+            widths: Units kept and bits, shape ``(num_groups,)``; bits are not carried out.
+        """
+        if dimension < len(self.network.groups):
+            return self.network.narrowed_weights(dimension, widths)
+        layers = self.bits.layers_of(dimension)
+        tensors = self.network.tensors
+        names = (f"{layer}.weight" if layer else "weight" for layer in sorted(layers))
+        return [tensors[name] for name in names if name in tensors]
+
+    def kind_of(self, dimension: int) -> str:
+        """Return the kind of the group that a dimension decides: see :class:`LayerGroup`."""
+        if dimension < len(self.network.groups):
+            return self.network.groups[dimension].kind
+        name = self.space.groups[dimension].name
+        return next((group.kind for group in self.groups if group.name == name), "linear")
+
+    def masks(self, widths: Widths) -> dict[str, Tensor]:
+        """Return which elements of each sparse weight a variant keeps; none where layers shrink.
+
+        Args:
+            widths: Units kept in each group, shape ``(num_groups,)``.
+        """
+        return self.network.masks(widths) if isinstance(self.network, MaskedNetwork) else {}
+
+    def kept_outputs(self, widths: Widths, *, ordered: bool) -> dict[str, Tensor]:
+        """Return which output channels of each narrowed layer a variant keeps.
+
+        Args:
+            widths: Units kept in each group, shape ``(num_groups,)``.
+            ordered: Count channels in the shared network's order instead of the model's own.
+
+        Returns:
+            For each layer with a narrowed weight the indices of its kept output channels in the
+            uncompressed layer, in the variant's order.
+        """
+        if isinstance(self.network, MaskedNetwork):
+            return {}
+        modules = dict(self.network.skeleton.named_modules())
+        masks: dict[str, npt.NDArray[np.bool_]] = {}
+        for index, width in enumerate(widths[: len(self.parents)]):
+            group = self.network.groups[index] if ordered else self.parents[index]
+            dropped = np.arange(group.num_units) if ordered else self.orders[index]
+            for axis in group.axes:
+                layer, _, tensor = axis.tensor.rpartition(".")
+                module = modules.get(layer)
+                # The output axis of a weight is 0, and 1 in a transposed convolution.
+                output_axis = int(bool(getattr(module, "transposed", False)))
+                if tensor == "weight" and axis.axis == output_axis:
+                    size = self.network.skeleton.get_parameter(axis.tensor).shape[output_axis]
+                    mask = masks.setdefault(layer, np.ones(size, dtype=bool))
+                    mask[axis.positions[dropped[width:]]] = False
+        return {layer: torch.from_numpy(np.flatnonzero(mask)) for layer, mask in masks.items()}

@@ -1,0 +1,238 @@
+"""The fast path: one set of weights, ordered by importance, from which variants are sliced.
+
+Channels are put in order once, so that a narrower variant is a prefix of every tensor: a view, not
+a copy. Weights are shared by all variants and, where they are mapped from a file, by all worker
+processes of a node; variants are therefore built functionally and nothing is written in place.
+The idea of one set of weights for all widths is that of slimmable networks (Yu et al., ICLR 2019).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from rl_compress.model.axes import (
+    Axis,
+    layer_of,
+    match_widths,
+    named_tensors,
+    quantizable_weights,
+)
+from rl_compress.model.groups import LayerGroup
+from rl_compress.quantizers.bits import Bits
+from rl_compress.quantizers.quantized_tensor import check_finite, quantize_tensor
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig
+from rl_compress.targets.threads import threads
+
+
+@dataclass(slots=True)
+class SlimmableNetwork:
+    """A model whose variants share its tensors."""
+
+    skeleton: nn.Module
+    """The model's modules with tensors on the meta device: all structure, no weights."""
+    tensors: dict[str, Tensor]
+    """Parameters and buffers by name, units of every group ordered by importance."""
+    groups: tuple[LayerGroup, ...]
+    """The groups that widths refer to, in the order of the search space."""
+    bits: dict[str, Bits] = field(default_factory=dict)
+    """Weights that variants take quantized, by name, and where their bits come from."""
+    quantization: QuantizationConfig | None = None
+    """How they are; its own bits do not count."""
+    levels: dict[str, Tensor] = field(default_factory=dict)
+    """Weights at bits that some variant had, by ``name@bits``."""
+    _output_axes: dict[str, int] = field(init=False, repr=False)
+    _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
+    _widened: list[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._output_axes = quantizable_weights(self.skeleton) if self.bits else {}
+        self._axes = {}
+        for index, group in enumerate(self.groups):
+            for axis in group.axes:
+                self._axes.setdefault(axis.tensor, []).append((index, axis))
+        self._widened = list(dict.fromkeys(map(layer_of, self._axes)))
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        groups: Sequence[LayerGroup],
+        orders: Sequence[npt.NDArray[np.int64]],
+    ) -> SlimmableNetwork:
+        """Order a model's units; the model itself is left as it is.
+
+        Args:
+            model: The uncompressed model.
+            groups: Prunable groups.
+            orders: For each group its units from most to least important, shape ``(num_units,)``.
+        """
+        named = named_tensors(model)
+        tensors = {name: tensor.detach().clone() for name, tensor in named.items()}
+        ordered = in_order(tensors, groups, orders)
+        return cls(without_weights(model, named), ordered, tuple(groups))
+
+    def with_levels(self, bits: Mapping[str, Bits], config: QuantizationConfig) -> SlimmableNetwork:
+        """Return the same whose variants have quantized weights, at the levels of their bits.
+
+        A channel has its scale whatever is cut elsewhere, so a variant's weights are slices of
+        its levels as they are of the originals. A level is made when a variant first needs it.
+
+        Args:
+            bits: Where the bits come from, by layer name.
+            config: How to quantize; its own bits do not count.
+
+        Raises:
+            ConfigError: A weight holds NaN or infinite values.
+        """
+        kept: dict[str, Bits] = {}
+        for name in quantizable_weights(self.skeleton):
+            if (source := bits.get(layer_of(name))) is not None:
+                kept[name] = source
+                if source.choices[0] < UNQUANTIZED:
+                    check_finite(self.tensors[name], name)
+        return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, config)
+
+    def all_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors and every level that a variant may need, as a copy is made of."""
+        needed = [(name, number) for name, bits in self.bits.items() for number in bits.choices]
+        # One thread for each level; torch would rather share out single operations.
+        with threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self._kept, *zip(*needed, strict=True)))
+        return {**self.tensors, **self.levels}
+
+    def uncompressed(self) -> nn.Module:
+        """Return the whole network, unquantized."""
+        return self.variant(np.array([group.num_units for group in self.groups]), levels=False)
+
+    def variant(self, widths: Widths, *, levels: bool = True) -> nn.Module:
+        """Build the narrowed network.
+
+        Args:
+            widths: Units kept in each group, and bits, shape ``(num_groups,)``.
+            levels: Take quantized weights where they are kept.
+
+        Returns:
+            A module in evaluation mode whose tensors are views of the shared ones where possible.
+            Replace its tensors, never write into them.
+        """
+        tensors = {}
+        for name in named_tensors(self.skeleton):
+            quantized = levels and name in self.bits
+            number = self.bits[name].at(widths) if quantized else UNQUANTIZED
+            tensors[name] = self._narrowed(self._kept(name, number), name, widths)
+        network = copy_with(self.skeleton, tensors)
+        for name in self._widened:
+            match_widths(network.get_submodule(name))
+        return network.eval()
+
+    def to(self, device: torch.device) -> SlimmableNetwork:
+        """Return the same network with its tensors on a device."""
+        both = {**self.tensors, **self.levels}
+        return self.with_tensors({name: t.to(device) for name, t in both.items()})
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> SlimmableNetwork:
+        """Return the same with other tensors and levels, such as mapped ones."""
+        own = named_tensors(self.skeleton).keys()
+        return dataclasses.replace(
+            self,
+            tensors={name: tensor for name, tensor in tensors.items() if name in own},
+            levels={name: tensor for name, tensor in tensors.items() if name not in own},
+        )
+
+    def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
+        """Return a group's weight matrices and kernels as they are at some widths."""
+        names = dict.fromkeys(axis.tensor for axis in self.groups[group].axes)
+        tensors = {name: self.tensors[name] for name in names}
+        return [self._narrowed(t, name, widths) for name, t in tensors.items() if t.ndim > 1]
+
+    def _kept(self, name: str, bits: int) -> Tensor:
+        """Return a weight with a number of bits, quantized now if it was not before."""
+        weight = self.tensors[name]
+        if bits == UNQUANTIZED or self.quantization is None:
+            return weight
+        level = f"{name}@{bits}"
+        if level not in self.levels:
+            config = self.quantization.model_copy(update={"weight_bits": bits})
+            # On the CPU, as the model that is delivered: elsewhere sums have another order.
+            found = quantize_tensor(
+                weight.cpu(), config, output_axis=self._output_axes[name], name=name
+            )
+            self.levels[level] = found.dequantize().to(weight)
+        return self.levels[level]
+
+    def _narrowed(self, tensor: Tensor, name: str, widths: Widths) -> Tensor:
+        by_dim: dict[int, list[tuple[int, Axis]]] = {}
+        for group, axis in self._axes.get(name, []):
+            by_dim.setdefault(axis.axis, []).append((group, axis))
+        for dim, uses in by_dim.items():
+            keep = np.ones(tensor.shape[dim], dtype=bool)
+            for group, axis in uses:
+                keep[axis.positions[widths[group] :]] = False
+            count = int(keep.sum())
+            if keep[:count].all():
+                tensor = tensor.narrow(dim, 0, count)
+            else:
+                indices = torch.from_numpy(np.flatnonzero(keep)).to(tensor.device)
+                tensor = tensor.index_select(dim, indices)
+        return tensor
+
+
+def in_order(
+    tensors: Mapping[str, Tensor],
+    groups: Sequence[LayerGroup],
+    orders: Sequence[npt.NDArray[np.int64]],
+) -> dict[str, Tensor]:
+    """Return a model's tensors with the units of groups in another order; see `from_model`."""
+    sources: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+    for group, order in zip(groups, orders, strict=True):
+        for axis in group.axes:
+            length = tensors[axis.tensor].shape[axis.axis]
+            source = sources.setdefault((axis.tensor, axis.axis), np.arange(length))
+            source[axis.positions] = axis.positions[order]
+    ordered = dict(tensors)
+    for (name, dim), source in sources.items():
+        ordered[name] = ordered[name].index_select(dim, torch.from_numpy(source))
+    return ordered
+
+
+def copy_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, trainable: bool = False
+) -> nn.Module:
+    """Return a copy of a model with other tensors in the place of its own.
+
+    Args:
+        model: The model; left as it is.
+        tensors: By name, for all parameters and buffers.
+        trainable: Leave parameters trainable that are.
+    """
+    memo: dict[int, object] = {}
+    for name, tensor in named_tensors(model).items():
+        new = tensors[name]
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=trainable and tensor.requires_grad)
+        memo[id(tensor)] = new
+    # deepcopy takes every tensor from the memo, so only the modules themselves are copied, and
+    # tied tensors and layers that are used twice stay what they are.
+    return copy.deepcopy(model, memo)
+
+
+def without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a model whose tensors, given by name, are on the meta device."""
+    memo: dict[int, object] = {}
+    for tensor in named.values():
+        placeholder = torch.empty_like(tensor, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            placeholder = nn.Parameter(placeholder, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = placeholder
+    return copy.deepcopy(model, memo).eval()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import zoo
+from records import make_record
+
+from rl_compress.agent.budget_handling import BudgetHandling
+from rl_compress.agent.env import CompressionEnv, Episode, Problem
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
+from rl_compress.space.budget import Budget
+from rl_compress.space.search_space import Widths
+from rl_compress.space.space_config import SpaceConfig
+from rl_compress.variants.compressor import Compressor
+
+
+class ToyEvaluate:
+    """Scores widths by a formula and remembers what it was asked."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self.compressor = compressor
+        self.asked: list[tuple[Widths, str]] = []
+        self._ids: dict[str, int] = {}
+
+    def score(self, widths: Widths) -> float:
+        removed = 1 - widths / self.compressor.space.num_units
+        return -float((np.arange(1, len(widths) + 1) * removed**2).sum())
+
+    def __call__(self, widths: Widths, candidate: str) -> EvaluationRecord | None:
+        self.asked.append((widths.copy(), candidate))
+        policy = self.compressor.space.policy_of(widths)
+        return make_record(
+            self._ids.setdefault(policy.policy_id, len(self._ids)),
+            policy=candidate,
+            policy_id=policy.policy_id,
+            realised=policy.to_json(),
+            **self.compressor.costs.costs(widths),
+            score=self.score(widths),
+        )
+
+
+@pytest.fixture(scope="session")
+def compressor() -> Compressor:
+    return Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, SpaceConfig())
+
+
+@pytest.fixture
+def evaluate(compressor: Compressor) -> ToyEvaluate:
+    return ToyEvaluate(compressor)
+
+
+@pytest.fixture
+def budget(compressor: Compressor) -> Budget:
+    return Budget.parse({"macs": 0.4}, compressor.costs.costs(compressor.space.full_widths))
+
+
+@pytest.fixture
+def curves(compressor: Compressor, evaluate: ToyEvaluate) -> SensitivityCurves:
+    return measure_sensitivity(compressor.space, evaluate.score, 8)
+
+
+MakeProblem = Callable[..., Problem]
+MakeEnv = Callable[..., CompressionEnv]
+
+
+@pytest.fixture
+def make_problem(
+    compressor: Compressor, budget: Budget, curves: SensitivityCurves, evaluate: ToyEvaluate
+) -> MakeProblem:
+    def make(
+        *,
+        prior: bool = True,
+        episode: Episode = "layerwise",
+        budget_handling: BudgetHandling = "projection",
+    ) -> Problem:
+        space = compressor.space
+        widths = greedy_widths(curves, budget, space, compressor.costs) if prior else None
+        reference = space.smallest_widths if widths is None else widths
+        return Problem(
+            compressor=compressor,
+            budget=budget,
+            curves=curves if prior else None,
+            prior=widths,
+            reference_reward=evaluate.score(reference),
+            original_reward=0.0,
+            episode=episode,
+            residual_scale=0.2,
+            budget_handling=budget_handling,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_env(make_problem: MakeProblem, evaluate: ToyEvaluate) -> MakeEnv:
+    def make(**options: Any) -> CompressionEnv:
+        return CompressionEnv(make_problem(**options), evaluate)
+
+    return make

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from looped_batch import LoopedBatch
+
+from rl_compress.searchers.threshold_baselines import Contribution, Global
+from rl_compress.space.budget import Budget
+from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
+
+SPACE = SearchSpace((GroupChoices("a", 4, (1, 2, 3, 4)), GroupChoices("b", 2, (1, 2))))
+
+
+class Count(LoopedBatch):
+    def costs(self, widths: Widths) -> dict[str, int]:
+        return {"params": int(np.sum(widths))}
+
+
+JOINT = SearchSpace((*SPACE.groups, GroupChoices("a", 8, (4, 8), "weight_bits")))
+
+
+def _all(baseline: Any, space: SearchSpace = SPACE) -> list[list[float]]:
+    found = []
+    while (keep := baseline.ask()) is not None:
+        found.append((keep * space.num_units).tolist())
+    return found
+
+
+def test_all_units_compete_relative_to_their_layer() -> None:
+    # Relative to the means 2.5 and 10: 1.6 .8 1.2 .4 and 1.5 .5.
+    importances = [np.array([4.0, 2.0, 3.0, 1.0]), np.array([15.0, 5.0])]
+    baseline = Global(SPACE, importances, ["a", "b"], Budget((("params", 5),)), Count())
+    assert _all(baseline) == [[3, 2], [3, 1], [2, 1], [1, 1], [1, 1]]
+
+
+def test_units_of_one_layer_share_its_mean() -> None:
+    single = SearchSpace(tuple(GroupChoices(f"u{i}", 1, (0, 1)) for i in range(3)))
+    importances = [np.array([1.0]), np.array([3.0]), np.array([10.0])]
+    budget = Budget((("params", 2),))
+    first = Global(single, importances, ["a", "a", "b"], budget, Count()).ask()
+    # Relative: 0.5, 1.5 within a; 1 alone in b.
+    assert first is not None
+    assert first.tolist() == [0, 1, 1]
+
+
+def test_contribution_begins_with_what_it_kept_then_moves_the_threshold() -> None:
+    contributions = [np.array([0.9, 0.1, 0.5, 0.0]), np.array([0.3, 0.7])]
+    result: Any = SimpleNamespace(
+        kept_fractions=lambda: np.array([0.75, 0.5]), by_group=lambda: contributions
+    )
+    found = _all(Contribution(SPACE, result, 0.4))
+    assert found[0] == [3, 1]
+    # Just below .5: .9, .5, .7 stay; just below .3: .3 too; just below .7, .1, .9 and 0.
+    assert found[1:] == [[2, 1], [2, 2], [1, 1], [3, 2], [1, 0], [4, 2]]
+
+
+def test_units_compete_with_the_most_bits_first() -> None:
+    importances = [np.array([4.0, 2.0, 3.0, 1.0]), np.array([15.0, 5.0])]
+    budget = Budget((("params", 11),))
+    found = _all(Global(JOINT, importances, ["a", "b"], budget, Count()), JOINT)
+    assert found[:2] == [[2, 1, 8], [1, 1, 8]]
+    assert [4, 2, 4] in found
+
+
+def test_contribution_keeps_the_most_bits() -> None:
+    result: Any = SimpleNamespace(
+        kept_fractions=lambda: np.array([0.75, 0.5]),
+        by_group=lambda: [np.array([0.9, 0.1, 0.5, 0.0]), np.array([0.3, 0.7])],
+    )
+    found = _all(Contribution(JOINT, result, 0.4), JOINT)
+    assert [bits for _, _, bits in found] == [8] * len(found)
+    assert found[0] == [3, 1, 8]
