@@ -6,7 +6,7 @@ a unit's score is then made from those of its weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,9 @@ Scores = npt.NDArray[np.float64]
 _SEED = 0
 _BATCHES = 4
 """Calibration batches that gradients and activations are taken from."""
+
+_BLOCK = 1 << 17
+"""Weights that are copied at once."""
 
 CHANNELS_ONLY = ("batchnorm", "geometric_median")
 """Criteria that mean nothing for single weights."""
@@ -66,7 +69,7 @@ def channel_scores(
         rng = np.random.default_rng(_SEED)
         return [rng.random(group.num_units) for group in groups]
     if criterion == "geometric_median":
-        return [_over_axes(tensors, group, _distances) for group in groups]
+        return [_over_axes(tensors, group, _distances, at_once=True) for group in groups]
     if criterion in ("l1", "l2"):
         return [unit_importance(tensors, group, criterion) for group in groups]
     scores = weight_scores(model, criterion, target)
@@ -156,7 +159,11 @@ def ranked(scores: Scores) -> npt.NDArray[np.int64]:
 
 
 def _over_axes(
-    tensors: Mapping[str, Tensor], group: LayerGroup, reduce: Callable[[Tensor], Tensor]
+    tensors: Mapping[str, Tensor],
+    group: LayerGroup,
+    reduce: Callable[[Tensor], Tensor],
+    *,
+    at_once: bool = False,
 ) -> Scores:
     """Add up what each weight tensor says of the units, relative to its mean.
 
@@ -164,21 +171,26 @@ def _over_axes(
         tensors: Weights, or their scores.
         group: A prunable group.
         reduce: From a tensor's values by unit, shape ``(num_units, n)``, to the units' scores.
+        at_once: Whether the scores of units depend on each other.
     """
     total = np.zeros(group.num_units)
     for axis in group.axes:
         tensor = tensors.get(axis.tensor)
         if tensor is None or tensor.ndim < 2:
             continue  # biases and norms scale with the weights they follow
-        per_unit = reduce(_by_unit(tensor, axis)).numpy()
+        per_unit = torch.cat(list(map(reduce, _by_unit(tensor, axis, at_once)))).numpy()
         total += per_unit / max(per_unit.mean(), np.finfo(np.float64).tiny)
     return total
 
 
-def _by_unit(tensor: Tensor, axis: Axis) -> Tensor:
-    """Return the values of each unit, shape ``(num_units, n)``."""
-    rows = tensor.detach().to(torch.float64).cpu().movedim(axis.axis, 0).flatten(1)
-    return rows[torch.from_numpy(axis.positions)].flatten(1)
+def _by_unit(tensor: Tensor, axis: Axis, at_once: bool) -> Iterator[Tensor]:
+    """Yield the values of some units after the others, shape ``(units, n)``, in float64."""
+    rows = tensor.detach().cpu().movedim(axis.axis, 0)
+    places = torch.from_numpy(axis.positions)
+    # Copies that fit a processor's cache are made far quicker than one of a large weight.
+    units = max(1, _BLOCK // max(tensor.numel() // len(places), 1))
+    for block in [places] if at_once else places.split(units):
+        yield rows[block].double().flatten(1)
 
 
 def _norms_1(values: Tensor) -> Tensor:
