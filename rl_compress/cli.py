@@ -112,7 +112,7 @@ def search(
 ) -> None:
     """Search for the best policy, carry it out, fine-tune, deliver and report."""
     with reported() as monitor:
-        from rl_compress import run
+        from rl_compress import session
         from rl_compress.report.console import print_result
         from rl_compress.scheduled import search_if_changed
 
@@ -121,7 +121,9 @@ def search(
             raise ConfigError("--if-changed: begins afresh; leave it or --resume out")
         bounds = loaded.effective_budget()
         monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in bounds.items())
-        start = search_if_changed if if_changed else functools.partial(run.search, resume=resume)
+        start = (
+            search_if_changed if if_changed else functools.partial(session.search, resume=resume)
+        )
         result = start(
             loaded,
             output,
@@ -261,7 +263,7 @@ def compress(
 ) -> None:
     """Carry out one policy physically, fine-tune and export."""
     with reported() as monitor:
-        from rl_compress import run as running
+        from rl_compress import session
         from rl_compress.rebudget import load_for_budget, policy_of_run
         from rl_compress.remote_runs import fetched
         from rl_compress.report.console import print_result
@@ -279,7 +281,7 @@ def compress(
                 folder = stack.enter_context(fetched(run))
                 pretraining = folder / "pretraining"
                 chosen = policy_of_run(loaded, folder, monitor, other_budget=bool(budget))
-            manifest = running.compress(
+            manifest = session.compress(
                 loaded, chosen, directory, pretraining=pretraining, monitor=monitor
             )
         monitor.close()

@@ -230,6 +230,14 @@ def parse_job(data: dict[str, Any], source: str = "job") -> Job:
         raise ConfigError(f"{source}: {'; '.join(problems)}") from None
 
 
+def filled_in(text: str) -> str:
+    """Return a stored job with the keys that it lacks, or its text if it is no job of today's."""
+    try:
+        return parse_job(load_yaml(text)).to_yaml()
+    except (ConfigError, yaml.YAMLError):
+        return text
+
+
 def with_values(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job's data with some dotted keys set to other values.
 

@@ -23,7 +23,7 @@ from rl_compress.export.manifest import Manifest
 from rl_compress.export.verification import best_distinct
 from rl_compress.export.verification import verify as verify_candidates
 from rl_compress.importance.contribution_history import save_history
-from rl_compress.job import Job
+from rl_compress.job import Job, filled_in
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.rehearsal import rehearse
 from rl_compress.remote_runs import opened
@@ -97,7 +97,7 @@ def search(
     check_baselines(baselines)
     where = _locate(job, output, resume=resume)
     with opened(where, monitor or SilentMonitor()) as (run, telling):
-        run.check(job.to_yaml(), resume=resume)
+        run.check(job.to_yaml(), resume=resume, filled_in=filled_in)
         if job.search.learns:
             check_reachable(address)
         return _search_in(

@@ -39,11 +39,9 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 # Targets of the tests: importable here, and in the workers that inherit the environment.
-INTEGRATION = Path(__file__).parent / "integration"
-sys.path.insert(0, str(INTEGRATION))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(INTEGRATION), os.environ.get("PYTHONPATH")])
-)
+FOLDERS = [str(Path(__file__).parent / name) for name in ("integration", "fixtures")]
+sys.path[:0] = FOLDERS
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*FOLDERS, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,13 @@ class RunDirectory:
         """Say whether the run came to its end."""
         return self.fingerprint.exists()
 
-    def check(self, job_yaml: str, *, resume: bool) -> None:
+    def check(self, job_yaml: str, *, resume: bool, filled_in: Callable[[str], str] = str) -> None:
         """Make sure that the directory can take a job's run; nothing is written.
 
         Args:
             job_yaml: The job with all defaults filled in.
             resume: Continue the run that is in the directory.
+            filled_in: Fills in the keys that a job lacks which an earlier release stored.
 
         Raises:
             RunDirectoryError: The directory holds another job, or a run that is not to be resumed,
@@ -126,7 +127,8 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.location}: is a file; name a directory with --output")
         if job_file.exists():
-            if job_file.read_text(encoding="utf-8") != job_yaml:
+            stored = job_file.read_text(encoding="utf-8")
+            if job_yaml not in (stored, filled_in(stored)):
                 raise RunDirectoryError(
                     f"{self.location}: holds a run of another job (its job.yaml differs from this "
                     f"one); choose another --output"

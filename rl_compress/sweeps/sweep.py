@@ -23,7 +23,7 @@ from rl_compress.agent.rllib.coordinator import answer
 from rl_compress.agent.rllib.standby import portable_factory, try_worker
 from rl_compress.errors import ConfigError, EvaluationError, RunDirectoryError
 from rl_compress.evaluation.shared import SharedMeasurements
-from rl_compress.job import Job
+from rl_compress.job import Job, filled_in
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.rehearsal import rehearse
 from rl_compress.report.sweep_files import SWEEP_FILE, TRIALS
@@ -128,7 +128,7 @@ def tune(
                 check_room(job, values)
             try_worker(job.target, job.search)
 
-        sweep.check(job.to_yaml(), resume=resume)
+        sweep.check(job.to_yaml(), resume=resume, filled_in=filled_in)
         subject = prepare_job(
             job, sweep.pretraining, monitor, built=join, before_training=lambda: None
         )

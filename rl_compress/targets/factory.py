@@ -260,7 +260,8 @@ def _check_options(factory: Callable[..., Any], config: TargetConfig) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
+    # Extremes are NaN where any value is, and need no tensor of the same size.
+    return not tensor.numel() or all(bool(x.isfinite()) for x in tensor.aminmax())
 
 
 def _is_part_of(missing: str | None, module_name: str) -> bool:
