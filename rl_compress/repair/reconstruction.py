@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,18 +60,19 @@ def reconstruct(
 
     Returns:
         The number of layers fitted. Grouped and transposed convolutions, layers with a weight that
-        other modules share, and layers called more than once are passed over.
+        other modules share, layers called more than once, and those that mix tokens which are
+        channels of a narrowed layer, are passed over.
     """
     inputs = calibration_inputs(target, model, max_batches)
     generator = torch.Generator().manual_seed(_SEED)
 
-    def sample(layer: nn.Module, output: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(layer: nn.Module, output: Tensor) -> tuple[int, Tensor, Tensor]:
         rows = output_rows(layer, output)
         chosen = torch.arange(len(rows))
         if len(rows) > _ROWS:
             chosen = torch.randint(len(rows), (_ROWS,), generator=generator)
         chosen = chosen.to(rows.device)
-        return chosen, rows[chosen]
+        return len(rows), chosen, rows[chosen]
 
     expected = observe_outputs(reference, inputs, sample)
     layers = {
@@ -81,17 +82,22 @@ def reconstruct(
     }
     names = {layer: name for name, layer in layers.items()}
 
+    fitted: list[str] = []
+
     def fit(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         name = names[layer]
-        chosen, outputs = expected[name]
+        total, chosen, outputs = expected[name]
+        if _count_rows(layer, arguments[0]) != total:
+            return  # rows of the reference are missing here
         if name in kept:
             outputs = outputs[:, kept[name].to(outputs.device)]
         rows = _input_rows(layer, arguments[0], chosen)
         _solve(layer, rows.double(), outputs.double(), ridge)
+        fitted.append(name)
 
     with hooked([layer.register_forward_pre_hook(fit) for layer in layers.values()]):
         model(inputs)
-    return len(layers)
+    return len(fitted)
 
 
 _PLAIN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
@@ -104,6 +110,25 @@ def _is_fitted(layer: nn.Module) -> bool:
     if isinstance(layer, _ConvNd):
         return layer.groups == 1 and not isinstance(layer, _ConvTransposeNd)
     return True
+
+
+def _count_rows(layer: nn.Module, inputs: Tensor) -> int:
+    """Return the number of rows of a layer's output, as :func:`output_rows` numbers them."""
+    if not isinstance(layer, _ConvNd):
+        return inputs.numel() // inputs.shape[-1]
+    padding = layer._reversed_padding_repeated_twice
+    around = [padding[2 * i] + padding[2 * i + 1] for i in reversed(range(len(padding) // 2))]
+    padded = [size + more for size, more in zip(inputs.shape[2:], around, strict=True)]
+    return len(inputs) * math.prod(_out_sizes(layer, padded))
+
+
+def _out_sizes(layer: _ConvNd, sizes: Sequence[int]) -> list[int]:
+    """Return how many windows fit along each axis of padded inputs."""
+    spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return [
+        (size - span) // stride + 1
+        for size, span, stride in zip(sizes, spans, layer.stride, strict=True)
+    ]
 
 
 def _input_rows(layer: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
@@ -124,11 +149,7 @@ def _input_rows(layer: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = nn.functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
     sizes = padded.shape[2:]
-    spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    out_sizes = [
-        (size - span) // stride + 1
-        for size, span, stride in zip(sizes, spans, layer.stride, strict=True)
-    ]
+    out_sizes = _out_sizes(layer, sizes)
     corner = _flat(_unravelled(chosen % math.prod(out_sizes), out_sizes), layer.stride, sizes)
     taps = itertools.product(*(range(k) for k in layer.kernel_size))
     offsets = torch.tensor(list(taps), device=chosen.device).T

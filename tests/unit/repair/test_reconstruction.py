@@ -127,6 +127,7 @@ def test_windows_are_what_the_layer_sees(make: Callable[[], Any], shape: tuple[i
     if layer.bias is not None:
         found = found + layer.bias.detach()
     torch.testing.assert_close(found, outputs[chosen])
+    assert reconstruction._count_rows(layer, inputs) == len(outputs)
 
 
 def test_few_positions_drawn_from_many_do_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +200,22 @@ def test_layers_that_cannot_be_fitted_are_passed_over(
     assert reconstruct(variant, reference, _target(*shape), {}, max_batches=1) == 0
     for name, tensor in variant.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_layer_that_mixes_tokens_has_other_rows_when_channels_are_gone() -> None:
+    def mixer(channels: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv1d(2, channels, 1),
+            nn.Linear(5, 5),  # over tokens: its rows are channels
+            nn.Flatten(),
+            nn.Linear(channels * 5, 3),
+        ).eval()
+
+    reference, variant = mixer(4), mixer(3)
+    before = variant[1].weight.clone()
+    kept = {"0": torch.arange(3)}
+    assert reconstruct(variant, reference, _target(2, 5), kept, max_batches=1) == 2
+    assert torch.equal(variant[1].weight, before)
 
 
 def test_silent_inputs_leave_the_weights() -> None:
