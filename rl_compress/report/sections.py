@@ -171,7 +171,7 @@ def search(files: RunFiles) -> Markup:
     if failures := files.failures:
         facts += (
             f" {len(failures)} variant{'s' if len(failures) > 1 else ''} could not be evaluated "
-            f"(evaluations/failures.jsonl); the last: {failures[-1].error}"
+            f"(evaluations.failures.jsonl); the last: {failures[-1].error}"
         )
     return section(title, paragraph(facts, "note"), drawing(svg))
 

@@ -1,4 +1,4 @@
-"""Variants that could not be evaluated, and why: ``failures.jsonl``."""
+"""Variants that could not be evaluated, and why: ``evaluations.failures.jsonl``."""
 
 from __future__ import annotations
 

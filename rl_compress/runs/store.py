@@ -34,9 +34,10 @@ def open_location(location: str | Path) -> tuple[fs.FileSystem, str]:
 
 
 class EvaluationStore:
-    """Records of one run, as ``part-*.parquet`` files, and its failures, as ``failures.jsonl``.
+    """Records of one run: nothing but ``part-*.parquet`` files is in their folder.
 
-    Beside them is the log of what was begun, ``grants.jsonl``, where the folder is a local one.
+    Beside it are its failures, ``<folder>.failures.jsonl``, and, where it is a local one, the log
+    of what was begun, ``<folder>.grants.jsonl``. In runs of 0.1.0 they are within the folder.
 
     One process writes (the ledger's); any number may read.
     """
@@ -88,7 +89,7 @@ class EvaluationStore:
         Raises:
             StorageError: It cannot be written, as on a full disk, or the copy stayed away.
         """
-        path = posixpath.join(self._root, _FAILURES)
+        path = self._beside(_FAILURES)
         text = to_lines([*self.read_failures(), failure])
         with written(path):
             with self._fs.open_output_stream(path + _UNFINISHED) as file:
@@ -102,7 +103,7 @@ class EvaluationStore:
         Raises:
             CorruptFileError: Their file cannot be read.
         """
-        path = posixpath.join(self._root, _FAILURES)
+        path = self._beside(_FAILURES)
         if self._fs.get_file_info(path).type == fs.FileType.NotFound:
             return []
         try:
@@ -117,7 +118,7 @@ class EvaluationStore:
     def open_grants(self) -> GrantLog:
         """Open the log of what was begun, which only the process that grants writes."""
         local = isinstance(self._fs, fs.LocalFileSystem)
-        return GrantLog(Path(self._root) / _GRANTS if local else None)
+        return GrantLog(Path(self._beside(_GRANTS)) if local else None)
 
     def compact(self) -> None:
         """Merge all parts into one, for quick reading."""
@@ -132,13 +133,19 @@ class EvaluationStore:
             if path != merged:
                 self._fs.delete_file(path)
 
+    def _beside(self, name: str) -> str:
+        within = posixpath.join(self._root, name)
+        exists = self._fs.get_file_info(within).type != fs.FileType.NotFound
+        return within if exists else f"{self._root}.{name}"
+
     def _parts(self) -> list[str]:
         found = self._fs.get_file_info(fs.FileSelector(self._root))
         return sorted(info.path for info in found if info.path.endswith(".parquet"))
 
     def _write(self, name: str, records: Sequence[EvaluationRecord]) -> str:
         path = posixpath.join(self._root, f"{name}.parquet")
-        unfinished = path + _UNFINISHED
+        # Beside the folder, which is a data set at any moment.
+        unfinished = f"{self._root}.{name}{_UNFINISHED}"
         with written(path):
             with self._fs.open_output_stream(unfinished) as file:
                 # A dictionary of one value takes longer to write than the value.

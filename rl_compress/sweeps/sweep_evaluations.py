@@ -32,7 +32,8 @@ class SweepEvaluations:
         self._records: dict[str, dict[str, EvaluationRecord]] = {}
         self._leases: dict[tuple[str, str], Lease] = {}
         for path in sorted(self._folder.iterdir()):
-            self._open(path.name)
+            if path.is_dir():
+                self._open(path.name)
 
     def claim(self, key: str, policy_id: str, holder: Holder) -> Answer:
         """See :meth:`SharedMeasurements.claim`.

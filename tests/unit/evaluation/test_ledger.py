@@ -268,7 +268,7 @@ def test_a_full_disk_loses_nothing_that_was_stored(store: EvaluationStore, tmp_p
     ledger = EvaluationLedger(store, 5)
     measure(ledger, "a")
     claim = ledger.claim("b", 1)
-    unfinished = tmp_path / "evaluations" / "part-000001-000001.parquet.tmp"
+    unfinished = tmp_path / "evaluations.part-000001-000001.tmp"
     unfinished.symlink_to("/dev/full")
     with pytest.raises(StorageError, match=r"part-000001.*No space left on device.*--resume"):
         ledger.complete(make_record("b", claim.evaluation_id))

@@ -198,12 +198,24 @@ def test_failures_are_kept_in_order(tmp_path: Path) -> None:
         Failure(policy_id=name, policy="{}", worker=1, error="zu groß\nfür uns", time="2026-01-01")
         for name in "ba"
     ]
-    store = EvaluationStore(tmp_path)
+    folder = tmp_path / "evaluations"
+    store = EvaluationStore(folder)
     assert store.read_failures() == []
     for failure in failures:
         store.append_failure(failure)
-    assert EvaluationStore(tmp_path).read_failures() == failures
-    assert [path.name for path in tmp_path.iterdir()] == ["failures.jsonl"]
+    assert EvaluationStore(folder).read_failures() == failures
+    assert list(folder.iterdir()) == []
+
+
+def test_failures_and_grants_of_a_run_of_0_1_0_are_within_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluations"
+    store = EvaluationStore(folder)
+    (folder / "grants.jsonl").write_text('\n{"policy_id": "a", "worker": 1}')
+    (folder / "failures.jsonl").write_text("")
+    failure = Failure(policy_id="b", policy="{}", worker=1, error="no", time="2026-01-01")
+    store.append_failure(failure)
+    assert store.read_failures() == [failure]
+    assert store.open_grants().lost({"b"}) == 1
 
 
 @pytest.mark.parametrize("text", ["{half", '{"policy_id": "a"}\n', "3\n"])
