@@ -142,7 +142,7 @@ def test_another_name_is_an_attribute_error() -> None:
         _ = rl_compress.prune
 
 
-@pytest.mark.parametrize("module", ["search.rllib.coordinator", "tuning.sweep_evaluations"])
+@pytest.mark.parametrize("module", ["agent.rllib.coordinator", "sweeps.sweep_evaluations"])
 def test_actors_that_only_keep_books_do_not_import_rllib(module: str) -> None:
     """It would take each run a second and 95 MB."""
     line = f"import sys, rl_compress.{module}; sys.exit('ray.rllib' in sys.modules)"

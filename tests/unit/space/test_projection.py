@@ -144,7 +144,7 @@ def test_widths_and_bits_within_several_bounds(case: Case, fill: bool) -> None:
         _check(space, costs, budget, _wish(space, rng), fill)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.data(), st.booleans(), st.integers(0, 2**32))
 def test_widths_of_a_real_model_within_several_bounds(
     real: Compressor, data: st.DataObject, fill: bool, seed: int
