@@ -225,6 +225,11 @@ class SearchConfig(BaseModel):
         "proposal of the agent before it is evaluated, and actions are relative to the best "
         "variant so far; by default with `prior: sensitivity` and `episode: whole`.",
     )
+    learning: bool = Field(
+        default=True,
+        description="`false`: the agent draws its proposals as before, but never learns from their "
+        "rewards; nothing else changes, so that a study can show what learning adds.",
+    )
     network: Network | None = Field(
         default=None,
         description="Networks of `ppo`. `prior`: RLlib's, starting at the prior; `article`: a "

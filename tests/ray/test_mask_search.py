@@ -131,6 +131,34 @@ def test_every_network_decides_masks(network: str, steps: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_without_learning_masks_are_drawn_and_no_weight_moves() -> None:
+    evaluate = _Evaluate(limit=1000)
+    algorithm = _algorithm(evaluate, {"learning": False})
+    before = algorithm.get_module().get_state()
+    for _ in range(2):
+        algorithm.train()
+    after = algorithm.get_module().get_state()
+    algorithm.stop()
+
+    assert len({mask.tobytes() for mask in evaluate.masks}) > 1
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "appo", "sac", "tqc"])
+def test_without_learning_all_rates_are_zero(algorithm: str) -> None:
+    from rl_compress.agent.rllib.algorithms import make_config
+
+    made = [
+        make_config(SearchConfig(algorithm=algorithm, learning=learning), "nobody", 1)
+        for learning in (True, False)
+    ]
+    names = ("actor_lr", "critic_lr", "alpha_lr") if algorithm in ("sac", "tqc") else ("lr",)
+    for name in names:
+        assert getattr(made[0], name) > 0
+        assert getattr(made[1], name) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_agent_finds_the_units_that_matter() -> None:
     """By default, and without any prior."""
     evaluate = _Evaluate(limit=300)

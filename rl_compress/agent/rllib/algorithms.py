@@ -95,6 +95,11 @@ def make_config(
     )
 
 
+def _rate(config: SearchConfig, rate: float) -> float:
+    """Return an optimizer's learning rate; at zero it moves no weight."""
+    return rate if config.learning else 0.0
+
+
 def _ppo(
     config: SearchConfig, steps_per_episode: int, first_odds: Sequence[float] | None
 ) -> AlgorithmConfig:
@@ -115,7 +120,7 @@ def _ppo(
             train_batch_size_per_learner=batch,
             minibatch_size=batch,
             num_epochs=settings.num_epochs or (_EPOCHS_SCREENED if screens else _EPOCHS),
-            lr=settings.learning_rate or (_RATE_SCREENED if screens else _RATE),
+            lr=_rate(config, settings.learning_rate or (_RATE_SCREENED if screens else _RATE)),
             entropy_coeff=settings.entropy_coeff,
             gamma=config.gamma or (_GAMMA_MASKS if masks else _GAMMA),
             # What comes at an episode's end belongs to all its decisions alike.
@@ -139,7 +144,7 @@ def _appo(config: SearchConfig, steps_per_episode: int) -> AlgorithmConfig:
         .training(
             train_batch_size_per_learner=batch,
             num_epochs=settings.num_epochs,
-            lr=settings.learning_rate,
+            lr=_rate(config, settings.learning_rate),
             entropy_coeff=settings.entropy_coeff,
             gamma=config.gamma or _GAMMA,
             grad_clip=1.0,
@@ -184,9 +189,9 @@ def _off_policy(
             num_steps_sampled_before_learning_starts=settings.warmup_episodes * steps_per_episode,
             training_intensity=intensity,
             initial_alpha=settings.initial_alpha,
-            actor_lr=settings.learning_rate,
-            critic_lr=settings.learning_rate,
-            alpha_lr=settings.learning_rate,
+            actor_lr=_rate(config, settings.learning_rate),
+            critic_lr=_rate(config, settings.learning_rate),
+            alpha_lr=_rate(config, settings.learning_rate),
             gamma=config.gamma or _GAMMA,
             replay_buffer_config={
                 "type": "EpisodeReplayBuffer",
