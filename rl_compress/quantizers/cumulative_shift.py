@@ -12,6 +12,7 @@ from rl_compress.quantizers.even_grid import EvenGrid, least_even
 from rl_compress.quantizers.quantizer import Clip, Parameters, Quantizer, squared_error
 from rl_compress.quantizers.ranges import best_of
 from rl_compress.quantizers.symmetric import symmetric_grid
+from rl_compress.space.space_config import QuantizationConfig
 
 _CARRIED = 1 / math.pi
 """Share of an error that is carried on."""
@@ -40,8 +41,6 @@ class CumulativeShift(Quantizer):
     largest of their block become zero, and are carried on in part as any error is.
     """
 
-    name = "cumulative_shift"
-
     def __init__(self, bits: int, clip: Clip, threshold: float = 0.0) -> None:
         """Set the precision.
 
@@ -52,6 +51,11 @@ class CumulativeShift(Quantizer):
         """
         super().__init__(bits, clip)
         self.threshold = threshold
+
+    @classmethod
+    def configured(cls, bits: int, clip: Clip, config: QuantizationConfig) -> CumulativeShift:
+        """See :meth:`Quantizer.configured`."""
+        return cls(bits, clip, config.contribution_threshold)
 
     def fit(self, blocks: Tensor) -> Parameters:
         """Return ``exponent``, signed bytes of shape ``(num_blocks, 1)``."""

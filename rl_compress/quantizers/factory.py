@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from rl_compress.quantizers.cumulative_shift import CumulativeShift
-from rl_compress.quantizers.kmeans import KMeans
-from rl_compress.quantizers.piecewise import Piecewise
-from rl_compress.quantizers.polynomial import Polynomial
 from rl_compress.quantizers.quantizer import Quantizer
 from rl_compress.quantizers.ranges import make_clip
-from rl_compress.quantizers.symmetric import Symmetric
-from rl_compress.quantizers.uniform import Uniform
-from rl_compress.space.space_config import QuantizationConfig, QuantizerName
-
-QUANTIZERS: dict[str, type[Quantizer]] = {
-    quantizer.name: quantizer
-    for quantizer in (Symmetric, Uniform, Piecewise, CumulativeShift, Polynomial, KMeans)
-}
+from rl_compress.registry import QUANTIZERS
+from rl_compress.space.space_config import QuantizationConfig
 
 
-def make_quantizer(name: QuantizerName, bits: int, config: QuantizationConfig) -> Quantizer:
+def make_quantizer(name: str, bits: int, config: QuantizationConfig) -> Quantizer:
     """Return a quantizer.
 
     Args:
-        name: One of :data:`QUANTIZERS`.
+        name: As :data:`~rl_compress.registry.QUANTIZERS` knows it, or ``package.module:Class``.
         bits: Bits of a code, 1 to 8.
         config: Range estimator and threshold.
 
     Raises:
-        ConfigError: The number of bits is out of range.
+        ConfigError: The number of bits is out of range, or there is no such class.
     """
-    clip = make_clip(config.range, bits, config.percentile)
-    if name == CumulativeShift.name:
-        return CumulativeShift(bits, clip, config.contribution_threshold)
-    return QUANTIZERS[name](bits, clip)
+    made: type[Quantizer] = QUANTIZERS.find(name, Quantizer)
+    return made.configured(bits, make_clip(config.range, bits, config.percentile), config)

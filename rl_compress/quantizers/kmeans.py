@@ -19,8 +19,6 @@ class KMeans(Quantizer):
     in it. Deterministic: centres are drawn with a fixed seed.
     """
 
-    name = "kmeans"
-
     def __init__(self, bits: int, clip: Clip) -> None:
         """Set the precision; ``clip`` is not used."""
         super().__init__(bits, clip)

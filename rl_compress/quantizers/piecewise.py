@@ -24,8 +24,6 @@ class Piecewise(Quantizer):
     is the uniform grid from ``-m`` to ``m``, which is among the candidates. One bit is ``{-m, m}``.
     """
 
-    name = "piecewise"
-
     def fit(self, blocks: Tensor) -> Parameters:
         """Return ``reach`` and ``breakpoint``, each of shape ``(num_blocks, 1)``."""
         if self.bits == 1:

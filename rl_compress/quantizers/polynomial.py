@@ -27,8 +27,6 @@ class Polynomial(Quantizer):
     proportions of the values are kept. Levels are ``c^-1`` of an even grid.
     """
 
-    name = "polynomial"
-
     def fit(self, blocks: Tensor) -> Parameters:
         """Return ``reach``, and ``coefficients`` of shape ``(num_blocks, 3)``."""
         if self.bits == 1:

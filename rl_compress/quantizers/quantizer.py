@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rl_compress.errors import ConfigError
+from rl_compress.registry import QUANTIZERS
+from rl_compress.space.space_config import QuantizationConfig
 
 Parameters = dict[str, Tensor]
 """What is stored of each block beside its codes: tensors whose first axis is the block."""
@@ -23,8 +24,6 @@ Clip = Callable[[Tensor, Choose], Tensor]
 
 class Quantizer(ABC):
     """Maps values to the nearest of ``2^bits`` levels, which differ from block to block."""
-
-    name: ClassVar[str]
 
     def __init__(self, bits: int, clip: Clip) -> None:
         """Set the precision.
@@ -40,6 +39,16 @@ class Quantizer(ABC):
             raise ConfigError(f"a quantizer's bits must be 1 to 8, but got {bits}")
         self.bits = bits
         self.clip = clip
+
+    @classmethod
+    def configured(cls, bits: int, clip: Clip, config: QuantizationConfig) -> Quantizer:
+        """Return one that heeds what a job's `quantization` section says; see ``__init__``."""
+        return cls(bits, clip)
+
+    @property
+    def name(self) -> str:
+        """Return the name by which its class is found again."""
+        return QUANTIZERS.name_of(type(self))
 
     @property
     def num_levels(self) -> int:

@@ -20,8 +20,6 @@ class Symmetric(Quantizer):
     error (Rastegari et al., "XNOR-Net", ECCV 2016, equation 6).
     """
 
-    name = "symmetric"
-
     def fit(self, blocks: Tensor) -> Parameters:
         """Return ``scale``, shape ``(num_blocks, 1)``."""
         if self.bits == 1:

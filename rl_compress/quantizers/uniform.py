@@ -20,8 +20,6 @@ class Uniform(Quantizer):
     negative have zero as their lowest level.
     """
 
-    name = "uniform"
-
     def fit(self, blocks: Tensor) -> Parameters:
         """Return ``minimum`` and ``scale``, each of shape ``(num_blocks, 1)``."""
         low = blocks.amin(dim=1, keepdim=True)

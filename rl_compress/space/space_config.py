@@ -6,9 +6,18 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+)
+
+from rl_compress.registry import QUANTIZERS
 
 Criterion = Literal[
     "l1",
@@ -20,8 +29,10 @@ Criterion = Literal[
     "contribution",
     "random",
 ]
-QuantizerName = Literal[
-    "symmetric", "uniform", "piecewise", "cumulative_shift", "polynomial", "kmeans"
+QuantizerName = Annotated[
+    str,
+    AfterValidator(QUANTIZERS.check),
+    WithJsonSchema({"type": "string", "examples": list(QUANTIZERS.built_in)}),
 ]
 Granularity = Literal["tensor", "channel", "group"]
 RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
@@ -117,10 +128,14 @@ class QuantizationConfig(BaseModel):
         "budget bounds bops.",
     )
     quantizer: QuantizerName = Field(
-        default="symmetric", description="How weights are mapped to codes."
+        default="symmetric",
+        description="How weights are mapped to codes: symmetric, uniform, piecewise, "
+        "cumulative_shift, polynomial, kmeans, or a class of your own derived from "
+        "rl_compress.quantizers.quantizer.Quantizer, as `package.module:Class`.",
     )
     activation_quantizer: QuantizerName = Field(
-        default="uniform", description="How activations are mapped to codes, per tensor."
+        default="uniform",
+        description="How activations are mapped to codes, per tensor; likewise.",
     )
     granularity: Granularity = Field(
         default="channel",

@@ -35,10 +35,10 @@ from rl_compress.job import load_job, parse_job, with_values
 from rl_compress.model.axes import quantizable_weights
 from rl_compress.model.groups import find_groups
 from rl_compress.quantizers.bits import LayerBits
-from rl_compress.quantizers.factory import QUANTIZERS
 from rl_compress.quantizers.model import quantize_weights
 from rl_compress.quantizers.quantized_tensor import quantize_tensor
 from rl_compress.quantizers.quantizer import nearest
+from rl_compress.registry import QUANTIZERS
 from rl_compress.repair.activations import calibration_inputs
 from rl_compress.repair.recalibration import recalibrate_batchnorm
 from rl_compress.report.quantizer_plots import quantizer_plot
@@ -124,7 +124,7 @@ def quantizers() -> dict[str, Any]:
     model = target.build()
     rows, curves = [], {}
     print(f"uncompressed test accuracy {target.score(model, 'test'):.2f} %")
-    for name in QUANTIZERS:
+    for name in QUANTIZERS.built_in:
         for bits in (2, 3, 4, 6, 8):
             config = QuantizationConfig(quantizer=name, weight_bits=bits)  # type: ignore[arg-type]
             signal = noise = stored = count = 0.0
