@@ -43,6 +43,7 @@ ORDER = (
     "comparison",
     "rehearsal",
     "session",
+    "api",
     "scheduled",
     "inspection",
     "rebudget",
