@@ -125,7 +125,7 @@ def save_artifact(
     return manifest
 
 
-def load_compressed(directory: Path | str) -> nn.Module:
+def load_compressed(directory: Path | str, *, model: nn.Module | None = None) -> nn.Module:
     """Rebuild a compressed model from its folder.
 
     The target's factory builds the architecture, its layers take the shapes of the tensors in the
@@ -134,6 +134,8 @@ def load_compressed(directory: Path | str) -> nn.Module:
 
     Args:
         directory: A folder that :func:`save_artifact` wrote, such as ``best/`` of a run.
+        model: The uncompressed architecture, with any weights, instead of what the target's factory
+            makes; needed where the model was held in memory. Left as it is.
 
     Returns:
         The model on the CPU, in evaluation mode.
@@ -153,8 +155,11 @@ def load_compressed(directory: Path | str) -> nn.Module:
         raise CorruptFileError(
             f"{weights}: not a readable safetensors file ({error}); copy the whole folder again"
         ) from None
+    maker, target = "is given", None
     try:
-        target = make_target(TargetConfig(**manifest.target))
+        if model is None:
+            target = make_target(TargetConfig(**manifest.target))
+            maker = f"the target {manifest.target.get('factory')!r} builds"
     except (ValidationError, TypeError) as error:
         raise ConfigError(
             f"{directory / MANIFEST_FILE}: target must have the keys factory, options and "
@@ -166,16 +171,19 @@ def load_compressed(directory: Path | str) -> nn.Module:
         raise CorruptFileError(
             f"{weights}: packed weights cannot be unpacked ({error!r}); copy the whole folder again"
         ) from None
+    if target is not None:
+        model = target.architecture()
+    assert model is not None, "it is given, or the target's"
     # A factory may hand out the same module again and again, and its shapes change in place.
-    model = plain_weights(unshared(target.architecture())).cpu().eval()
+    model = plain_weights(unshared(model)).cpu().eval()
     make_room(model, tensors)
     tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     try:
         model.load_state_dict(with_versions(tensors | tied, model), strict=True, assign=False)
     except RuntimeError as error:
         raise ConfigError(
-            f"{weights}: the tensors do not fit the model that the target "
-            f"{manifest.target.get('factory')!r} builds ({' '.join(str(error).split())}); "
+            f"{weights}: the tensors do not fit the model that {maker} "
+            f"({' '.join(str(error).split())}); "
             f"use the target's code as it was when the model was compressed"
         ) from None
     attach_activations(

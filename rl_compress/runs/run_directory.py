@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from rl_compress.errors import RunDirectoryError
 from rl_compress.runs.mirror import Mirror
@@ -15,9 +16,13 @@ from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_lock import LOCK_FILE
 from rl_compress.runs.schema import to_table
 from rl_compress.runs.store import EvaluationStore
+from rl_compress.strict_yaml import load_yaml
 
 NEW = ".new"
 """Ends the name of a directory whose run is to take an older one's place."""
+
+_KEYS = 3
+"""Keys that differ between two jobs, as far as they are named."""
 
 _STARTED = "fingerprint.started.json"
 """The fingerprint's name until the run is finished."""
@@ -128,10 +133,10 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.location}: is a file; name a directory with --output")
         if job_file.exists():
             stored = job_file.read_text(encoding="utf-8")
-            if job_yaml not in (stored, filled_in(stored)):
+            if job_yaml not in (stored, filled := filled_in(stored)):
                 raise RunDirectoryError(
                     f"{self.location}: holds a run of another job (its job.yaml differs from this "
-                    f"one); choose another --output"
+                    f"one{_where(filled, job_yaml)}); choose another --output"
                 )
             if not resume:
                 raise RunDirectoryError(
@@ -190,3 +195,21 @@ class RunDirectory:
         unfinished = self.path / f"{name}.tmp"
         pq.write_table(to_table(records), unfinished)
         unfinished.rename(self.path / name)
+
+
+def _where(one: str, other: str) -> str:
+    """Name some of the keys whose values differ between two jobs, as far as they can be read."""
+    try:
+        values = [_flat(load_yaml(text)) for text in (one, other)]
+    except yaml.YAMLError:
+        return ""
+    keys = [key for key in {**values[0], **values[1]} if len({v.get(key) for v in values}) > 1]
+    return f" in {', '.join(keys[:_KEYS])}{' …' if len(keys) > _KEYS else ''}" if keys else ""
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    """Return the values of nested sections by dotted key, as text."""
+    if not isinstance(value, dict) or not value:
+        return {key: repr(value)}
+    parts = ((f"{key}.{name}" if key else str(name), part) for name, part in value.items())
+    return {name: text for own, part in parts for name, text in _flat(part, own).items()}

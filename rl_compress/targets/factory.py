@@ -30,6 +30,9 @@ _BUILT_IN = {
 
 _PROGRAM = "__main__"
 
+HELD = "memory:model"
+"""Name of the factory of a model that the program holds in memory."""
+
 _LENT: dict[str, Callable[..., Any]] = {}
 """Factories of the program that this process works for, by name."""
 
@@ -167,12 +170,12 @@ def own_factory(name: str) -> Callable[..., Any] | None:
     """Return a factory that no other process can import, as it is of the program itself.
 
     Args:
-        name: ``__main__:callable``; None is returned for others.
+        name: ``__main__:callable``, or that of a model held in memory; None is returned for others.
 
     Raises:
         TargetError: The program has no such callable.
     """
-    return _find(name) if locate_factory(name)[0] == _PROGRAM else None
+    return _find(name) if name == HELD or locate_factory(name)[0] == _PROGRAM else None
 
 
 def lend_factory(name: str, factory: Callable[..., Any] | None) -> None:
@@ -186,10 +189,20 @@ def lend_factory(name: str, factory: Callable[..., Any] | None) -> None:
         _LENT[name] = factory
 
 
+def take_back_factory(name: str) -> None:
+    """Undo :func:`lend_factory`."""
+    _LENT.pop(name, None)
+
+
 def _find(name: str) -> Callable[..., Any]:
     """Return the function or class that a factory's name stands for."""
     if name in _LENT:
         return _LENT[name]
+    if name == HELD:
+        raise TargetError(
+            "target.factory: the model was given by a program that held it in memory; give it "
+            "again: search(model=…, data=…), or load_compressed(folder, model=…)"
+        )
     module_name, attribute = locate_factory(name)
     # As `python -m` does: a job beside the user's code finds it.
     if (here := os.getcwd()) not in sys.path:

@@ -48,14 +48,17 @@ def fingerprint_of_target(config: TargetConfig, target: Target, model: nn.Module
         model: As it is built, before it is trained.
     """
     digest = hashlib.sha256()
-    for name, module in model.named_modules():
-        digest.update(f"{name}:{type(module).__qualname__};".encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        _add(digest, value)
+    _add_model(digest, model)
     for path in sorted(set(source_files(config.factory, target, model))):
         digest.update(path.read_bytes())
-    return {"model": digest.hexdigest(), "data": _digest_of_data(target)}
+    return {"model": digest.hexdigest(), "data": digest_of_data(target)}
+
+
+def digest_of_model(model: nn.Module) -> str:
+    """Return the digest of a model's modules, with what they say of themselves, and its state."""
+    digest = hashlib.sha256(repr(model).encode())
+    _add_model(digest, model)
+    return digest.hexdigest()
 
 
 def add_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
@@ -82,7 +85,8 @@ def source_files(factory: str, *parts: object) -> Iterator[Path]:
             yield Path(path)
 
 
-def _digest_of_data(target: Target) -> str:
+def digest_of_data(target: Target) -> str:
+    """Return the digest of all splits; see :func:`fingerprint_of_target`."""
     digest = hashlib.sha256()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -97,6 +101,14 @@ def _digest_of_data(target: Target) -> str:
             for index in np.unique(np.linspace(0, size - 1, min(size, _SAMPLES), dtype=int)):
                 _add(digest, dataset[int(index)])
     return digest.hexdigest()
+
+
+def _add_model(digest: hashlib._Hash, model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        digest.update(f"{name}:{type(module).__qualname__};".encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        _add(digest, value)
 
 
 def _add(digest: hashlib._Hash, value: Any) -> None:

@@ -80,7 +80,7 @@ def regression() -> dict[str, Any]:
             seeds = {"search.seed": seed, "target.options.seed": seed}
             job = parse_job(with_values(base, {**changes, **seeds}))
             with tempfile.TemporaryDirectory() as folder:
-                rl_compress.searchers(job, Path(folder) / "run")
+                rl_compress.search(job, Path(folder) / "run")
                 model: Any = rl_compress.load_compressed(Path(folder) / "run" / "best")
             target: Any = make_target(job.target)
             full = target.build()

@@ -70,7 +70,7 @@ def test_a_run_killed_on_one_machine_is_resumed_on_another(
 def test_report_and_compress_take_a_uri(tmp_path: Path, s3: S3Server, cache: Path) -> None:
     uri = s3.uri("runs/taken")
     job = write_job(tmp_path, search__evaluations=4)
-    result = rl_compress.searchers(rl_compress.load_job(job), uri)
+    result = rl_compress.search(rl_compress.load_job(job), uri)
     assert result.location == uri
     assert (result.directory / "best" / "manifest.json").exists()
     remote = RemoteFolder(uri)

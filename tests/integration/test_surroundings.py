@@ -203,7 +203,7 @@ def make():
     return Mine()
 
 job = rl_compress.load_job(sys.argv[1])
-result = rl_compress.searchers(job, sys.argv[2])
+result = rl_compress.search(job, sys.argv[2])
 print(type(rl_compress.load_compressed(result.directory / "best")).__name__)
 """
 

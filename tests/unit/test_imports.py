@@ -44,6 +44,7 @@ ORDER = (
     "comparison",
     "rehearsal",
     "session",
+    "api",
     "scheduled",
     "inspection",
     "rebudget",

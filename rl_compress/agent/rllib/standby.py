@@ -17,7 +17,7 @@ from rl_compress.agent.config import SearchConfig
 from rl_compress.agent.rllib.cluster import connected, fitting, with_gpus
 from rl_compress.agent.rllib.room import reserved
 from rl_compress.errors import TargetError
-from rl_compress.targets.factory import TargetConfig, lend_factory, make_target, own_factory
+from rl_compress.targets.factory import HELD, TargetConfig, lend_factory, make_target, own_factory
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +108,13 @@ def portable_factory(target: TargetConfig) -> Callable[..., Any] | None:
     try:
         cloudpickle.dumps(factory)
     except Exception as error:
+        name = target.factory.partition(":")[2]
+        what, remedy = f"target.factory: {target.factory}", f"name it as module:{name}"
+        if target.factory == HELD:
+            what, remedy = "model: it", "give a job whose target.factory names what makes it"
         raise TargetError(
-            f"target.factory: {target.factory} cannot be sent to Ray workers "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); put it into a module, and "
-            f"name it as module:{target.factory.partition(':')[2]}"
+            f"{what} cannot be sent to Ray workers ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); put it into a module, and {remedy}"
         ) from None
     return factory
 
