@@ -73,6 +73,8 @@ def search(
         _shown(monitor) as telling,
         _job(job, model, data, budget, evaluations, seed, sections, telling) as asked,
     ):
+        if isinstance(telling, ConsoleMonitor):
+            telling.budget = asked.budget_in_words()
         return session.search(
             asked,
             output,

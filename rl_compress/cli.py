@@ -119,8 +119,7 @@ def search(
         loaded = _load(job, set_)
         if resume and if_changed:
             raise ConfigError("--if-changed: begins afresh; leave it or --resume out")
-        bounds = loaded.effective_budget()
-        monitor.budget = ", ".join(f"{cost} ≤ {value}" for cost, value in bounds.items())
+        monitor.budget = loaded.budget_in_words()
         start = (
             search_if_changed if if_changed else functools.partial(session.search, resume=resume)
         )

@@ -183,6 +183,10 @@ class Job(BaseModel):
         profile = self.device_profile()
         return {**(profile.budget if profile else {}), **self.budget}
 
+    def budget_in_words(self) -> str:
+        """Return the bounds that hold, in one line."""
+        return ", ".join(f"{cost} ≤ {value}" for cost, value in self.effective_budget().items())
+
     def to_yaml(self) -> str:
         """Return the job with all defaults filled in."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -28,7 +28,11 @@ def test_own_model_is_compressed_by_the_documented_lines(
     target, use = blocks["python"]
     (tmp_path / "my_target.py").write_text(target, encoding="utf-8")
     (tmp_path / "job.yaml").write_text(blocks["yaml"][1], encoding="utf-8")
-    script = f"{use}\nprint(sum(p.numel() for p in model.parameters()))\n"
+    script = (
+        'rl_compress.check(rl_compress.load_job("job.yaml"))\n'
+        "print(sum(p.numel() for p in model.parameters()))\n"
+    )
+    script = f"{use}\n{script}"
     (tmp_path / "use.py").write_text(script, encoding="utf-8")
 
     done = subprocess.run(
