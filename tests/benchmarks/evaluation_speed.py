@@ -208,7 +208,7 @@ def train() -> nn.Module:
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"training: loss {float(loss):.3f}", flush=True)
+        print(f"training: loss {loss.item():.3f}", flush=True)
     return model.eval()
 
 
