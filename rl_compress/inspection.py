@@ -14,6 +14,7 @@ from rl_compress.costs.latency_table import LatencyTable, cached_path
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.export.artifact import load_compressed
+from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.report.group_plots import sensitivity_map
@@ -71,7 +72,7 @@ def best_policy(
             f"--run {directory}: none of its {len(records)} evaluations meets the budget "
             f"{bounds.as_dict()}; search with that budget"
         )
-    return max(within, key=lambda record: record.reward).realised_policy()
+    return best_distinct(within, 1, RunDirectory(directory).ranking())[0].realised_policy()
 
 
 def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) -> SensitivityCurves:
@@ -91,7 +92,7 @@ def measure_curves(job: Job, output: Path, *, monitor: Monitor | None = None) ->
     monitor.phase("sensitivity")
     for earlier in (run.sensitivity, run.sensitivity.with_suffix(".jsonl")):
         earlier.unlink(missing_ok=True)
-    curves = task.curves(task.make_evaluator())
+    curves = task.curves(task.make_evaluator().in_float32())
     for decides in dict.fromkeys(curves.decides):
         suffix = "" if decides == PRUNING else f"-{decides.replace('_', '-')}"
         plot = sensitivity_map(curves.points(decides), score=job.objective.score, decides=decides)
@@ -161,7 +162,7 @@ def evaluate_policy(
         subject = prepare_job(job, Path(folder), monitor)
     compressor, target = subject.compressor, subject.target
     widths = compressor.space.widths_of(policy)
-    evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation)
+    evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation.in_float32())
     monitor.phase("evaluation")
     costs = compressor.costs.costs(widths)
     return {

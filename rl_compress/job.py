@@ -135,6 +135,11 @@ class Job(BaseModel):
             kernels=None if profile is None else (profile.weight_bits, profile.activation_bits),
         )
         self.space.quantization = quantization
+        if quantization.quantizes and self.evaluation.precision == "bfloat16":
+            raise ConfigError(
+                "evaluation.precision: bfloat16 would round once more what space.quantization has "
+                "rounded; choose auto or float32"
+            )
         if profile is not None:
             profile.supports(quantization.weight_levels, quantization.activation_levels)
         if masks and self.space.quantization.searches_bits:

@@ -98,7 +98,7 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     with contextlib.suppress(ConfigError):
         stored = best_policy(directory, job.effective_budget(), subject)
     monitor.phase("policies for the budget")
-    evaluator = make_task(job, subject, run).make_evaluator()
+    evaluator = make_task(job, subject, run).make_evaluator().in_float32()
     reward = Objective(job.objective, evaluator.original_costs)
     errors: list[str] = []
 

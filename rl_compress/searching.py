@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -87,13 +87,18 @@ class SearchTask:
         Returns:
             The run's figures, and why it ended early, or None.
         """
-        own, sharing = self.make_evaluator(), self._sharing()
+        own, sharing = self.make_evaluator(), self._sharing(self.evaluation)
         space = self.subject.compressor.space
         evaluator = own if sharing is None else SharedEvaluator(own, space, sharing)
+        exact: Evaluator | SharedEvaluator = own.in_float32()
+        if exact is own:
+            exact = evaluator
+        elif (others := self._sharing(self.evaluation.in_float32())) is not None:
+            exact = SharedEvaluator(own.in_float32(), space, others)
         store = self.run.store()
         ledger = EvaluationLedger(store, self.search.evaluations, self.subject.may_win)
         self.on_progress(ledger.progress())
-        curves = self.curves(evaluator) if self.search.needs_curves else None
+        curves = self.curves(exact) if self.search.needs_curves else None
         self.run.push()
         reward = Objective(self.objective, evaluator.original_costs)
         candidates = CandidateEvaluator(evaluator, ledger, space, reward, self.identity)
@@ -104,7 +109,7 @@ class SearchTask:
         store.compact()
         return found
 
-    def _sharing(self) -> Sharing | None:
+    def _sharing(self, evaluation: EvaluationConfig) -> Sharing | None:
         """Return where to look for others' measurements; None outside a sweep."""
         if self.measurements is None:
             return None
@@ -112,7 +117,7 @@ class SearchTask:
         key = measurement_key(
             self.subject,
             self.target,
-            self.evaluation,
+            evaluation,
             self.objective.score,
             self.objective.robustness,
             latencies=pickle.dumps(latencies),
@@ -124,6 +129,10 @@ class SearchTask:
 
         They are taken from the run directory, or from the cache that all searches share, and are
         kept in both. Curves with failures, which may not fail again, are kept in the former alone.
+
+        Args:
+            evaluator: Measures in float32: the loss of a single layer can be as small as the
+                rounding of bfloat16.
         """
         path = self.run.sensitivity
         if path.exists():
@@ -131,7 +140,7 @@ class SearchTask:
         shared = shared_path(
             self.subject,
             self.target,
-            self.evaluation,
+            self.evaluation.in_float32(),
             self.objective.score,
             self.objective.robustness,
             self.search.sensitivity_levels,
@@ -160,6 +169,28 @@ class SearchTask:
         if not failed:
             keep_shared(shared, path)
         return curves
+
+    def rewards_in_float32(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:
+        """Return records' rewards as measured in float32, by policy id, and keep them in the run.
+
+        What was measured before is not measured again, and what fails is left out. Where the
+        search measures in float32 there is nothing to do.
+
+        Args:
+            records: Of variants.
+        """
+        if self.evaluation.precision == "float32":
+            return {}
+        exact = self.make_evaluator().in_float32()
+        space, rewards = self.subject.compressor.space, self.run.ranking()
+        reward = Objective(self.objective, exact.original_costs)
+        for record in records:
+            if record.policy_id not in rewards:
+                score = _score(exact, space.widths_of(record.realised_policy()))
+                if score is not None:
+                    rewards[record.policy_id] = reward(score, record.costs())
+                    self.run.write_ranking(rewards)
+        return rewards
 
     def _baseline(
         self,

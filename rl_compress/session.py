@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from torch import nn
 from rl_compress.comparison import check_baselines, plan, run_beside
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import RunIdentity
+from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.evaluation.precision import computes_in_bfloat16, settled
 from rl_compress.evaluation.shared import SharedMeasurements
 from rl_compress.export.delivery import deliver
 from rl_compress.export.fine_tuned import FineTuned, fine_tune_variant
@@ -47,6 +50,9 @@ from rl_compress.training.pretraining import PretrainingConfig, pretrain
 
 RUNS = Path("runs")
 """Where runs are kept that were given no output directory."""
+
+_RANKED = 10
+"""Best variants of a search that are compared in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +170,13 @@ def _search_in(
         task = make_task(
             job, subject, run, address=address, monitor=monitor, measurements=measurements
         )
-        task = dataclasses.replace(task, search=settings)
+        evaluation = _settled(job, subject, run)
+        task = dataclasses.replace(task, search=settings, evaluation=evaluation)
         monitor.phase("search")
         progress, stopped_early = task.search_for_policy()
     if stopped_early:
         monitor.say(f"search ended early: {stopped_early}")
-    best = choose(run, job, subject, stopped_early)
+    best = choose(task, job, stopped_early)
     monitor.phase("fine-tuning")
     start = time.perf_counter()
     manifest = _deliver(job, subject, best.realised_policy(), run.best, monitor)
@@ -179,7 +186,9 @@ def _search_in(
         monitor.phase("baselines")
         run_beside(task, chosen, progress.done, monitor.step)
     monitor.phase("report")
-    run.write_json("summary.json", summarize(read_run(run.path), progress))
+    run.write_json(
+        "summary.json", summarize(read_run(run.path), dataclasses.replace(progress, best=best))
+    )
     build_report(run.path)
     run.finish()
     return RunResult(run.path, best, manifest, run.location)
@@ -199,6 +208,8 @@ def asked_for(job: Job, *, verify: int = 0, baselines: Sequence[str] = (), seeds
             job.to_yaml(),
             "" if profile is None else profile.model_dump_json(),
             f"{verify} {list(baselines)} {seeds}",
+            # What the machine can do is part of what is asked for.
+            *([str(computes_in_bfloat16())] if job.evaluation.precision == "auto" else []),
         ]
     )
 
@@ -301,18 +312,35 @@ def make_task(
     )
 
 
-def choose(
-    run: RunDirectory, job: Job, subject: Subject, stopped_early: str | None = None
-) -> EvaluationRecord:
+def _settled(job: Job, subject: Subject, run: RunDirectory) -> EvaluationConfig:
+    """Return how all processes of a run measure, on whichever machines it goes on."""
+    if job.evaluation.precision != "auto":
+        return job.evaluation
+
+    def choose() -> str:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = copy.deepcopy(subject.model).to(device)
+        inputs = [tensor.to(device) for tensor in subject.example_inputs]
+        return settled("auto", model, inputs, quantized=job.space.quantization.quantizes)
+
+    chosen = run.settle("precision.txt", choose)
+    return job.evaluation.model_copy(update={"precision": chosen})
+
+
+def choose(task: SearchTask, job: Job, stopped_early: str | None = None) -> EvaluationRecord:
     """Write the Pareto front and return the record with the highest reward within the budget.
 
-    The front is over all records, those for other budgets included.
+    The front is over all records, those for other budgets included, as they were measured. Where
+    that was not in float32, the ten best are measured again in it, and the best is one of them.
 
     Raises:
         EvaluationError: There is no such record; the message says why the search stopped.
     """
+    run = task.run
     records = EvaluationStore(run.evaluations).read()
-    best = best_distinct(list(filter(subject.may_win, records)), 1)
+    eligible = list(filter(task.subject.may_win, records))
+    ranking = task.rewards_in_float32(best_distinct(eligible, _RANKED))
+    best = best_distinct(eligible, 1, ranking)
     if not best:
         raise EvaluationError(f"{run.location}: no variant could be evaluated ({stopped_early})")
     front = pareto_front(records, job.objective.objectives(job.effective_budget()))
@@ -382,7 +410,7 @@ def _verify(
     records = EvaluationStore(run.evaluations).read()
     rows = verify_candidates(
         run.verification,
-        best_distinct(list(filter(subject.may_win, records)), count),
+        best_distinct(list(filter(subject.may_win, records)), count, run.ranking()),
         delivered={manifest.policy_id: (scores.before_finetuning, scores.delivered, seconds)},
         fine_tune=fine_tune,
         score=lambda variant: scored(target, variant.model, "search"),

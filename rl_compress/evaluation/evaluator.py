@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.adversarial import RobustnessConfig
+from rl_compress.evaluation.precision import Passes, Precision, passes_for
 from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.racing import Rival, Samples, looks, race
 from rl_compress.evaluation.scores import SampledScore, ScoreName, make_score
@@ -54,6 +56,15 @@ class EvaluationConfig(BaseModel):
     calibration_batches: int = Field(
         default=4, ge=1, description="Batches of the calibration split that recalibration uses."
     )
+    precision: Precision = Field(
+        default="float32",
+        description=(
+            "What the search computes variants' outputs in. `auto` takes `bfloat16` where the "
+            "processor (or the GPU) computes in it, nothing is quantized and the model runs in it, "
+            "else float32 with channels-last images; last digits of scores differ from `float32`. "
+            "Sensitivities and the ranking of the ten best are in float32 whatever is chosen."
+        ),
+    )
     racing: bool = Field(
         default=False,
         description=(
@@ -73,6 +84,10 @@ class EvaluationConfig(BaseModel):
             "it returns. By default there is no limit."
         ),
     )
+
+    def in_float32(self) -> EvaluationConfig:
+        """Return the same, with everything computed in float32."""
+        return self.model_copy(update={"precision": "float32"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +152,12 @@ class Evaluator:
             self._network = compressor.network.to(torch.device("cuda"))
         self._reference = own_buffers(self._network.uncompressed())
         self._levels = compressor.has_levels and not repairs_weights(self._reference, config)
-        self._inputs = None
-        if latency:
+        inputs: list[Tensor] = []
+        if latency or config.precision != "float32":
             device = device_of(self._reference)
-            self._inputs = [tensor.to(device) for tensor in target.example_inputs()]
+            inputs = [tensor.to(device) for tensor in target.example_inputs()]
+        self._inputs = inputs if latency else None
+        self._passes = passes_for(config.precision, self._reference, inputs)
         with threads(self._threads):
             self._score = make_score(
                 score, target, self._reference, robustness, sampled=config.racing
@@ -155,6 +172,14 @@ class Evaluator:
         if self._inputs is not None:
             costs[LATENCY] = measure_latency_ms(self._reference, self._inputs)
         return costs
+
+    def in_float32(self) -> Evaluator:
+        """Return an evaluator that measures the same in float32, or this one if it does."""
+        if self._passes == Passes():
+            return self
+        exact = copy.copy(self)
+        exact._passes, exact._known, exact._ahead = Passes(), {}, None
+        return exact
 
     def build_ahead(self, widths: Widths) -> None:
         """Build a variant while its evaluation is not granted yet; nothing is run.
@@ -178,17 +203,21 @@ class Evaluator:
         return own_buffers(self._network.variant(widths, levels=self._levels))
 
     def _repaired(self, variant: nn.Module, widths: Widths) -> nn.Module:
-        prepare_variant(
-            variant,
-            self._reference,
-            self._target,
-            self._compressor.config,
-            self._config,
-            kept=self._compressor.kept_outputs(widths, ordered=True),
-            masks=self._compressor.masks(widths),
-            bits=self._compressor.bits.at(widths),
-            levels_made=self._levels,
-        )
+        masks = self._compressor.masks(widths)
+        # Statistics are of the activations that are scored; what is solved for is exact.
+        statistics = _method(variant, self._config, sparse=bool(masks)) == "batchnorm"
+        with (self._passes if statistics else Passes()).of(variant):
+            prepare_variant(
+                variant,
+                self._reference,
+                self._target,
+                self._compressor.config,
+                self._config,
+                kept=self._compressor.kept_outputs(widths, ordered=True),
+                masks=masks,
+                bits=self._compressor.bits.at(widths),
+                levels_made=self._levels,
+            )
         return variant
 
     def evaluate(self, widths: Widths, rival: Rival | None = None) -> Measurement:
@@ -218,7 +247,8 @@ class Evaluator:
             # Before the score, for the score that is needed depends on it.
             latency = measure_latency_ms(variant, self._inputs) if self._inputs else predicted
             measured = {} if latency is None else {LATENCY: latency}
-            score, share = self._scored(variant, widths, rival, {**costs, **measured})
+            with self._passes.of(variant):
+                score, share = self._scored(variant, widths, rival, {**costs, **measured})
         if score != score or score in (float("inf"), float("-inf")):
             raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
         return Measurement(score, costs, latency, time.perf_counter() - start, share)
@@ -252,8 +282,8 @@ class Evaluator:
         """Return a rival's samples, scored once more if another process measured it."""
         samples = self._known.get(widths.tobytes())
         if samples is None:
-            blocks = score.samples(self.variant(widths))
-            samples = torch.cat(list(blocks)).double().cpu().numpy()
+            with self._passes.of(variant := self.variant(widths)):
+                samples = torch.cat(list(score.samples(variant))).double().cpu().numpy()
         self._remember(widths, samples)
         return samples
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rl_compress.export.fine_tuned import FineTuned
 from rl_compress.runs.record import EvaluationRecord
@@ -17,14 +18,28 @@ from rl_compress.runs.verified import Verified, load_verified, save_verified
 from rl_compress.space.compression_policy import CompressionPolicy
 
 
-def best_distinct(records: Sequence[EvaluationRecord], count: int) -> list[EvaluationRecord]:
+def best_distinct(
+    records: Sequence[EvaluationRecord],
+    count: int,
+    ranking: Mapping[str, float] = MappingProxyType({}),
+) -> list[EvaluationRecord]:
     """Return the records with the highest rewards, one for each realised policy, best first.
 
     Those that were not scored in full are left out.
+
+    Args:
+        records: Of a search.
+        count: How many to return at most.
+        ranking: Rewards in float32 by policy id, where others are in less: those come first.
     """
+
+    def key(record: EvaluationRecord) -> tuple[bool, float, int]:
+        exact = ranking.get(record.policy_id)
+        return exact is None, -(record.reward if exact is None else exact), record.evaluation_id
+
     found: dict[str, EvaluationRecord] = {}
     complete = (record for record in records if record.scored_in_full)
-    for record in sorted(complete, key=lambda record: (-record.reward, record.evaluation_id)):
+    for record in sorted(complete, key=key):
         found.setdefault(record.policy_id, record)
     return list(found.values())[:count]
 

@@ -20,6 +20,7 @@ from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rl_compress.runs.failure import Failure
@@ -67,6 +68,8 @@ class RunFiles:
     beside: list[SearchFiles]
     """The searches that this one is compared with; those without an evaluation are left out."""
 
+    ranking: Mapping[str, float] = field(default_factory=dict)
+    """Rewards in float32 by policy id, of the best variants of a search in another precision."""
     failures: list[Failure] = field(default_factory=list)
     """Variants that could not be evaluated, in the order of time."""
     lost: int = 0
@@ -116,6 +119,7 @@ def read_run(directory: Path) -> RunFiles:
         verification=load_verified(run.verification),
         cache_hits=(_read_json(directory / "summary.json") or {}).get("cache_hits"),
         beside=_read_beside(run.baselines),
+        ranking=run.ranking(),
         failures=failures,
         lost=grants.lost(answered),
         retried=grants.retried,

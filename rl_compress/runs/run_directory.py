@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from rl_compress.errors import RunDirectoryError
+from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.runs.mirror import Mirror
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_lock import LOCK_FILE
@@ -26,6 +26,8 @@ _KEYS = 3
 
 _STARTED = "fingerprint.started.json"
 """The fingerprint's name until the run is finished."""
+
+_RANKING = "ranking.json"
 
 
 class RunDirectory:
@@ -115,6 +117,38 @@ class RunDirectory:
     def is_finished(self) -> bool:
         """Say whether the run came to its end."""
         return self.fingerprint.exists()
+
+    def ranking(self) -> dict[str, float]:
+        """Return the rewards that variants have in float32, by policy id.
+
+        Empty where the search measured in float32, or is not done.
+
+        Raises:
+            CorruptFileError: The file cannot be read.
+        """
+        path = self.path / _RANKING
+        try:
+            return dict(json.loads(path.read_bytes())) if path.exists() else {}
+        except (OSError, ValueError, TypeError) as error:
+            raise CorruptFileError(
+                f"{path}: not a readable ranking ({error}); remove it and resume the run"
+            ) from None
+
+    def write_ranking(self, rewards: Mapping[str, float]) -> None:
+        """Keep what :meth:`ranking` returns."""
+        self.write_json(_RANKING, rewards)
+
+    def settle(self, name: str, choose: Callable[[], str]) -> str:
+        """Return what was chosen when the run began, or choose and keep it.
+
+        Args:
+            name: Of the file that it is kept in.
+            choose: Chooses by what this machine can do; the next one may be able to do other things.
+        """
+        path = self.path / name
+        if not path.exists():
+            self.write_text(name, f"{choose()}\n")
+        return path.read_text(encoding="utf-8").strip()
 
     def check(self, job_yaml: str, *, resume: bool, filled_in: Callable[[str], str] = str) -> None:
         """Make sure that the directory can take a job's run; nothing is written.

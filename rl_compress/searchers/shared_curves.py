@@ -70,6 +70,8 @@ def measurement_key(
     """
     compressor = subject.compressor
     digest = hashlib.sha256()
+    # What was measured before there was a choice was measured in float32.
+    without = {"timeout_s"} | ({"precision"} if evaluation.precision == "float32" else set())
     described = {
         "version": __version__,
         "target": target.model_dump(mode="json"),
@@ -82,7 +84,7 @@ def measurement_key(
             (name, type(module).__qualname__) for name, module in subject.model.named_modules()
         ],
         "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
-        "evaluation": evaluation.model_dump(mode="json", exclude={"timeout_s"}),
+        "evaluation": evaluation.model_dump(mode="json", exclude=without),
         "score": score,
         "robustness": robustness.model_dump(mode="json"),
     }

@@ -150,7 +150,7 @@ def save_row(directory: Path, row: Mapping[str, Any]) -> None:
 
 def _search_figures(read: RunFiles) -> dict[str, Any]:
     """Return what a run's search found so far; the best variant is the one with most reward."""
-    best = best_distinct(list(filter(read.may_win, read.evaluations)), 1)
+    best = best_distinct(list(filter(read.may_win, read.evaluations)), 1, read.ranking)
     figures: dict[str, Any] = {}
     if best:
         figures = {"best_score": best[0].score, "best_reward": best[0].reward, **best[0].costs()}

@@ -142,6 +142,11 @@ def test_an_unknown_key_is_named_with_a_suggestion(job_file: Path, text: str, me
         pytest.param("search: 3\n", "search: .*got 3", id="section"),
         pytest.param("space: {skip: fc}\n", "space.skip: .*'fc'", id="list"),
         pytest.param("objective: {weights: {flops: 1}}\n", "unknown term.*flops", id="weights"),
+        pytest.param(
+            "space: {quantization: {weight_bits: 8}}\nevaluation: {precision: bfloat16}\n",
+            r"evaluation\.precision: .* choose auto or float32",
+            id="rounded-twice",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(job_file: Path, text: str, message: str) -> None:

@@ -54,6 +54,8 @@ def test_best_distinct_takes_each_policy_once_and_the_earlier_of_equal_rewards()
     assert [record.evaluation_id for record in best_distinct(records, 3)] == [1, 0, 3]
     assert [record.evaluation_id for record in best_distinct(records, 2)] == [1, 0]
     assert best_distinct([], 2) == []
+    ranking = {records[0].policy_id: -9.0}
+    assert best_distinct(records, 1, ranking)[0].policy_id == records[0].policy_id
 
 
 def test_every_variant_is_fine_tuned_and_stored_with_its_rank(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_compress.errors import RunDirectoryError
+from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.runs.run_directory import RunDirectory
 
 JOB = "name: digits\n"
@@ -23,6 +23,14 @@ def test_a_new_directory_is_accepted_and_created(tmp_path: Path) -> None:
 
 def test_an_empty_directory_is_accepted(tmp_path: Path) -> None:
     RunDirectory(tmp_path).check(JOB, resume=False)
+
+
+def test_a_damaged_ranking_is_named(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.ranking() == {}
+    (tmp_path / "ranking.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CorruptFileError, match=r"ranking\.json: not a readable ranking"):
+        run.ranking()
 
 
 def test_a_run_of_the_same_job_is_resumed(tmp_path: Path) -> None:

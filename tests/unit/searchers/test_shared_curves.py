@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from rl_compress.agent.config import SearchConfig
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
+from rl_compress.evaluation.precision import Precision
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.searchers.objective import ObjectiveConfig
 from rl_compress.searchers.preparation import Subject
@@ -94,6 +95,14 @@ def test_measurements_are_shared_whatever_curves_have_in_common() -> None:
         "robustness": RobustnessConfig(),
     }
     key = measurement_key(_subject(), **arguments)
+    keys = [
+        measurement_key(
+            _subject(), **{**arguments, "evaluation": EvaluationConfig(precision=precision)}
+        )
+        for precision in get_args(Precision)
+    ]
+    assert len(set(keys)) == 3
+    assert key in keys
     other_limit = {**arguments, "evaluation": EvaluationConfig()}
     assert measurement_key(_subject(), **other_limit) == key
     assert measurement_key(_subject(), **arguments, latencies=b"measured") != key
