@@ -21,7 +21,7 @@ from rl_compress.evaluation.ledger import Progress as SearchProgress
 class ConsoleMonitor:
     """Draws a run's progress as one line.
 
-    On a pipe and in a notebook it prints a line for each phase, and for each tenth of the search.
+    On a pipe and in a notebook it prints a line for each phase, and for each fifth of the search.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -32,7 +32,7 @@ class ConsoleMonitor:
         self._task: int | None = None
         self._first: tuple[int, float] | None = None
         self._last: SearchProgress | None = None
-        self._tenth = 0
+        self._fifth = 0
         self._lock = threading.Lock()
         self._directory: str | None = None
         self.budget = ""
@@ -78,11 +78,11 @@ class ConsoleMonitor:
             if self._first is None:
                 self._first = (progress.done, now)
             since, start = self._first
-            before, self._tenth = self._tenth, 10 * progress.done // max(progress.limit, 1)
+            before, self._fifth = self._fifth, 5 * progress.done // max(progress.limit, 1)
             rate = (progress.done - since) / (now - start) if now > start else 0.0
         best = f"best {progress.best.score:.4f}" if progress.best else "best –"
         facts = ", ".join(filter(None, [best, self.budget, f"{rate:.1f} evaluations/s"]))
-        if self._tenth > before and not self._console.is_terminal:
+        if self._fifth > before and not self._console.is_terminal:
             self._console.print(
                 f"search {progress.done}/{progress.limit}, {facts}", highlight=False, soft_wrap=True
             )

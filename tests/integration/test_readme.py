@@ -36,7 +36,7 @@ def test_own_model_is_compressed_by_the_documented_lines(
     (tmp_path / "use.py").write_text(script, encoding="utf-8")
 
     done = subprocess.run(
-        [sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240
+        [sys.executable, "use.py"], cwd=tmp_path, capture_output=True, text=True, timeout=280
     )
 
     assert done.returncode == 0, done.stderr
