@@ -116,7 +116,7 @@ def test_variants_that_kill_the_process_do_not_kill_the_run(tmp_path: Path) -> N
 def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
     job, run = write_job(tmp_path), tmp_path / "run"
     (run / "evaluations").mkdir(parents=True)
-    full = run / "evaluations" / "part-000007-000007.parquet.tmp"
+    full = run / "evaluations.part-000007-000007.tmp"
     full.symlink_to("/dev/full")
     (run / "job.yaml").write_text(load_job(job).to_yaml(), encoding="utf-8")
 

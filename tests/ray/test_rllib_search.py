@@ -210,7 +210,7 @@ def test_variants_that_kill_their_env_runner_are_given_up(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_full_disk_ends_the_search_with_all_that_was_stored(tmp_path: Path) -> None:
     (tmp_path / "evaluations").mkdir()
-    full = tmp_path / "evaluations" / "part-000006-000006.parquet.tmp"
+    full = tmp_path / "evaluations.part-000006-000006.tmp"
     full.symlink_to("/dev/full")
 
     with pytest.raises(StorageError, match=r"No space left on device.*--resume"):
