@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -238,63 +238,66 @@ def kit(tmp_path: Path, ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> An
     return ray_session.put(kits[0])
 
 
-def test_what_is_known_is_told_once_the_batch_is_published(
-    tmp_path: Path, ray_session: Any, kit: Any
-) -> None:
+@pytest.fixture
+def coordinator(request: Any, tmp_path: Path, ray_session: Any, kit: Any) -> Iterator[Any]:
+    """Yield a coordinator that is up, called as the test is; it is gone afterwards."""
     from rl_compress.agent.rllib.coordinator import start_coordinator
 
     store = EvaluationStore(RunDirectory(tmp_path).evaluations)
-    coordinator = start_coordinator("waiting", store, 12, kit, 2)
+    actor = start_coordinator(request.node.name, store, 12, kit, 1)
+    try:
+        # A process that imports all this takes its time on a busy machine.
+        ray_session.get(actor.progress.remote(), timeout=120)
+        yield actor
+    finally:
+        ray_session.kill(actor)
+
+
+def test_what_is_known_is_told_once_the_batch_is_published(
+    ray_session: Any, coordinator: Any
+) -> None:
     early = coordinator.published.remote(1)
-    ray_session.get(coordinator.published.remote(0), timeout=10)
+    ray_session.get(coordinator.published.remote(0), timeout=30)
     assert ray_session.wait([early], timeout=0.5)[0] == []
 
     ray_session.get(coordinator.publish.remote(1))
 
-    ray_session.get(early, timeout=10)
+    ray_session.get(early, timeout=30)
     # A successor does not know how many batches there were, and lets nobody wait.
     late = coordinator.published.remote(2)
     assert ray_session.wait([late], timeout=0.5)[0] == []
     ray_session.kill(coordinator, no_restart=False)
-    ray_session.get(late, timeout=30)
-    ray_session.kill(coordinator)
+    ray_session.get(late, timeout=120)
 
 
 def test_nobody_waits_or_measures_when_the_search_has_ended(
-    tmp_path: Path, ray_session: Any, kit: Any
+    ray_session: Any, coordinator: Any
 ) -> None:
-    from rl_compress.agent.rllib.coordinator import start_coordinator
     from rl_compress.agent.rllib.lease import Holder
 
-    store = EvaluationStore(RunDirectory(tmp_path).evaluations)
-    coordinator = start_coordinator("ended", store, 12, kit, 1)
     waiting = coordinator.published.remote(1)
     assert ray_session.wait([waiting], timeout=0.5)[0] == []
 
     ray_session.get(coordinator.dismiss.remote())
 
-    ray_session.get(waiting, timeout=10)
+    ray_session.get(waiting, timeout=30)
     claim = coordinator.claim.remote("a", 1, Holder("nobody", b""))
     assert ray_session.get(claim).status == "exhausted"
-    ray_session.kill(coordinator)
 
 
 def test_env_that_fails_makes_the_driver_end_the_search(
-    tmp_path: Path, ray_session: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+    ray_session: Any, request: Any, coordinator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RLlib by itself would make a new env and try again for ever."""
     import numpy as np
     from ray.rllib.env.env_context import EnvContext
 
-    from rl_compress.agent.rllib.coordinator import start_coordinator
     from rl_compress.agent.rllib.lease import Holder
     from rl_compress.agent.rllib.worker_env import WorkerEnv
 
-    store = EvaluationStore(RunDirectory(tmp_path).evaluations)
-    coordinator = start_coordinator("failing", store, 12, kit, 1)
     # This process is no actor.
     monkeypatch.setattr(Holder, "this_actor", lambda: Holder("nobody", b""))
-    env = WorkerEnv(EnvContext({"coordinator": "failing"}, worker_index=1))
+    env = WorkerEnv(EnvContext({"coordinator": request.node.name}, worker_index=1))
     env.reset(seed=0)
 
     *_, terminated, _, info = env.step(np.array([np.nan], dtype=np.float32))
@@ -306,7 +309,6 @@ def test_env_that_fails_makes_the_driver_end_the_search(
     assert "learning_rate" in str(broken)
     claim = coordinator.claim.remote("another", 2, Holder("nobody", b""))
     assert ray_session.get(claim).status == "exhausted"
-    ray_session.kill(coordinator)
 
 
 @pytest.mark.slow
