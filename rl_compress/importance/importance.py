@@ -6,7 +6,8 @@ a unit's score is then made from those of its weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ _BATCHES = 4
 """Calibration batches that gradients and activations are taken from."""
 
 _BLOCK = 1 << 17
-"""Weights that are copied at once."""
+"""Weights that are read at once: what is made of them fits a processor's cache."""
 
 CHANNELS_ONLY = ("batchnorm", "geometric_median")
 """Criteria that mean nothing for single weights."""
@@ -69,7 +70,7 @@ def channel_scores(
         rng = np.random.default_rng(_SEED)
         return [rng.random(group.num_units) for group in groups]
     if criterion == "geometric_median":
-        return [_over_axes(tensors, group, _distances, at_once=True) for group in groups]
+        return [_over_axes(tensors, group, _distances) for group in groups]
     if criterion in ("l1", "l2"):
         return [unit_importance(tensors, group, criterion) for group in groups]
     scores = weight_scores(model, criterion, target)
@@ -159,59 +160,60 @@ def ranked(scores: Scores) -> npt.NDArray[np.int64]:
 
 
 def _over_axes(
-    tensors: Mapping[str, Tensor],
-    group: LayerGroup,
-    reduce: Callable[[Tensor], Tensor],
-    *,
-    at_once: bool = False,
+    tensors: Mapping[str, Tensor], group: LayerGroup, of_units: Callable[[Tensor, Axis], Tensor]
 ) -> Scores:
     """Add up what each weight tensor says of the units, relative to its mean.
 
     Args:
         tensors: Weights, or their scores.
         group: A prunable group.
-        reduce: From a tensor's values by unit, shape ``(num_units, n)``, to the units' scores.
-        at_once: Whether the scores of units depend on each other.
+        of_units: From a tensor and an axis of it to the units' scores, shape ``(num_units,)``.
     """
     total = np.zeros(group.num_units)
     for axis in group.axes:
         tensor = tensors.get(axis.tensor)
         if tensor is None or tensor.ndim < 2:
             continue  # biases and norms scale with the weights they follow
-        per_unit = torch.cat(list(map(reduce, _by_unit(tensor, axis, at_once)))).numpy()
+        per_unit = of_units(tensor.detach().cpu(), axis).numpy()
         total += per_unit / max(per_unit.mean(), np.finfo(np.float64).tiny)
     return total
 
 
-def _by_unit(tensor: Tensor, axis: Axis, at_once: bool) -> Iterator[Tensor]:
-    """Yield the values of some units after the others, shape ``(units, n)``, in float64."""
-    rows = tensor.detach().cpu().movedim(axis.axis, 0)
-    places = torch.from_numpy(axis.positions)
-    # Copies that fit a processor's cache are made far quicker than one of a large weight.
-    units = max(1, _BLOCK // max(tensor.numel() // len(places), 1))
-    for block in [places] if at_once else places.split(units):
-        yield rows[block].double().flatten(1)
+def _norms_1(tensor: Tensor, axis: Axis) -> Tensor:
+    return _added_up(tensor, axis, torch.abs)
 
 
-def _norms_1(values: Tensor) -> Tensor:
-    return values.abs().sum(dim=1)
+def _norms_2(tensor: Tensor, axis: Axis) -> Tensor:
+    return _added_up(tensor, axis, torch.square).sqrt()
 
 
-def _norms_2(values: Tensor) -> Tensor:
-    return values.square().sum(dim=1).sqrt()
+def _sums(tensor: Tensor, axis: Axis) -> Tensor:
+    return _added_up(tensor, axis, lambda values: values)
 
 
-def _sums(values: Tensor) -> Tensor:
-    return values.sum(dim=1)
+def _added_up(tensor: Tensor, axis: Axis, of_weights: Callable[[Tensor], Tensor]) -> Tensor:
+    """Add up, in float64, something of all weights of each unit, in the order of memory."""
+    length = tensor.shape[axis.axis]
+    values = tensor.reshape(math.prod(tensor.shape[: axis.axis]), length, -1)
+    if len(values) == 1:
+        blocks = values[0].split(max(1, _BLOCK // max(values[0, 0].numel(), 1)))
+        places = torch.cat([of_weights(block.double()).sum(dim=1) for block in blocks])
+    else:
+        sums = torch.zeros(values.shape[1:], dtype=torch.float64)
+        for block in values.split(max(1, _BLOCK // max(sums.numel(), 1))):
+            sums += of_weights(block.double()).sum(dim=0)
+        places = sums.sum(dim=1)
+    return places[torch.from_numpy(axis.positions)].sum(dim=1)
 
 
-def _distances(values: Tensor) -> Tensor:
+def _distances(tensor: Tensor, axis: Axis) -> Tensor:
     """Return how far each unit's weights are from all others'.
 
     Units near the geometric median can be replaced by the others (He et al., "Filter pruning via
     geometric median", CVPR 2019, equation 6).
     """
-    return torch.cdist(values, values).sum(dim=1)
+    rows = tensor.movedim(axis.axis, 0)[torch.from_numpy(axis.positions)].double().flatten(1)
+    return torch.cdist(rows, rows).sum(dim=1)
 
 
 def _batchnorm_scales(model: nn.Module, tensors: Mapping[str, Tensor], group: LayerGroup) -> Scores:
