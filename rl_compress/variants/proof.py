@@ -55,6 +55,10 @@ _WIDTHS: tuple[Callable[[int], int], ...] = (
 )
 """One unit less, all of them in another order, 70 %, and half (an odd number)."""
 
+_PATIENCE = 12
+"""Groups that fail before one that does takes along all of its kind, as in a model of many blocks
+that are left alone for the same reason."""
+
 _NOISE = 1_000_003
 """Random numbers that a weight is made lively with, in turn; a prime number of them, so that no two
 rows of a large weight get the same."""
@@ -114,6 +118,12 @@ def _other_ways(found: FoundGroups, good: Sequence[int]) -> dict[int, int]:
     return others
 
 
+def _kind(group: LayerGroup) -> str:
+    """Return what groups in repeated blocks have in common."""
+    *path, last = group.name.split(".")
+    return ".".join(["#" if part.isdigit() else part for part in path] + [last])
+
+
 class _Trials:
     """Groups that have stood all trials so far, and why others have not."""
 
@@ -143,9 +153,16 @@ class _Trials:
                 if not alone[index]:
                     guilty = index
                     break
-            self.good.remove(guilty)
-            self.reasons[guilty] = failure.reason
-            logger.debug("%s: %s", self._found.groups[guilty].name, failure.reason)
+            self._leave_alone(guilty, failure.reason)
+
+    def _leave_alone(self, guilty: int, reason: str) -> None:
+        """Take a group out; after many of them, all of its kind, so that the proof ends soon."""
+        kinds = [_kind(group) for group in self._found.groups]
+        others = [i for i in self.good if kinds[i] == kinds[guilty] and i != guilty]
+        for index in [guilty, *(others if len(self.reasons) >= _PATIENCE else [])]:
+            self.good.remove(index)
+            self.reasons[index] = reason
+            logger.debug("%s: %s", self._found.groups[index].name, reason)
 
     def _try(
         self, indices: Sequence[int], width: Callable[[int], int], all_orders: Sequence[Order]
