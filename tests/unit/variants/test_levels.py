@@ -1,71 +1,104 @@
-"""Levels of the shared network: made when they are first needed, and the same whenever that is."""
+"""Levels of the shared network: made when they are first needed, packed, once per node."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import zoo
+from torch import nn
 
 from rl_compress.errors import ConfigError
 from rl_compress.model.axes import quantizable_weights
 from rl_compress.quantizers.bits import Bits
 from rl_compress.quantizers.quantized_tensor import quantize_tensor
 from rl_compress.space.space_config import SpaceConfig
-from rl_compress.variants import slimmable
+from rl_compress.variants import levels
 from rl_compress.variants.compressor import Compressor
+from rl_compress.variants.levels import Levels
 from rl_compress.variants.slimmable import SlimmableNetwork
 
 SPACE = SpaceConfig.model_validate({"quantization": {"weight_bits": [2, 4, 16]}, "protect": []})
 
 
-def prepared() -> tuple[Compressor, SlimmableNetwork]:
+def prepared() -> tuple[Compressor, SlimmableNetwork, Levels]:
     compressor = Compressor.prepare(zoo.make("residual"), zoo.EXAMPLE, SPACE)
     assert isinstance(compressor.network, SlimmableNetwork)
-    return compressor, compressor.network
+    assert compressor.network.levels is not None
+    return compressor, compressor.network, compressor.network.levels
 
 
 def test_a_variant_makes_the_levels_that_it_is_made_of() -> None:
-    compressor, network = prepared()
-    assert not network.levels
+    compressor, network, made = prepared()
     network.uncompressed()
     network.variant(compressor.space.full_widths)
     network.variant(compressor.space.smallest_widths, levels=False)
-    assert not network.levels
+    assert made.nbytes == 0
     network.variant(compressor.space.smallest_widths)
-    assert set(network.levels) == {f"{name}@2" for name in network.bits}
+    assert all((name, 2) in made and (name, 4) not in made for name in network.bits)
 
 
-def test_levels_are_the_quantized_weights_whenever_they_are_made() -> None:
-    compressor, network = prepared()
-    network.variant(compressor.space.smallest_widths)
-    shared = compressor.shared_tensors(levels=True)
-    axes = quantizable_weights(network.skeleton)
-    assert set(shared) == set(network.tensors) | {f"{name}@{b}" for name in axes for b in (2, 4)}
-    for name, axis in axes.items():
-        for bits in (2, 4):
-            config = SPACE.quantization.model_copy(update={"weight_bits": bits})
-            found = quantize_tensor(network.tensors[name], config, output_axis=axis)
-            assert torch.equal(shared[f"{name}@{bits}"], found.dequantize())
+@pytest.mark.parametrize("expanded", [0, 1 << 20])
+def test_levels_are_the_quantized_weights(expanded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of the values are kept."""
+    monkeypatch.setattr(levels, "_EXPANDED_BYTES", expanded)
+    _, network, made = prepared()
+    for _ in range(2):
+        for name, axis in quantizable_weights(network.skeleton).items():
+            for bits in (2, 4):
+                config = SPACE.quantization.model_copy(update={"weight_bits": bits})
+                weight = network.tensors[name]
+                found = quantize_tensor(weight, config, output_axis=axis)
+                assert torch.equal(made.at(name, bits, weight), found.dequantize())
 
 
-def test_workers_take_the_levels_that_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    compressor, network = prepared()
-    shared = compressor.shared_tensors(levels=True)
-    worker = compressor.without_weights().with_tensors(shared)
-    monkeypatch.setattr(slimmable, "quantize_tensor", None)
+def test_processes_of_a_node_share_what_one_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressor, network, _ = prepared()
     rng = np.random.default_rng(0)
-    for _ in range(3):
-        widths = np.array([rng.choice(group.widths) for group in compressor.space.groups])
-        expected = network.variant(widths).state_dict()
+    candidates = [
+        np.array([rng.choice(group.widths) for group in compressor.space.groups]) for _ in range(3)
+    ]
+    expected = [network.variant(widths).state_dict() for widths in candidates]
+    compressor.with_tensors(network.tensors, tmp_path)  # puts there what the driver has made
+    worker = compressor.without_weights().with_tensors(network.tensors, tmp_path)
+    monkeypatch.setattr(levels, "quantize_tensor", None)
+    for widths, tensors in zip(candidates, expected, strict=True):
         found = worker.network.variant(widths).state_dict()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.items())
 
 
-def test_levels_are_not_shared_where_none_is_used() -> None:
-    compressor, network = prepared()
-    assert compressor.shared_tensors(levels=False).keys() == network.tensors.keys()
-    assert not network.levels
+def test_what_is_sent_to_workers_holds_no_levels() -> None:
+    compressor, network, _ = prepared()
+    network.variant(compressor.space.smallest_widths)
+    sent = compressor.without_weights().network
+    assert isinstance(sent, SlimmableNetwork)
+    assert sent.levels is not None
+    assert sent.levels.nbytes == 0
+
+
+def test_other_quantizers_have_levels_of_their_own(tmp_path: Path) -> None:
+    weight = torch.randn(4, 8)
+    found = []
+    for name in ("symmetric", "kmeans"):
+        config = SPACE.quantization.model_copy(update={"quantizer": name})
+        found.append(Levels(config, {"w": 0}).again(tmp_path).at("w", 2, weight))
+    assert not torch.equal(*found)
+
+
+def test_six_bit_widths_take_no_more_than_the_model_and_a_half_again() -> None:
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256))
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    quantization = {"weight_bits": [2, 3, 4, 5, 6, 8]}
+    config = SpaceConfig.model_validate({"quantization": quantization})
+    own = Levels(config.quantization, quantizable_weights(model))
+    for name in quantizable_weights(model):
+        for bits in quantization["weight_bits"]:
+            own.at(name, bits, model.get_parameter(name).detach())
+    assert own.nbytes + size <= 2.5 * size
 
 
 def test_a_weight_that_cannot_be_quantized_is_refused_at_once() -> None:
