@@ -32,7 +32,7 @@ from rl_compress.quantizers.bits import Bits
 from rl_compress.quantizers.quantized_tensor import check_finite
 from rl_compress.space.search_space import Widths
 from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig
-from rl_compress.variants.levels import Levels
+from rl_compress.variants.packed_weights import PackedWeights
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class SlimmableNetwork:
     """The groups that widths refer to, in the order of the search space."""
     bits: dict[str, Bits] = field(default_factory=dict)
     """Weights that variants take quantized, by name, and where their bits come from."""
-    levels: Levels | None = None
+    levels: PackedWeights | None = None
     """Weights at the bits that variants had."""
     _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
     _widened: list[str] = field(init=False, repr=False)
@@ -97,7 +97,7 @@ class SlimmableNetwork:
                 kept[name] = source
                 if source.choices[0] < UNQUANTIZED:
                     check_finite(self.tensors[name], name)
-        levels = Levels(config, quantizable_weights(self.skeleton))
+        levels = PackedWeights(config, quantizable_weights(self.skeleton))
         return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, levels)
 
     def uncompressed(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Levels of the shared network: made when they are first needed, packed, once per node."""
+"""Packed weights of the shared network: made when first needed, once per node."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rl_compress.model.axes import quantizable_weights
 from rl_compress.quantizers.bits import Bits
 from rl_compress.quantizers.quantized_tensor import quantize_tensor
 from rl_compress.space.space_config import SpaceConfig
-from rl_compress.variants import levels
+from rl_compress.variants import packed_weights
 from rl_compress.variants.compressor import Compressor
-from rl_compress.variants.levels import Levels
+from rl_compress.variants.packed_weights import PackedWeights
 from rl_compress.variants.slimmable import SlimmableNetwork
 
 SPACE = SpaceConfig.model_validate({"quantization": {"weight_bits": [2, 4, 16]}, "protect": []})
 
 
-def prepared() -> tuple[Compressor, SlimmableNetwork, Levels]:
+def prepared() -> tuple[Compressor, SlimmableNetwork, PackedWeights]:
     compressor = Compressor.prepare(zoo.make("residual"), zoo.EXAMPLE, SPACE)
     assert isinstance(compressor.network, SlimmableNetwork)
     assert compressor.network.levels is not None
@@ -43,7 +43,7 @@ def test_a_variant_makes_the_levels_that_it_is_made_of() -> None:
 @pytest.mark.parametrize("expanded", [0, 1 << 20])
 def test_levels_are_the_quantized_weights(expanded: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few of the values are kept."""
-    monkeypatch.setattr(levels, "_EXPANDED_BYTES", expanded)
+    monkeypatch.setattr(packed_weights, "_EXPANDED_BYTES", expanded)
     _, network, made = prepared()
     for _ in range(2):
         for name, axis in quantizable_weights(network.skeleton).items():
@@ -65,7 +65,7 @@ def test_processes_of_a_node_share_what_one_has_made(
     expected = [network.variant(widths).state_dict() for widths in candidates]
     compressor.with_tensors(network.tensors, tmp_path)  # puts there what the driver has made
     worker = compressor.without_weights().with_tensors(network.tensors, tmp_path)
-    monkeypatch.setattr(levels, "quantize_tensor", None)
+    monkeypatch.setattr(packed_weights, "quantize_tensor", None)
     for widths, tensors in zip(candidates, expected, strict=True):
         found = worker.network.variant(widths).state_dict()
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.items())
@@ -85,7 +85,7 @@ def test_other_quantizers_have_levels_of_their_own(tmp_path: Path) -> None:
     found = []
     for name in ("symmetric", "kmeans"):
         config = SPACE.quantization.model_copy(update={"quantizer": name})
-        found.append(Levels(config, {"w": 0}).again(tmp_path).at("w", 2, weight))
+        found.append(PackedWeights(config, {"w": 0}).again(tmp_path).at("w", 2, weight))
     assert not torch.equal(*found)
 
 
@@ -94,7 +94,7 @@ def test_six_bit_widths_take_no_more_than_the_model_and_a_half_again() -> None:
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     quantization = {"weight_bits": [2, 3, 4, 5, 6, 8]}
     config = SpaceConfig.model_validate({"quantization": quantization})
-    own = Levels(config.quantization, quantizable_weights(model))
+    own = PackedWeights(config.quantization, quantizable_weights(model))
     for name in quantizable_weights(model):
         for bits in quantization["weight_bits"]:
             own.at(name, bits, model.get_parameter(name).detach())

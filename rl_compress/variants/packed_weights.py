@@ -1,4 +1,4 @@
-"""Levels: the weights of a model at the bits that variants give them, packed.
+"""Packed weights: those of a model at the bits that variants give them, as codes.
 
 Six bit widths of every weight as floats are six times the model, packed they are less than it. A
 level is made when a variant first needs it, and kept in a folder, it is made once per node.
@@ -33,7 +33,7 @@ _Packed = tuple[dict[str, Tensor], dict[str, Any]]
 """What is stored of a quantized tensor: see :meth:`QuantizedTensor.from_tensors`."""
 
 
-class Levels:
+class PackedWeights:
     """Packed levels of one model's weights."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Levels:
         self._packed: dict[tuple[str, int], _Packed] = {}
         self._values: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
 
-    def again(self, folder: Path | None = None) -> Levels:
+    def again(self, folder: Path | None = None) -> PackedWeights:
         """Return levels of the same weights, of which none was used.
 
         Args:
@@ -58,9 +58,9 @@ class Levels:
                 so far is put there. None: where they were kept before.
         """
         if folder is None:
-            return Levels(self._config, self._output_axes, self._folder)
+            return PackedWeights(self._config, self._output_axes, self._folder)
         how = self._config.model_dump_json(exclude={"weight_bits", "activation_bits"})
-        others = Levels(self._config, self._output_axes, folder / _digest(how))
+        others = PackedWeights(self._config, self._output_axes, folder / _digest(how))
         for key, level in self._packed.items():
             others._shared(*key, lambda level=level: level)  # type: ignore[misc]
         return others
