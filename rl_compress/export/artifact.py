@@ -21,6 +21,7 @@ from rl_compress.export.manifest import CostChange, FileEntry, InputSpec, Manife
 from rl_compress.export.onnx_export import export_onnx, onnx_available, require_onnx
 from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
 from rl_compress.export.tensor_file import read_tensors, write_tensors
+from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.targets.checkpoint import with_versions
@@ -28,7 +29,7 @@ from rl_compress.targets.factory import TargetConfig, make_target
 from rl_compress.variants.copied_out import make_room
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from rl_compress.space.compression_policy import CompressionPolicy
 
@@ -60,7 +61,7 @@ def save_artifact(
     model: nn.Module,
     manifest: Manifest,
     policy: CompressionPolicy,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     config: ExportConfig,
     packing: Packing | None = None,
 ) -> Manifest:
@@ -102,7 +103,7 @@ def save_artifact(
         files = sorted(path for path in unfinished.iterdir() if path.is_file())
         manifest = manifest.model_copy(
             update={
-                "inputs": [_input_spec(tensor) for tensor in example_inputs],
+                "inputs": _input_specs(example_inputs),
                 "aliases": aliases,
                 "packed": packed,
                 "activations": {
@@ -230,7 +231,7 @@ def _store_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 
 
 def _try_onnx(
-    model: nn.Module, example_inputs: Sequence[Tensor], path: Path, config: ExportConfig
+    model: nn.Module, example_inputs: Inputs, path: Path, config: ExportConfig
 ) -> tuple[float | None, RLCompressError | None]:
     """Return the error of the ONNX file, or why there is none."""
     if config.onnx is False or not onnx_available():
@@ -261,5 +262,12 @@ def _replace(new: Path, directory: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _input_spec(tensor: Tensor) -> InputSpec:
-    return InputSpec(shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+def _input_specs(inputs: Inputs) -> list[InputSpec]:
+    named = inputs.items() if isinstance(inputs, dict) else ((None, value) for value in inputs)
+    return [
+        InputSpec(
+            name=name, shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch.")
+        )
+        for name, value in named
+        for tensor in tensors_in(value)
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 from pathlib import Path
@@ -12,6 +11,7 @@ from rl_compress import __version__
 from rl_compress.errors import CorruptFileError
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.model.nested import tensors_in
 from rl_compress.searchers.preparation import Subject
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.targets.cache import cache_dir, write_whole
@@ -93,7 +93,7 @@ def measurement_key(
         digest.update(name.encode())
         add_tensor(digest, tensor)
     for split in ("calibration", "search"):
-        for tensor in itertools.chain(*itertools.islice(subject.target.batches(split), 1)):
+        for tensor in tensors_in(next(iter(subject.target.batches(split)))):
             add_tensor(digest, tensor)
     for path in sorted(set(source_files(target.factory, subject.target, subject.model))):
         digest.update(path.read_bytes())
