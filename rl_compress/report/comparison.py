@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_compress.report.comparison_plots import Band, best_so_far_plot
-from rl_compress.report.formatting import format_score
-from rl_compress.report.page import Markup, drawing, paragraph, section, table
-from rl_compress.runs.pareto import SCORE
+from rl_compress.report.formatting import format_count, format_score
+from rl_compress.report.plots import Band, best_so_far_plot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
+    from rl_compress.report.page import Content
     from rl_compress.report.run_files import RunFiles
 
 _SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -71,49 +70,28 @@ def count_sensitivity_evaluations(rows: Sequence[Mapping[str, Any]]) -> int:
     return len(rows) - len(curves) + 1 if rows else 0
 
 
-def figure_name(files: RunFiles) -> str:
-    """Return what was maximised: the score by its name, or a reward that trades it for costs."""
-    objective = files.job.get("objective")
-    objective = objective if isinstance(objective, dict) else {}
-    plain = (objective.get("weights") or {SCORE: 1.0}) == {SCORE: 1.0}
-    return str(objective.get("score", SCORE)) if plain else "reward"
-
-
-def comparison_with_baselines(files: RunFiles) -> Markup:
+def against_baselines(files: RunFiles) -> Content | None:
     """Show every algorithm's best so far, and compare at equal numbers of evaluations."""
     if not files.beside or not files.evaluations:
-        return Markup("")
-    name, entered = figure_name(files), contenders(files)
+        return None
+    name, entered = files.maximised, contenders(files)
     total = len(files.evaluations)
     counts = list(dict.fromkeys(max(1, round(share * total)) for share in _SHARES))
-    rows = [
-        (
-            one.algorithm + (" (this search)" if number == 0 else ""),
-            str(len(one.best)),
-            str(one.sensitivity_evaluations or "–"),
-            *(_cell(name, one, count) for count in counts),
-        )
-        for number, one in enumerate(entered)
-    ]
-    header = (
-        "algorithm",
-        "seeds",
-        "sensitivities, on top",
-        *(f"{count} evaluation{'s' if count > 1 else ''}" for count in counts),
-    )
-    note = (
-        f"Best {name} on the search split, before fine-tuning, by the number of evaluations; all "
-        f"have the same model, budget and evaluator. Lines are means over seeds, with the lowest "
-        f"and highest in brackets and as a band; an algorithm without chance has one seed. "
-        f"Sensitivity curves take evaluations of their own, which are not in the columns; measured "
-        f"once, they serve all who start from them."
-    )
-    return section(
-        "Against baselines",
-        paragraph(note, "note"),
-        drawing(best_so_far_plot([one.band() for one in entered], figure=name)),
-        table(header, rows, figures=True),
-    )
+    columns = [format_count(count, "evaluation") for count in counts]
+    return {
+        "name": name,
+        "svg": best_so_far_plot([one.band() for one in entered], figure=name),
+        "header": ("algorithm", "seeds", "sensitivities, on top", *columns),
+        "rows": [
+            (
+                one.algorithm + (" (this search)" if number == 0 else ""),
+                len(one.best),
+                one.sensitivity_evaluations or "–",
+                *(_cell(name, one, count) for count in counts),
+            )
+            for number, one in enumerate(entered)
+        ],
+    }
 
 
 def _cell(name: str, one: Contender, count: int) -> str:

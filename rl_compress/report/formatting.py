@@ -105,6 +105,11 @@ def format_speedup(before: float, after: float) -> str:
     return f"{ratio:.2g}x faster" if ratio >= 1 else f"{1 / ratio:.2g}x slower"
 
 
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """Write how many there are of something: ``1 epoch``, ``3 epochs``."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def format_duration(seconds: float) -> str:
     """Write a duration: ``8.2 s``, ``12 min``, ``3.4 h``."""
     if seconds < 99.95:

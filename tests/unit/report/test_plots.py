@@ -11,7 +11,7 @@ import pytest
 
 from rl_compress.report.figure import robust_floor
 from rl_compress.report.group_plots import GroupBar, policy_bars, sensitivity_map
-from rl_compress.report.plots import Point, pareto_plot, search_curve
+from rl_compress.report.plots import Point, contribution_plot, pareto_plot, search_curve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +131,16 @@ def test_candidates_in_a_narrow_strip_break_the_axis() -> None:
 def test_many_dots_become_an_image() -> None:
     assert "data:image/png" in DRAWINGS["pareto, many dots"]()
     assert "data:image/png" not in pareto(SPREAD)
+
+
+def test_each_unit_has_a_line_for_its_contribution_and_its_ratio() -> None:
+    rows = [
+        {"iteration": t, "unit": f"fc[{u}]", "contribution": u - 1, "ratio": 1.0, "kept": u > 0}
+        for t in range(3)
+        for u in range(4)
+    ]
+    assert contribution_plot(rows).count("<path") - contribution_plot(rows[:1]).count("<path") >= 6
+    assert "of 4 units" in contribution_plot(rows)
 
 
 def test_many_groups_make_a_taller_plot() -> None:
