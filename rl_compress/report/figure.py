@@ -155,4 +155,4 @@ def color_bar(figure: Figure, shown: ScalarMappable, axes: Any, label: str, clip
         shrink=min(1.0, _MAX_BAR / figure.get_figheight()),
         aspect=12,
         anchor=(0.0, 1.0),
-    ).outline.set_visible(False)  # type: ignore[operator]
+    ).outline.set_visible(False)

@@ -126,7 +126,8 @@ def sensitivity_map(
     marked = [(chosen[name], row) for row, name in enumerate(curves) if name in chosen]
     if marked:
         axes.scatter(
-            *zip(*marked, strict=True),
+            [level for level, _ in marked],
+            [row for _, row in marked],
             marker="D",
             s=24,
             color=ORANGE,
