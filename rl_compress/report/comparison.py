@@ -22,7 +22,7 @@ _SHARES = (0.1, 0.25, 0.5, 1.0)
 """Parts of the search's evaluations at which the table compares."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Contender:
     """One algorithm, over the seeds that it was run with."""
 
@@ -77,20 +77,13 @@ def against_baselines(files: RunFiles) -> Content | None:
     name, entered = files.maximised, contenders(files)
     total = len(files.evaluations)
     counts = list(dict.fromkeys(max(1, round(share * total)) for share in _SHARES))
-    columns = [format_count(count, "evaluation") for count in counts]
     return {
         "name": name,
+        "entered": entered,
+        "counts": counts,
+        "columns": [format_count(count, "evaluation") for count in counts],
+        "cell": _cell,
         "svg": best_so_far_plot([one.band() for one in entered], figure=name),
-        "header": ("algorithm", "seeds", "sensitivities, on top", *columns),
-        "rows": [
-            (
-                one.algorithm + (" (this search)" if number == 0 else ""),
-                len(one.best),
-                one.sensitivity_evaluations or "–",
-                *(_cell(name, one, count) for count in counts),
-            )
-            for number, one in enumerate(entered)
-        ],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -9,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rl_compress.report import formatting
+from rl_compress.report.summary import comparison_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,6 +43,16 @@ class Section(Generic[Files]):
         return (self.title, absent) if self.absent else None
 
 
+def given(name: str) -> Callable[[Any], Content | None]:
+    """Return a section's content: one attribute of the files, by its name."""
+
+    def content(files: Any) -> Content | None:
+        value = getattr(files, name)
+        return None if value is None else {name: value}
+
+    return content
+
+
 def write_page(
     directory: Path,
     sections: Iterable[Section[Files]],
@@ -66,11 +78,6 @@ def write_page(
     return path
 
 
-def code(text: object) -> Markup:
-    """Return a name or value in fixed width."""
-    return Markup("<code>{}</code>").format(text)
-
-
 def _flow(text: str) -> Markup:
     """Return prose without the line breaks of its template."""
     return Markup(" ").join(escape(text).split())
@@ -92,4 +99,9 @@ _TEMPLATES.filters |= {
     "cost_row": lambda name: formatting.COST_ROWS.get(name, name),
     "cost": lambda value, name: formatting.format_cost(name, value),
     "score": lambda value, name: formatting.format_score(name, value),
+    "change": lambda before, after, name: formatting.format_score_change(name, before, after),
+    "fraction": formatting.format_fraction,
+    "cell": formatting.format_cell,
+    "compared": comparison_rows,
+    "json": json.dumps,
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rl_compress.report import sections
 from rl_compress.report.comparison import against_baselines
-from rl_compress.report.page import Section, write_page
+from rl_compress.report.page import Section, given, write_page
 from rl_compress.report.run_files import RunFiles, read_run
 from rl_compress.report.verification import verification
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SECTIONS: tuple[Section[RunFiles], ...] = (
     Section(
         "Uncompressed and delivered",
-        sections.comparison,
+        given("manifest"),
         "comparison.html",
         absent="No model has been delivered yet.",
     ),
@@ -29,16 +29,22 @@ SECTIONS: tuple[Section[RunFiles], ...] = (
     ),
     Section("Against baselines", against_baselines, "baselines.html"),
     Section("Search and fine-tuning", verification, "verification.html"),
-    Section("What was pruned", sections.policy, absent="No compression policy has been found yet."),
+    Section(
+        "What was pruned",
+        sections.policy,
+        "policy.html",
+        absent="No compression policy has been found yet.",
+    ),
     Section("Sensitivity", sections.sensitivity, absent="Sensitivities have not been measured."),
     Section("Contributions", sections.contribution),
     Section(
         "Groups that are not pruned",
-        sections.groups,
+        given("space"),
+        "groups.html",
         absent="The model has not been looked at yet.",
     ),
-    Section("Environment", sections.environment, absent="Not recorded."),
-    Section("Job", lambda files: {"text": files.job_yaml}),
+    Section("Environment", given("environment"), "environment.html", absent="Not recorded."),
+    Section("Job", given("job_yaml"), "job.html"),
 )
 
 

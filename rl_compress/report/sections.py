@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,9 @@ from rl_compress.report.formatting import (
     format_speedup,
 )
 from rl_compress.report.group_plots import PRUNING, GroupBar, policy_bars, sensitivity_map
-from rl_compress.report.page import code
 from rl_compress.report.plots import Point, contribution_plot, pareto_plot, search_curve
 from rl_compress.report.run_summary import dropped_early, samples_saved
-from rl_compress.report.summary import HEADER, comparison_rows, headline, ratio
+from rl_compress.report.summary import headline, ratio
 from rl_compress.runs.pareto import SCORE, front_hypervolume
 
 if TYPE_CHECKING:
@@ -58,14 +56,6 @@ def key_figures(files: RunFiles) -> list[tuple[str, str]]:
         speed = format_speedup(latency["original"], latency["delivered"])
         figures.append((speed, f"on {latency['device']}"))
     return figures
-
-
-def comparison(files: RunFiles) -> Content | None:
-    """Compare the two models figure by figure."""
-    manifest = files.manifest
-    if manifest is None:
-        return None
-    return {"manifest": manifest, "header": HEADER, "rows": comparison_rows(manifest)}
 
 
 def pareto(files: RunFiles) -> Content | None:
@@ -111,31 +101,10 @@ def policy(files: RunFiles) -> Content | None:
     chosen = files.chosen_policy
     if chosen is None:
         return None
-    remark = (
-        "The delivered policy, in forward order. " if files.policy else "The best policy so far. "
-    )
-    if files.space is None:
-        remark += "The groups' MACs are unknown, since space.json is missing."
-    else:
-        remark += (
-            "MACs are in percent of the uncompressed model's; a layer counts for the group of its "
-            "outputs and for that of its inputs."
-        )
     bars = _group_bars(files, chosen)
-    content: Content = {"remark": remark, "drawings": [policy_bars(bars)]}
+    content: Content = {"svg": policy_bars(bars), "bars": bars, "quantized": False}
     if any(bar.weight_bits or bar.activation_bits for bar in bars):
-        content |= {
-            "title": "What was pruned and quantized",
-            "header": ("group", "removed", "weight bits", "activation bits"),
-            "rows": [
-                (
-                    code(bar.name),
-                    "–" if bar.pruning_ratio is None else format_fraction(bar.pruning_ratio),
-                    *("–" if n is None else n for n in (bar.weight_bits, bar.activation_bits)),
-                )
-                for bar in bars
-            ],
-        }
+        content |= {"title": "What was pruned and quantized", "quantized": True}
     return content
 
 
@@ -174,29 +143,6 @@ def contribution(files: RunFiles) -> Content | None:
         f"{sum(units.values())} of them were kept by contribution pruning itself."
     )
     return {"remark": remark, "drawings": [contribution_plot(files.contribution)]}
-
-
-def groups(files: RunFiles) -> Content | None:
-    """List what cannot be pruned, and why, and what else was noticed of the model."""
-    if files.space is None:
-        return None
-    left = [group for group in files.space["groups"] if not group.get("prunable", True)]
-    notes = {"items": files.space.get("notes") or []}
-    if not left:
-        return {"remark": "Every group of the model can be pruned.", **notes}
-    rows = [(code(group["name"]), group.get("reason") or "") for group in left]
-    return {"header": ("group", "reason"), "rows": rows, "figures": False, **notes}
-
-
-def environment(files: RunFiles) -> Content | None:
-    """List versions and hardware."""
-    if files.environment is None:
-        return None
-    rows = [
-        (name, code(value if isinstance(value, str) else json.dumps(value)))
-        for name, value in files.environment.items()
-    ]
-    return {"rows": rows, "figures": False}
 
 
 def _decided(policy: CompressionPolicy | None, decides: str) -> dict[str, float]:

@@ -23,8 +23,6 @@ from rl_compress.space.budget import LATENCY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HEADER = ("", "uncompressed", "delivered", "change")
-
 
 def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Compare the uncompressed and the delivered model.
@@ -52,7 +50,7 @@ def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, st
 def comparison_table(manifest: Mapping[str, Any]) -> Table:
     """Return :func:`comparison_rows` as a table for the console."""
     table = Table(box=None, pad_edge=False)
-    for column, title in enumerate(HEADER):
+    for column, title in enumerate(("", "uncompressed", "delivered", "change")):
         table.add_column(title, justify="right" if column else "left", no_wrap=column > 0)
     for row in comparison_rows(manifest):
         table.add_row(*(Text(cell) for cell in row))

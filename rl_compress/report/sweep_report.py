@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_compress.report.formatting import COST_ROWS, format_cost, format_score
-from rl_compress.report.page import Content, Section, code, write_page
+from rl_compress.report.formatting import format_cell
+from rl_compress.report.page import Content, Section, given, write_page
 from rl_compress.report.plots import Point, pareto_plot
 from rl_compress.report.run_files import read_rows
 from rl_compress.report.sweep_files import TRIALS, SweepFiles, read_sweep
@@ -46,33 +46,18 @@ _MOST_ROWS = 30
 _HISTORY = "contribution.parquet"
 
 
-def sweep_cell(value: Any) -> str:
-    """Write a value of a trial's row for a table."""
-    if value is None:
-        return "n/a"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def _headline(sweep: SweepFiles) -> str:
     if (best := sweep.best) is None:
         return f"None of {len(sweep.rows)} trials succeeded"
-    chosen = ", ".join(f"{key} {sweep_cell(best[key])}" for key in sweep.keys)
+    chosen = ", ".join(f"{key} {format_cell(best[key])}" for key in sweep.keys)
     return f"Best of {len(sweep.rows)} trials: {chosen}"
 
 
 def _trials(sweep: SweepFiles) -> Content:
     rows = sorted(sweep.rows, key=lambda row: -(_number(row, "best_score") or -np.inf))
     figures = [name for name in SWEEP_FIGURES if any(row.get(name) is not None for row in rows)]
-    names = (*sweep.keys, *figures, *_COUNTS)
-    return {
-        "header": ("trial", *names),
-        "rows": [
-            (code(row["trial"]), *(sweep_cell(row.get(name)) for name in names)) for row in rows
-        ],
-        "ms": 1e3 * sum(row.get("seconds") or 0.0 for row in rows),
-        "score": sweep.job["objective"]["score"],
-        "failed": [row for row in rows if row["status"] == "failed"],
-    }
+    milliseconds = 1e3 * sum(row.get("seconds") or 0.0 for row in rows)
+    return {"rows": rows, "names": [*sweep.keys, *figures, *_COUNTS], "ms": milliseconds}
 
 
 def _varied(sweep: SweepFiles) -> list[str]:
@@ -179,38 +164,18 @@ def _joint_front(sweep: SweepFiles) -> Content | None:
     shares = {trial: sum(r.trial == trial for r in records) for trial in sweep.runs}
     return {
         "svg": svg,
-        "count": len(records),
+        "score": score,
+        "costs": costs,
+        "records": sorted(records, key=lambda record: -record.score),
         "shares": {trial: count for trial, count in shares.items() if count},
-        "header": ("trial", "evaluation", score, *(COST_ROWS[name] for name in costs)),
-        "rows": [
-            (
-                code(record.trial),
-                record.evaluation_id,
-                format_score(score, record.score),
-                *(format_cost(name, record.costs()[name]) for name in costs),
-            )
-            for record in sorted(records, key=lambda record: -record.score)[:_MOST_ROWS]
-        ],
+        "most": _MOST_ROWS,
     }
 
 
 def _features(sweep: SweepFiles) -> Content | None:
     """Show which features each trial kept, where the target knows which of them inform."""
-    rows, keys = sweep.done, sweep.keys
-    if not rows or rows[0].get("informative_features") is None:
-        return None
-    cells = []
-    for row in rows:
-        kept, known = set(row["features_kept"]), set(row["informative_features"])
-        if kept == known:
-            verdict = "exactly the informative ones"
-        else:
-            verdict = f"{len(known - kept)} informative missing, {len(kept - known)} others kept"
-        names = ", ".join(f"{f}{'' if f in known else ' (not informative)'}" for f in sorted(kept))
-        cells.append((*(sweep_cell(row[key]) for key in keys), len(kept), verdict, names))
-    remark = f"Informative are {', '.join(map(str, rows[0]['informative_features']))}."
-    header = (*keys, "kept", "of which", "features")
-    return {"remark": remark, "header": header, "rows": cells, "figures": False}
+    known = sweep.done[0].get("informative_features") if sweep.done else None
+    return None if known is None else {"known": known}
 
 
 def _losses(sweep: SweepFiles) -> Content | None:
@@ -221,7 +186,7 @@ def _losses(sweep: SweepFiles) -> Content | None:
         if path.exists():
             history = read_rows(path, ("iteration", "loss"))
             by_iteration = {one["iteration"]: one["loss"] for one in history}
-            values = [f"{key.rpartition('.')[2]} {sweep_cell(row[key])}" for key in sweep.keys]
+            values = [f"{key.rpartition('.')[2]} {format_cell(row[key])}" for key in sweep.keys]
             curves[", ".join(values)] = [by_iteration[index] for index in sorted(by_iteration)]
     if not any(len(losses) > 1 for losses in curves.values()):
         return None
@@ -250,9 +215,9 @@ SECTIONS: tuple[Section[SweepFiles], ...] = (
         "joint_front.html",
         absent="No variant was evaluated.",
     ),
-    Section("Features kept", _features),
+    Section("Features kept", _features, "features.html"),
     Section("Loss curves", _losses),
-    Section("Job", lambda sweep: {"text": sweep.job_yaml}),
+    Section("Job", given("job_yaml"), "job.html"),
 )
 
 

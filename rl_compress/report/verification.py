@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from scipy.stats import spearmanr
 
-from rl_compress.report.formatting import format_duration, format_score, format_score_change
-from rl_compress.report.page import code
 from rl_compress.report.plots import verification_plot
 
 if TYPE_CHECKING:
@@ -68,28 +66,7 @@ def verification(files: RunFiles) -> Content | None:
         "correlation": rank_correlation(rows),
         "fewest": _FEWEST,
         "better": better_than_delivered(rows),
-        "delivered": next((row for row in rows if row.rank == 1), None),
-        "header": (
-            "place in the search",
-            "policy",
-            f"{searched} in the search",
-            f"{name} before",
-            f"{name} after fine-tuning",
-            "change",
-            "took",
-        ),
-        "rows": [
-            (
-                f"{row.rank}{' (delivered)' if row.rank == 1 else ''}",
-                code(row.policy_id),
-                format_score(searched, row.search_score),
-                format_score(name, row.before),
-                format_score(name, row.after),
-                format_score_change(name, row.before, row.after),
-                format_duration(row.seconds),
-            )
-            for row in rows
-        ],
+        "searched": searched,
     }
 
 
