@@ -49,12 +49,8 @@ _MOST_UNITS = 300
 """More units than this are drawn thinned out, evenly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A model in the plane of cost and score."""
-
-    cost: float
-    score: float
+Point = tuple[float, float]
+"""A model in the plane of cost and score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,43 +87,42 @@ def pareto_plot(
         original: The uncompressed model.
         bound: The budget's upper bound on the cost.
     """
-    points = [point for point in evaluations if math.isfinite(point.score)]
-    costs = [point.cost for point in points]
-    marked = [point.score for point in (best, original) if point is not None]
-    factor, letter = prefix_for(max([*costs, *([original.cost] if original else [])]))
-    broken = original is not None and _is_strip(costs, original.cost)
+    points = [point for point in evaluations if math.isfinite(point[1])]
+    costs, scores = (list(column) for column in zip(*points, strict=True))
+    factor, letter = prefix_for(max([*costs, *(original or ())[:1]]))
+    broken = original is not None and _is_strip(costs, original[0])
     if broken:
         axes, far = figure.subplots(1, 2, sharey=True, width_ratios=[7, 1])
         _break(axes, far)
     else:
         axes = far = figure.subplots()
-    clipped = limit_scores(axes, [*(point.score for point in points), *marked])
-    _dots(axes, [value / factor for value in costs], [point.score for point in points])
+    clipped = limit_scores(axes, [*scores, *(one[1] for one in (best, original) if one)])
+    _dots(axes, np.array(costs) / factor, scores)
     if bound is not None:
         axes.axvline(bound / factor, color=MUTED, linestyle="--", linewidth=1, label="budget")
-    line = _upper_edge(front)
+    line = np.array(_upper_edge(front)).reshape(-1, 2)
     axes.plot(
-        [point.cost / factor for point in line],
-        [point.score for point in line],
+        line[:, 0] / factor,
+        line[:, 1],
+        "o-",
         color=ORANGE,
         linewidth=1.5,
         drawstyle="steps-post",
-        marker="o",
         markersize=4 if len(line) <= _MAX_MARKED else 0,
         label="Pareto front",
     )
     if best is not None:
-        star(axes, best.cost / factor, best.score, "chosen")
+        star(axes, best[0] / factor, best[1], "chosen")
     if original is not None:
-        place = original.cost / factor
-        far.plot(place, original.score, "D", color=INK, markersize=7, label="uncompressed")
+        place, score_there = original[0] / factor, original[1]
+        far.plot(place, score_there, "D", color=INK, markersize=7, label="uncompressed")
         if broken:
             for panel in (axes, far):
-                panel.axhline(original.score, color=INK, linewidth=0.8, linestyle=":")
+                panel.axhline(score_there, color=INK, linewidth=0.8, linestyle=":")
             far.set_xticks([place], [f"{place:.4g}"])
     unit = f"{letter}{cost_unit(cost)}"
     figure.supxlabel(COST_ROWS.get(cost, cost) + (f" [{unit}]" if unit else ""), fontsize=9)
-    axes.set_ylabel(score + (f" ({clipped} below the plot)" if clipped else ""))
+    axes.set_ylabel(_below(score, clipped))
     entries = {
         label: handle
         for panel in dict.fromkeys((axes, far))
@@ -170,8 +165,7 @@ def search_curve(
     if original is not None:
         axes.axhline(original, color=INK, linewidth=0.8, linestyle=":", label="uncompressed")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("evaluations")
-    axes.set_ylabel(score + (f" ({clipped} below the plot)" if clipped else ""))
+    axes.set(xlabel="evaluations", ylabel=_below(score, clipped))
     figure.legend(loc="outside upper left", ncols=6)
     return f"{score} of {len(scores)} evaluations, and the best so far"
 
@@ -209,8 +203,7 @@ def best_so_far_plot(drawn: Figure, bands: Sequence[Band], *, figure: str) -> st
     values = values[np.isfinite(values)]
     limit_scores(axes, values.tolist(), top=max(band.high[-1] for band in bands))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("evaluations")
-    axes.set_ylabel(f"best {figure} so far")
+    axes.set(xlabel="evaluations", ylabel=f"best {figure} so far")
     drawn.legend(loc="outside upper left", ncols=6)
     return f"best {figure} so far of {', '.join(band.label for band in bands)}"
 
@@ -246,8 +239,7 @@ def verification_plot(
             fontsize=8,
         )
     axes.margins(0.06, 0.12)
-    axes.set_xlabel(f"{search_score} in the search")
-    axes.set_ylabel(f"{score} after fine-tuning")
+    axes.set(xlabel=f"{search_score} in the search", ylabel=f"{score} after fine-tuning")
     figure.legend(loc="outside upper left", ncols=2)
     return f"{score} after fine-tuning of {len(searched)} variants"
 
@@ -275,12 +267,13 @@ def contribution_plot(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> str:
             values = [row[name] for row in unit]
             axes.plot(places, values, color=color, linewidth=0.8, marker=marker, markersize=2)
     contributions.set_yscale("symlog", linthresh=1e-4)
-    contributions.set_ylabel("contribution")
-    ratios.set_ylabel("keep-ratio")
-    ratios.set_ylim(-0.03, 1.05)
-    for axes in (contributions, ratios):
-        axes.set_xlabel("iteration")
+    contributions.set(xlabel="iteration", ylabel="contribution")
+    ratios.set(xlabel="iteration", ylabel="keep-ratio", ylim=(-0.03, 1.05))
     return f"contributions and keep-ratios of {len(by_unit)} units"
+
+
+def _below(score: str, clipped: int) -> str:
+    return score + (f" ({clipped} below the plot)" if clipped else "")
 
 
 def _is_strip(costs: Sequence[float], original: float) -> bool:
@@ -326,8 +319,8 @@ def _dots(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
 def _upper_edge(front: Sequence[Point]) -> list[Point]:
     """Return the points of a front that no cheaper one beats; it may trade other costs as well."""
     edge: list[Point] = []
-    finite = (point for point in front if math.isfinite(point.score))
-    for point in sorted(finite, key=lambda point: (point.cost, -point.score)):
-        if not edge or point.score > edge[-1].score:
+    finite = (point for point in front if math.isfinite(point[1]))
+    for point in sorted(finite, key=lambda point: (point[0], -point[1])):
+        if not edge or point[1] > edge[-1][1]:
             edge.append(point)
     return edge

@@ -68,9 +68,9 @@ def pareto(files: RunFiles) -> Content | None:
         [_point(each, cost) for each in files.evaluations if each.scored_in_full],
         cost=cost,
         score=files.score_name,
-        front=[Point(row[cost], row["score"]) for row in files.pareto if cost in row],
+        front=[(row[cost], row["score"]) for row in files.pareto if cost in row],
         best=_point(best, cost) if best else None,
-        original=None if score is None or cost not in original else Point(original[cost], score),
+        original=None if score is None or cost not in original else (original[cost], score),
         bound=files.bounds.get(cost),
     )
     volume = _hypervolume(files) if files.pareto else "The Pareto front has not been written yet."
@@ -169,7 +169,7 @@ def _some_finite(records: Sequence[EvaluationRecord]) -> bool:
 
 
 def _point(record: EvaluationRecord, cost: str) -> Point:
-    return Point(float(record.costs().get(cost, math.nan)), record.score)
+    return float(record.costs().get(cost, math.nan)), record.score
 
 
 def _ratio_of(ratios: Mapping[str, float], group: Mapping[str, Any]) -> float | None:

@@ -50,8 +50,7 @@ def heat_map(drawn: Figure, across: Column, down: Column, figure: Column, *, sco
     image = axes.imshow(values, aspect="auto", cmap=EARLY_TO_LATE)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(lines)), lines)
-    axes.set_xlabel(across.key)
-    axes.set_ylabel(down.key)
+    axes.set(xlabel=across.key, ylabel=down.key)
     for (line, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             axes.text(column, line, f"{value:.4g}", ha="center", va="center", color=INK)
@@ -90,8 +89,7 @@ def parallel_coordinates(figure: Figure, columns: Sequence[Column]) -> str:
                 fontsize=7,
                 color=INK,
             )
-    axes.set_xlim(-0.1, len(columns) - 0.6)
-    axes.set_ylim(-0.06, 1.06)
+    axes.set(xlim=(-0.1, len(columns) - 0.6), ylim=(-0.06, 1.06))
     return f"values and figures of {len(heights)} trials"
 
 
@@ -126,8 +124,7 @@ def volume_curve(figure: Figure, course: Sequence[tuple[int, float]]) -> str:
     numbers, volumes = zip(*course, strict=True)
     axes = figure.subplots()
     axes.step(numbers, volumes, where="post", color=ORANGE, linewidth=1.8)
-    axes.set_xlabel("variants measured by all trials, in the order of time")
-    axes.set_ylabel("hypervolume")
+    axes.set(xlabel="variants measured by all trials, in the order of time", ylabel="hypervolume")
     return f"hypervolume over {numbers[-1]} variants measured"
 
 
@@ -141,8 +138,7 @@ def loss_curves(figure: Figure, curves: Mapping[str, Sequence[float]]) -> str:
     if min(min(losses) for losses in curves.values()) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("loss")
+    axes.set(xlabel="iteration", ylabel="loss")
     if len(curves) <= _MOST_LABELLED:
         axes.legend(fontsize=7)
     return f"loss of {len(curves)} trials over the iterations"

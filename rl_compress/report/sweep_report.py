@@ -9,7 +9,7 @@ import numpy as np
 
 from rl_compress.report.formatting import format_cell
 from rl_compress.report.page import Content, Section, given, write_page
-from rl_compress.report.plots import Point, pareto_plot
+from rl_compress.report.plots import pareto_plot
 from rl_compress.report.run_files import read_rows
 from rl_compress.report.sweep_files import TRIALS, SweepFiles, read_sweep
 from rl_compress.report.sweep_front import SweepFront
@@ -157,7 +157,7 @@ def _joint_front(sweep: SweepFiles) -> Content | None:
     cost, svg = costs[0], None
     if SCORE in front.objectives:
         measured, on_front = (
-            [Point(each.costs()[cost], each.score) for each in some if cost in each.costs()]
+            [(each.costs()[cost], each.score) for each in some if cost in each.costs()]
             for some in (front.records(), records)
         )
         svg = pareto_plot(measured, cost=cost, score=score, front=on_front)
