@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_compress.report.formatting import format_count, format_score
-from rl_compress.report.plots import Band, best_so_far_plot
+from rl_compress.report.plots import best_so_far_plot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,11 +37,9 @@ class Contender:
         made = max(min(count, len(best)) for best in self.best)
         return np.array([best[min(count, len(best)) - 1] for best in self.best]), made
 
-    def band(self) -> Band:
-        """Return mean, lowest and highest of the seeds, as far as all of them came."""
-        shared = min(map(len, self.best))
-        stacked = np.stack([best[:shared] for best in self.best])
-        return Band(self.algorithm, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0))
+    def together(self) -> npt.NDArray[np.float64]:
+        """Return :attr:`best` of all seeds, a row each, as far as all of them came."""
+        return np.stack([best[: min(map(len, self.best))] for best in self.best])
 
 
 def contenders(files: RunFiles) -> list[Contender]:
@@ -83,7 +81,7 @@ def against_baselines(files: RunFiles) -> Content | None:
         "counts": counts,
         "columns": [format_count(count, "evaluation") for count in counts],
         "cell": _cell,
-        "svg": best_so_far_plot([one.band() for one in entered], figure=name),
+        "svg": best_so_far_plot({one.algorithm: one.together() for one in entered}, figure=name),
     }
 
 

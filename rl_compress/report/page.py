@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from rl_compress.report import formatting
 from rl_compress.report.summary import comparison_rows
+from rl_compress.runs.written import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -72,9 +73,8 @@ def write_page(
     rendered = filter(None, [section.render(files) for section in sections])
     text = _TEMPLATES.get_template("page.html").render(sections=list(rendered), **heading)
     path = directory / REPORT_FILE
-    unfinished = path.with_name(f"{REPORT_FILE}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with whole(path) as file:
+        file.write_text(text, encoding="utf-8")
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,16 +50,6 @@ _MOST_UNITS = 300
 
 Point = tuple[float, float]
 """A model in the plane of cost and score."""
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """A line with the spread around it; all of shape ``(num_evaluations,)``."""
-
-    label: str
-    mean: npt.NDArray[np.float64]
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
 
 
 @plot("pareto", 3.9)
@@ -171,41 +160,42 @@ def search_curve(
 
 
 @plot("baselines", 3.6)
-def best_so_far_plot(drawn: Figure, bands: Sequence[Band], *, figure: str) -> str:
-    """Draw the best so far of several searches over the evaluations.
+def best_so_far_plot(
+    drawn: Figure, found: Mapping[str, npt.NDArray[np.float64]], *, figure: str
+) -> str:
+    """Draw the best so far of several searches over the evaluations, and its spread.
 
     Args:
         drawn: Drawn onto.
-        bands: The search itself first.
+        found: By algorithm, the search itself first, what each seed had found after each
+            evaluation, shape ``(num_seeds, num_evaluations)``.
         figure: Name of what is maximised.
     """
     axes = drawn.subplots()
-    for number, band in enumerate(bands):
+    for number, (algorithm, best) in enumerate(found.items()):
         color, line = _LOOKS[number % len(_LOOKS)]
-        numbers = np.arange(1, len(band.mean) + 1)
+        numbers, low, high = np.arange(1, best.shape[1] + 1), best.min(axis=0), best.max(axis=0)
         axes.step(
             numbers,
-            band.mean,
+            best.mean(axis=0),
             where="post",
             color=color,
             linestyle=line,
             linewidth=2.0 if number == 0 else 1.4,
             # Of a single evaluation a line shows nothing.
             marker="o" if len(numbers) == 1 else None,
-            label=band.label,
+            label=algorithm,
             zorder=3 if number == 0 else 2,
         )
-        if (band.high > band.low).any():
-            axes.fill_between(
-                numbers, band.low, band.high, step="post", color=color, alpha=0.15, linewidth=0
-            )
-    values = np.concatenate([band.mean for band in bands])
-    values = values[np.isfinite(values)]
-    limit_scores(axes, values.tolist(), top=max(band.high[-1] for band in bands))
+        if (high > low).any():
+            axes.fill_between(numbers, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+    means = np.concatenate([best.mean(axis=0) for best in found.values()])
+    top = max(best[:, -1].max() for best in found.values())
+    limit_scores(axes, means[np.isfinite(means)].tolist(), top=top)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="evaluations", ylabel=f"best {figure} so far")
     drawn.legend(loc="outside upper left", ncols=6)
-    return f"best {figure} so far of {', '.join(band.label for band in bands)}"
+    return f"best {figure} so far of {', '.join(found)}"
 
 
 @plot("verification", 3.4)

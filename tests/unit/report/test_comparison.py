@@ -51,10 +51,7 @@ def test_the_search_comes_first_then_the_baselines_by_what_they_found(compared: 
 def test_seeds_are_averaged_at_equal_numbers_of_evaluations(compared: Path) -> None:
     random = contenders(read_run(compared))[-1]
     assert random.after(2)[0].tolist() == [-2.0, -4.0]
-    band = random.band()
-    assert band.mean.tolist() == [-3.5, -3.0, -1.5, -1.0]
-    assert band.low.tolist() == [-4.0, -4.0, -2.0, -1.0]
-    assert band.high.tolist() == [-3.0, -2.0, -1.0, -1.0]
+    assert random.together().tolist() == [[-3.0, -2.0, -2.0, -1.0], [-4.0, -4.0, -1.0, -1.0]]
 
 
 def test_a_baseline_that_ended_early_says_after_how_many(compared: Path, section: Section) -> None:

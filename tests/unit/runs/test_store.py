@@ -60,11 +60,6 @@ def test_an_empty_store_holds_nothing(tmp_path: Path) -> None:
     assert store.read() == []
 
 
-def test_a_uri_names_the_same_folder(tmp_path: Path) -> None:
-    EvaluationStore(f"file://{tmp_path}").append(make_record(0))
-    assert EvaluationStore(tmp_path).read() == [make_record(0)]
-
-
 def test_compaction_keeps_the_records_in_one_part(tmp_path: Path) -> None:
     store = EvaluationStore(tmp_path)
     records = [make_record(index) for index in range(5)]
