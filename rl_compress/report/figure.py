@@ -108,10 +108,9 @@ def _to_svg(figure: Figure, description: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
 
 
-def percent_axis(axes: Axes, *, axis: str) -> None:
-    """Label the ticks of an axis of fractions in percent."""
-    chosen = axes.xaxis if axis == "x" else axes.yaxis
-    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+def percent_axis(axes: Axes) -> None:
+    """Label the ticks of a horizontal axis of fractions in percent."""
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
 
 
 def robust_floor(scores: Sequence[float]) -> float:

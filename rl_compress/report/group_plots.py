@@ -143,7 +143,7 @@ def sensitivity_map(
     )
     axes.grid(visible=False)
     if prunes:
-        percent_axis(axes, axis="x")
+        percent_axis(axes)
     else:
         figure.set_label(f"sensitivity-{decides}")
     axes.set_xlabel(f"{varied} of this group alone")
@@ -180,7 +180,7 @@ def _draw_ratios(axes: Axes, groups: Sequence[GroupBar], rows: Sequence[int]) ->
             axes.barh(row, ratio, height=0.72, color=BLUE)
             axes.text(ratio + 0.012, row, f"{100 * ratio:.0f} %", va="center", fontsize=7.5)
     axes.set_xlim(0.0, 1.0)
-    percent_axis(axes, axis="x")
+    percent_axis(axes)
     axes.set_xlabel("pruning ratio")
     return list(handles.values())
 
@@ -192,7 +192,7 @@ def _draw_macs(axes: Axes, groups: Sequence[GroupBar], rows: Sequence[int]) -> l
     if any(after):
         axes.barh(rows, after, height=0.36, color=BLUE)
         handles.append(Patch(color=BLUE, label="chosen"))
-    percent_axis(axes, axis="x")
+    percent_axis(axes)
     axes.set_xlabel("MACs of the layers narrowed")
     return handles
 

@@ -14,7 +14,6 @@ import yaml
 from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.export.manifest import Manifest
 from rl_compress.report.formatting import COST_ROWS
-from rl_compress.runs.grants import GrantLog
 from rl_compress.runs.pareto import SCORE
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
@@ -113,8 +112,9 @@ class RunFiles:
     def original_costs(self) -> Mapping[str, float]:
         """Costs of the uncompressed target by name, as far as they are known."""
         if self.manifest is not None and self.manifest["costs"]:
-            changes = self.manifest["costs"] | {LATENCY: self.manifest["latency_ms"]}
-            return {cost: change["original"] for cost, change in changes.items() if change}
+            latency = self.manifest["latency_ms"]
+            changes = self.manifest["costs"] | ({LATENCY: latency} if latency else {})
+            return {cost: change["original"] for cost, change in changes.items()}
         return (self.space or {}).get("costs") or {}
 
     @property
@@ -169,9 +169,8 @@ def read_run(directory: Path) -> RunFiles:
         raise RunDirectoryError(f"{directory}: no such directory; give the directory of a run")
     run = RunDirectory(directory)
     job_yaml, job = read_job(directory / _JOB_FILE)
-    store = EvaluationStore(run.evaluations) if run.evaluations.is_dir() else None
-    evaluations, failures = (store.read(), store.read_failures()) if store else ([], [])
-    grants = GrantLog(None) if store is None else store.open_grants()
+    store = EvaluationStore(run.evaluations)
+    evaluations, failures, grants = store.read(), store.read_failures(), store.open_grants()
     answered = {e.policy_id for e in evaluations} | {f.policy_id for f in failures}
     manifest, policy = run.best / "manifest.json", run.best / "policy.json"
     return RunFiles(
@@ -200,8 +199,7 @@ def _read_beside(folder: Path) -> list[SearchFiles]:
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         run = RunDirectory(path)
-        evaluations = EvaluationStore(run.evaluations).read() if run.evaluations.is_dir() else []
-        if evaluations:
+        if evaluations := EvaluationStore(run.evaluations).read():
             found.append(SearchFiles(evaluations, read_rows(run.sensitivity, _SENSITIVITY)))
     return found
 

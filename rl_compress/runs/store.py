@@ -32,7 +32,7 @@ class EvaluationStore:
     def __init__(
         self, folder: str | Path, written: Callable[[Path], None] = lambda _path: None
     ) -> None:
-        """Open, and create where needed, a folder.
+        """Name the folder, which is made with its first part.
 
         Args:
             folder: On this machine; what is on remote storage is its copy.
@@ -41,7 +41,6 @@ class EvaluationStore:
         """
         self._folder = Path(folder).resolve()
         self._written = written
-        self._folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, record: EvaluationRecord) -> None:
         """Store one record; when this returns, it outlives the process.
@@ -77,6 +76,7 @@ class EvaluationStore:
         """
         path = self._beside("failures.jsonl")
         text = to_lines([*self.read_failures(), failure])
+        path.parent.mkdir(parents=True, exist_ok=True)
         with written(path), whole(path) as file:
             file.write_text(text, encoding="utf-8")
         self._written(path)
@@ -125,6 +125,7 @@ class EvaluationStore:
         # Beside the folder, which is a data set at any moment.
         unfinished = Path(f"{self._folder}.{name}.tmp")
         with written(path):
+            self._folder.mkdir(parents=True, exist_ok=True)
             # A dictionary of one value takes longer to write than the value.
             pq.write_table(to_table(records), unfinished, use_dictionary=len(records) > 1)
             unfinished.rename(path)

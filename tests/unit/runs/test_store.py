@@ -199,7 +199,7 @@ def test_failures_are_kept_in_order(tmp_path: Path) -> None:
     for failure in failures:
         store.append_failure(failure)
     assert EvaluationStore(folder).read_failures() == failures
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("*")) == []
 
 
 def test_failures_and_grants_of_a_run_of_0_1_0_are_within_the_folder(tmp_path: Path) -> None:
