@@ -46,8 +46,7 @@ def contenders(files: RunFiles) -> list[Contender]:
     """Return the search that the run is about, then its baselines by the best they found."""
     found: dict[str, list[npt.NDArray[np.float64]]] = {}
     started: dict[str, int] = {}
-    own = (files.evaluations, files.sensitivity)
-    for records, curves in [own, *((one.evaluations, one.sensitivity) for one in files.beside)]:
+    for records, curves in [(files.evaluations, files.sensitivity), *files.beside]:
         if not records:
             continue
         rewards = np.array(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -90,18 +89,5 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_TEMPLATES.filters |= {
-    "flow": _flow,
-    "count": formatting.format_count,
-    "time": formatting.format_time,
-    "duration": formatting.format_duration,
-    "latency": formatting.format_latency,
-    "cost_row": lambda name: formatting.COST_ROWS.get(name, name),
-    "cost": lambda value, name: formatting.format_cost(name, value),
-    "score": lambda value, name: formatting.format_score(name, value),
-    "change": lambda before, after, name: formatting.format_score_change(name, before, after),
-    "fraction": formatting.format_fraction,
-    "cell": formatting.format_cell,
-    "compared": comparison_rows,
-    "json": json.dumps,
-}
+_TEMPLATES.filters["flow"] = _flow
+_TEMPLATES.globals |= vars(formatting) | {"comparison_rows": comparison_rows}

@@ -33,14 +33,8 @@ _JOB_FILE = "job.yaml"
 _SENSITIVITY = ("group", "pruning_ratio", "score")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchFiles:
-    """What one search measured."""
-
-    evaluations: list[EvaluationRecord]
-    """In the order of their ids."""
-    sensitivity: list[dict[str, Any]]
-    """Rows of ``group``, ``pruning_ratio`` and ``score``; empty where it needed none."""
+Search = tuple[list["EvaluationRecord"], list[dict[str, Any]]]
+"""What one search measured: its evaluations in the order of their ids, and rows of its curves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +62,7 @@ class RunFiles:
     """Variants that were fine-tuned to verify the search, best first."""
     cache_hits: int | None
     """Candidates that a finished search had measured before."""
-    beside: list[SearchFiles]
+    beside: list[Search]
     """The searches that this one is compared with; those without an evaluation are left out."""
 
     ranking: Mapping[str, float] = field(default_factory=dict)
@@ -195,12 +189,12 @@ def read_run(directory: Path) -> RunFiles:
     )
 
 
-def _read_beside(folder: Path) -> list[SearchFiles]:
+def _read_beside(folder: Path) -> list[Search]:
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         run = RunDirectory(path)
         if evaluations := EvaluationStore(run.evaluations).read():
-            found.append(SearchFiles(evaluations, read_rows(run.sensitivity, _SENSITIVITY)))
+            found.append((evaluations, read_rows(run.sensitivity, _SENSITIVITY)))
     return found
 
 
