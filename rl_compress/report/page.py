@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rl_compress.report import formatting
-from rl_compress.report.summary import comparison_rows
+from rl_compress.report.summary import comparison_rows, ratio
 from rl_compress.runs.written import whole
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def write_page(
     directory: Path,
     sections: Iterable[Section[Files]],
     files: Files,
-    **heading: Any,
+    *,
+    name: str,
+    headline: str,
 ) -> Path:
     """Write the report of a directory whole, and return its path.
 
@@ -67,10 +69,13 @@ def write_page(
         directory: A run's or a sweep's.
         sections: In the order in which they stand.
         files: What the directory holds.
-        heading: ``name``, ``headline``, and ``tiles``: key figures, each with its caption.
+        name: Of the run or sweep.
+        headline: What came of it.
     """
-    rendered = filter(None, [section.render(files) for section in sections])
-    text = _TEMPLATES.get_template("page.html").render(sections=list(rendered), **heading)
+    rendered = list(filter(None, [section.render(files) for section in sections]))
+    text = _TEMPLATES.get_template("page.html").render(
+        run=files, sections=rendered, name=name, headline=headline
+    )
     path = directory / REPORT_FILE
     with whole(path) as file:
         file.write_text(text, encoding="utf-8")
@@ -90,4 +95,4 @@ _TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 _TEMPLATES.filters["flow"] = _flow
-_TEMPLATES.globals |= vars(formatting) | {"comparison_rows": comparison_rows}
+_TEMPLATES.globals |= vars(formatting) | {"comparison_rows": comparison_rows, "ratio": ratio}

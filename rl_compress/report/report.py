@@ -65,5 +65,4 @@ def build_report(directory: Path) -> Path:
         files,
         name=str(files.job.get("name") or directory.resolve().name),
         headline=sections.headline_of(files),
-        tiles=sections.key_figures(files),
     )

@@ -5,18 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rl_compress.report.formatting import (
-    COST_LABELS,
-    format_count,
-    format_fraction,
-    format_named_score,
-    format_score,
-    format_speedup,
-)
+from rl_compress.report.formatting import format_count, format_named_score
 from rl_compress.report.group_plots import PRUNING, GroupBar, policy_bars, sensitivity_map
 from rl_compress.report.plots import Point, contribution_plot, pareto_plot, search_curve
 from rl_compress.report.run_summary import dropped_early, samples_saved
-from rl_compress.report.summary import headline, ratio
+from rl_compress.report.summary import headline
 from rl_compress.runs.pareto import SCORE, front_hypervolume
 
 if TYPE_CHECKING:
@@ -38,24 +31,6 @@ def headline_of(files: RunFiles) -> str:
             f"best {format_named_score(files.score_name, best.score)}"
         )
     return "Nothing delivered yet, and nothing evaluated"
-
-
-def key_figures(files: RunFiles) -> list[tuple[str, str]]:
-    """Return the figures that matter most, each with its caption."""
-    if files.manifest is None:
-        return []
-    figures = [
-        (format_fraction(ratio(change)), f"of the {COST_LABELS.get(cost, cost)}")
-        for cost, change in files.manifest["costs"].items()
-    ]
-    if scores := files.manifest["scores"]:
-        split = "test" if scores["test"] else "search"
-        score = format_score(scores["name"], scores[split]["delivered"])
-        figures.append((score, f"{scores['name']}, {split} split"))
-    if latency := files.manifest["latency_ms"]:
-        speed = format_speedup(latency["original"], latency["delivered"])
-        figures.append((speed, f"on {latency['device']}"))
-    return figures
 
 
 def pareto(files: RunFiles) -> Content | None:

@@ -229,5 +229,4 @@ def build_sweep_report(directory: Path) -> Path:
         CorruptFileError: A file cannot be read; the message names it.
     """
     sweep = read_sweep(directory)
-    heading = {"name": sweep.job["name"], "headline": _headline(sweep), "tiles": ()}
-    return write_page(directory, SECTIONS, sweep, **heading)
+    return write_page(directory, SECTIONS, sweep, name=sweep.job["name"], headline=_headline(sweep))
