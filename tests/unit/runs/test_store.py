@@ -205,6 +205,7 @@ def test_failures_are_kept_in_order(tmp_path: Path) -> None:
 def test_failures_and_grants_of_a_run_of_0_1_0_are_within_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "evaluations"
     store = EvaluationStore(folder)
+    folder.mkdir()
     (folder / "grants.jsonl").write_text('\n{"policy_id": "a", "worker": 1}')
     (folder / "failures.jsonl").write_text("")
     failure = Failure(policy_id="b", policy="{}", worker=1, error="no", time="2026-01-01")
