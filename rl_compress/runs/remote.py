@@ -137,7 +137,9 @@ class RemoteFolder:
     def read(self, name: str) -> bytes | None:
         """Return a file's contents; None where there is none."""
         with contextlib.suppress(FileNotFoundError):
-            return self._retried(lambda: self._fs.open_input_stream(name).readall())
+            return self._retried(
+                lambda: self._fs.open_input_stream(name).readall(), final=FileNotFoundError
+            )
         return None
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
@@ -157,7 +159,7 @@ class RemoteFolder:
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there does no harm."""
         with contextlib.suppress(FileNotFoundError):
-            self._retried(lambda: self._fs.delete_file(name))
+            self._retried(lambda: self._fs.delete_file(name), final=FileNotFoundError)
 
     def fetch(self, folder: Path) -> None:
         """Copy everything into a local folder, several files at a time."""
@@ -176,7 +178,9 @@ class RemoteFolder:
         if self._moves:
             self._fs.move(unfinished, name)
 
-    def _retried(self, action: Callable[[], _Result]) -> _Result:
+    def _retried(
+        self, action: Callable[[], _Result], final: type[Exception] | tuple[()] = ()
+    ) -> _Result:
         if self._lost:
             raise StorageError(self._lost)
         deadline = time.monotonic() + self.patience_s
@@ -184,7 +188,7 @@ class RemoteFolder:
         while True:
             try:
                 return action()
-            except FileNotFoundError:
+            except final:
                 raise
             except (OSError, pa.ArrowException) as error:
                 delay = _DELAYS_S[min(attempt, len(_DELAYS_S) - 1)]
