@@ -57,11 +57,9 @@ def opened(output: str | Path, monitor: Monitor) -> Iterator[tuple[RunDirectory,
         def lose(reason: str) -> None:
             mirror.taken = reason
 
-        try:
+        with _usable():
             stack.enter_context(remote_lock(remote, mirror.id, lose, monitor.say))
             mirror.begin()
-        except StorageError as error:
-            raise ConfigError(str(error)) from None
         remote.patience_s = PATIENCE_S
         try:
             yield RunDirectory(folder, mirror), PushingMonitor(monitor, mirror)
@@ -82,6 +80,15 @@ def opened(output: str | Path, monitor: Monitor) -> Iterator[tuple[RunDirectory,
 
 
 @contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Before a run has begun, storage that cannot be reached is bad input."""
+    try:
+        yield
+    except StorageError as error:
+        raise ConfigError(str(error)) from None
+
+
+@contextlib.contextmanager
 def fetched(location: str | Path) -> Iterator[Path]:
     """Hold the files of a run within the block, for reading: a URI's in a temporary folder.
 
@@ -94,12 +101,10 @@ def fetched(location: str | Path) -> Iterator[Path]:
     remote = RemoteFolder(str(location))
     with tempfile.TemporaryDirectory(prefix="rl-compress-") as scratch:
         folder = Path(scratch) / remote.name
-        try:
+        with _usable():
             if not remote.list():
                 raise RunDirectoryError(f"{remote.uri}: there is nothing; check the URI")
             remote.fetch(folder)
-        except StorageError as error:
-            raise ConfigError(str(error)) from None
         yield folder
 
 
@@ -109,10 +114,8 @@ def put(path: Path, location: str) -> None:
     Raises:
         ConfigError: The storage cannot be used.
     """
-    try:
+    with _usable():
         RemoteFolder(location).put(path, path.name)
-    except StorageError as error:
-        raise ConfigError(str(error)) from None
 
 
 def holds_run(location: str) -> bool:
@@ -121,10 +124,8 @@ def holds_run(location: str) -> bool:
     Raises:
         ConfigError: The storage cannot be used.
     """
-    try:
+    with _usable():
         return "job.yaml" in RemoteFolder(location).list()
-    except StorageError as error:
-        raise ConfigError(str(error)) from None
 
 
 class PushingMonitor:

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_compress.report.comparison_plots import Band, best_so_far_plot
-from rl_compress.report.formatting import format_score
-from rl_compress.report.page import Markup, drawing, paragraph, section, table
-from rl_compress.runs.pareto import SCORE
+from rl_compress.report.formatting import format_count, format_score
+from rl_compress.report.plots import best_so_far_plot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
+    from rl_compress.report.page import Content
     from rl_compress.report.run_files import RunFiles
 
 _SHARES = (0.1, 0.25, 0.5, 1.0)
 """Parts of the search's evaluations at which the table compares."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Contender:
     """One algorithm, over the seeds that it was run with."""
 
@@ -38,19 +37,16 @@ class Contender:
         made = max(min(count, len(best)) for best in self.best)
         return np.array([best[min(count, len(best)) - 1] for best in self.best]), made
 
-    def band(self) -> Band:
-        """Return mean, lowest and highest of the seeds, as far as all of them came."""
-        shared = min(map(len, self.best))
-        stacked = np.stack([best[:shared] for best in self.best])
-        return Band(self.algorithm, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0))
+    def together(self) -> npt.NDArray[np.float64]:
+        """Return :attr:`best` of all seeds, a row each, as far as all of them came."""
+        return np.stack([best[: min(map(len, self.best))] for best in self.best])
 
 
 def contenders(files: RunFiles) -> list[Contender]:
     """Return the search that the run is about, then its baselines by the best they found."""
     found: dict[str, list[npt.NDArray[np.float64]]] = {}
     started: dict[str, int] = {}
-    own = (files.evaluations, files.sensitivity)
-    for records, curves in [own, *((one.evaluations, one.sensitivity) for one in files.beside)]:
+    for records, curves in [(files.evaluations, files.sensitivity), *files.beside]:
         if not records:
             continue
         rewards = np.array(
@@ -71,49 +67,21 @@ def count_sensitivity_evaluations(rows: Sequence[Mapping[str, Any]]) -> int:
     return len(rows) - len(curves) + 1 if rows else 0
 
 
-def figure_name(files: RunFiles) -> str:
-    """Return what was maximised: the score by its name, or a reward that trades it for costs."""
-    objective = files.job.get("objective")
-    objective = objective if isinstance(objective, dict) else {}
-    plain = (objective.get("weights") or {SCORE: 1.0}) == {SCORE: 1.0}
-    return str(objective.get("score", SCORE)) if plain else "reward"
-
-
-def comparison_with_baselines(files: RunFiles) -> Markup:
+def against_baselines(files: RunFiles) -> Content | None:
     """Show every algorithm's best so far, and compare at equal numbers of evaluations."""
     if not files.beside or not files.evaluations:
-        return Markup("")
-    name, entered = figure_name(files), contenders(files)
+        return None
+    name, entered = files.maximised, contenders(files)
     total = len(files.evaluations)
     counts = list(dict.fromkeys(max(1, round(share * total)) for share in _SHARES))
-    rows = [
-        (
-            one.algorithm + (" (this search)" if number == 0 else ""),
-            str(len(one.best)),
-            str(one.sensitivity_evaluations or "–"),
-            *(_cell(name, one, count) for count in counts),
-        )
-        for number, one in enumerate(entered)
-    ]
-    header = (
-        "algorithm",
-        "seeds",
-        "sensitivities, on top",
-        *(f"{count} evaluation{'s' if count > 1 else ''}" for count in counts),
-    )
-    note = (
-        f"Best {name} on the search split, before fine-tuning, by the number of evaluations; all "
-        f"have the same model, budget and evaluator. Lines are means over seeds, with the lowest "
-        f"and highest in brackets and as a band; an algorithm without chance has one seed. "
-        f"Sensitivity curves take evaluations of their own, which are not in the columns; measured "
-        f"once, they serve all who start from them."
-    )
-    return section(
-        "Against baselines",
-        paragraph(note, "note"),
-        drawing(best_so_far_plot([one.band() for one in entered], figure=name)),
-        table(header, rows, figures=True),
-    )
+    return {
+        "name": name,
+        "entered": entered,
+        "counts": counts,
+        "columns": [format_count(count, "evaluation") for count in counts],
+        "cell": _cell,
+        "svg": best_so_far_plot({one.algorithm: one.together() for one in entered}, figure=name),
+    }
 
 
 def _cell(name: str, one: Contender, count: int) -> str:

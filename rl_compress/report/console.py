@@ -9,9 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rl_compress.report.formatting import format_cost
+from rl_compress.report.formatting import format_cell, format_cost
 from rl_compress.report.summary import comparison_table
-from rl_compress.report.sweep_report import sweep_cell
 from rl_compress.targets.soundness import Soundness
 
 _console = Console()
@@ -164,17 +163,17 @@ def print_sweep(
     for column in ("trial", *(key.rpartition(".")[2] for key in keys), "status", *figures):
         table.add_column(column, overflow="fold")
     for row in rows:
-        cells = [sweep_cell(row.get(name)) for name in ("trial", *keys, "status", *figures)]
+        cells = [format_cell(row.get(name)) for name in ("trial", *keys, "status", *figures)]
         table.add_row(*cells, style="bold" if row["trial"] == best["trial"] else None)
     _console.print(table)
     for row in rows:
         if row["error"]:
             _say(f"{row['trial']}: {row['error']}")
     _say(f"report: {directory / 'report.html'}")
-    chosen = ", ".join(f"{key}={sweep_cell(best[key])}" for key in keys)
+    chosen = ", ".join(f"{key}={format_cell(best[key])}" for key in keys)
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
     _say(
-        f"best: {best['trial']} ({chosen}), score {sweep_cell(best['best_score'])}; trials: "
+        f"best: {best['trial']} ({chosen}), score {format_cell(best['best_score'])}; trials: "
         f"{counts}; {measured} variants measured, {cache_hits} evaluations answered from the "
         f"sweep's cache"
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import matplotlib as mpl
 import matplotlib.style
@@ -16,9 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+P = ParamSpec("P")
 
 INK = "#1c2733"
 MUTED = "#66717e"
@@ -33,6 +36,8 @@ GREY = "#a3aeb9"
 EARLY_TO_LATE = LinearSegmentedColormap.from_list("early_to_late", [GREY, BLUE])
 WIDTH = 9.0
 """Width of a figure, in inches."""
+_MAX_BAR = 2.5
+"""Height of a colour bar, in inches."""
 
 _THEMED = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 _STYLE = {
@@ -63,32 +68,35 @@ _STYLE = {
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Draw in the report's style, whatever the user's matplotlib settings are."""
-    with mpl.style.context(["default", _STYLE]):
-        yield
+def plot(
+    name: str, height: float
+) -> Callable[[Callable[Concatenate[Figure, P], str]], Callable[P, str]]:
+    """Make a function that draws onto a figure, and tells what it shows, return an ``<svg>``.
 
-
-def new_figure(height: float) -> Figure:
-    """Return an empty figure of the report's width.
+    It draws in the report's style, whatever the user's matplotlib settings are, and the same text
+    for the same arguments.
 
     Args:
-        height: In inches.
+        name: Distinguishes the figure's ids from those of others on the page; the figure's label,
+            which the function may change.
+        height: In inches, likewise.
     """
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+    def decorate(draw: Callable[Concatenate[Figure, P], str]) -> Callable[P, str]:
+        @functools.wraps(draw)
+        def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+            with mpl.style.context(["default", _STYLE]):
+                figure = Figure(figsize=(WIDTH, height), layout="constrained", label=name)
+                return _to_svg(figure, draw(figure, *args, **kwargs))
+
+        return drawn
+
+    return decorate
 
 
-def to_svg(figure: Figure, name: str, description: str) -> str:
-    """Return a figure as an ``<svg>`` element, the same text for the same figure.
-
-    Args:
-        figure: Drawn within :func:`style`.
-        name: Distinguishes the figure's ids from those of others on the page.
-        description: What it shows, for readers who do not see it.
-    """
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+def _to_svg(figure: Figure, description: str) -> str:
+    buffer, name = io.StringIO(), figure.get_label()
+    with mpl.rc_context({"svg.hashsalt": str(name)}):
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
@@ -100,10 +108,9 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
 
 
-def percent_axis(axes: Axes, *, axis: str) -> None:
-    """Label the ticks of an axis of fractions in percent."""
-    chosen = axes.xaxis if axis == "x" else axes.yaxis
-    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+def percent_axis(axes: Axes) -> None:
+    """Label the ticks of a horizontal axis of fractions in percent."""
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
 
 
 def robust_floor(scores: Sequence[float]) -> float:
@@ -114,3 +121,37 @@ def robust_floor(scores: Sequence[float]) -> float:
     """
     lowest, low, high = (float(np.quantile(scores, q)) for q in (0.0, 0.1, 1.0))
     return low if low - lowest > high - low else lowest
+
+
+def limit_scores(axes: Axes, scores: Sequence[float], top: float | None = None) -> int:
+    """Limit the score axis and return how many scores lie below it."""
+    floor, top = robust_floor(scores), max(scores) if top is None else top
+    margin = 0.06 * ((top - floor) or abs(top) or 1.0)
+    axes.set_ylim(floor - margin, top + margin)
+    return sum(score < floor - margin for score in scores)
+
+
+def star(axes: Axes, x: float, y: float, label: str) -> None:
+    """Mark the variant that was chosen."""
+    axes.plot(x, y, "*", color=ORANGE, markersize=15, markeredgecolor=PAPER, label=label, zorder=5)
+
+
+def color_bar(figure: Figure, shown: ScalarMappable, axes: Any, label: str, clipped: bool) -> None:
+    """Explain colours beside a plot, however many rows it has.
+
+    Args:
+        figure: The plot.
+        shown: What is coloured.
+        axes: Axes that it belongs to.
+        label: What the colours tell.
+        clipped: Values lie below the darkest.
+    """
+    figure.colorbar(
+        shown,
+        ax=axes,
+        label=label,
+        extend="min" if clipped else "neither",
+        shrink=min(1.0, _MAX_BAR / figure.get_figheight()),
+        aspect=12,
+        anchor=(0.0, 1.0),
+    ).outline.set_visible(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +103,18 @@ def format_speedup(before: float, after: float) -> str:
         return _MISSING
     ratio = before / after
     return f"{ratio:.2g}x faster" if ratio >= 1 else f"{1 / ratio:.2g}x slower"
+
+
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """Write how many there are of something: ``1 epoch``, ``3 epochs``."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def format_cell(value: Any) -> str:
+    """Write a value of a trial's row: short, but telling close scores apart."""
+    if value is None:
+        return _MISSING
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def format_duration(seconds: float) -> str:

@@ -91,12 +91,10 @@ class ConsoleMonitor:
     def interruption(self) -> str:
         """Say what an interruption left behind."""
         kept = self._last.done if self._last else 0
-        where = f" in {self._directory}" if self._directory else ""
-        hint = (
-            f"; at least {kept} evaluations are kept{where}, continue with --resume"
-            if where
-            else ""
-        )
+        hint = ""
+        if self._directory:
+            kept_in = f"at least {kept} evaluations are kept in {self._directory}"
+            hint = f"; {kept_in}, continue with --resume"
         return f"interrupted during {self._phase or 'start'}{hint}"
 
     def close(self) -> None:

@@ -1,19 +1,51 @@
-"""The report: one self-contained HTML file in the run directory."""
+"""The report of a run: one self-contained HTML file in its directory."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rl_compress.report import sections
-from rl_compress.report.comparison import comparison_with_baselines
-from rl_compress.report.page import page
-from rl_compress.report.run_files import read_run
+from rl_compress.report.comparison import against_baselines
+from rl_compress.report.page import Section, given, write_page
+from rl_compress.report.run_files import RunFiles, read_run
 from rl_compress.report.verification import verification
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-REPORT_FILE = "report.html"
+SECTIONS: tuple[Section[RunFiles], ...] = (
+    Section(
+        "Uncompressed and delivered",
+        given("manifest"),
+        "comparison.html",
+        absent="No model has been delivered yet.",
+    ),
+    Section("Score and cost", sections.pareto, absent="No variant has been evaluated yet."),
+    Section(
+        "Course of the search",
+        sections.search,
+        "search.html",
+        absent="No variant has been evaluated yet.",
+    ),
+    Section("Against baselines", against_baselines, "baselines.html"),
+    Section("Search and fine-tuning", verification, "verification.html"),
+    Section(
+        "What was pruned",
+        sections.policy,
+        "policy.html",
+        absent="No compression policy has been found yet.",
+    ),
+    Section("Sensitivity", sections.sensitivity, absent="Sensitivities have not been measured."),
+    Section("Contributions", sections.contribution),
+    Section(
+        "Groups that are not pruned",
+        given("space"),
+        "groups.html",
+        absent="The model has not been looked at yet.",
+    ),
+    Section("Environment", given("environment"), "environment.html", absent="Not recorded."),
+    Section("Job", given("job_yaml"), "job.html"),
+)
 
 
 def build_report(directory: Path) -> Path:
@@ -27,24 +59,10 @@ def build_report(directory: Path) -> Path:
         ConfigError: A newer release delivered the model.
     """
     files = read_run(directory)
-    text = page(
-        str(files.job.get("name") or directory.resolve().name),
-        sections.headline_of(files),
-        sections.key_figures(files),
-        sections.comparison(files),
-        sections.pareto(files),
-        sections.search(files),
-        comparison_with_baselines(files),
-        verification(files),
-        sections.policy(files),
-        sections.sensitivity(files),
-        sections.contribution(files),
-        sections.groups(files),
-        sections.environment(files),
-        sections.job(files),
+    return write_page(
+        directory,
+        SECTIONS,
+        files,
+        name=str(files.job.get("name") or directory.resolve().name),
+        headline=sections.headline_of(files),
     )
-    path = directory / REPORT_FILE
-    unfinished = path.with_name(f"{REPORT_FILE}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-    return path

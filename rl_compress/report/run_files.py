@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ import yaml
 
 from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.export.manifest import Manifest
-from rl_compress.runs.grants import GrantLog
+from rl_compress.report.formatting import COST_ROWS
+from rl_compress.runs.pareto import SCORE
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.runs.verified import Verified, load_verified
+from rl_compress.space.budget import LATENCY
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.strict_yaml import load_yaml
 
@@ -30,14 +33,8 @@ _JOB_FILE = "job.yaml"
 _SENSITIVITY = ("group", "pruning_ratio", "score")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchFiles:
-    """What one search measured."""
-
-    evaluations: list[EvaluationRecord]
-    """In the order of their ids."""
-    sensitivity: list[dict[str, Any]]
-    """Rows of ``group``, ``pruning_ratio`` and ``score``; empty where it needed none."""
+Search = tuple[list["EvaluationRecord"], list[dict[str, Any]]]
+"""What one search measured: its evaluations in the order of their ids, and rows of its curves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +62,7 @@ class RunFiles:
     """Variants that were fine-tuned to verify the search, best first."""
     cache_hits: int | None
     """Candidates that a finished search had measured before."""
-    beside: list[SearchFiles]
+    beside: list[Search]
     """The searches that this one is compared with; those without an evaluation are left out."""
 
     ranking: Mapping[str, float] = field(default_factory=dict)
@@ -76,6 +73,73 @@ class RunFiles:
     """Evaluations that ended with their process; of an unfinished run, those that it is at too."""
     retried: int = 0
     """Evaluations that were begun again for that."""
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        """The job's section of that name; empty where there is none."""
+        section = self.job.get("objective")
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def score_name(self) -> str:
+        """Name of the score that the search maximised."""
+        return str(self.objective.get("score", SCORE))
+
+    @property
+    def maximised(self) -> str:
+        """What was maximised: the score by its name, or a reward that trades it for costs."""
+        plain = (self.objective.get("weights") or {SCORE: 1.0}) == {SCORE: 1.0}
+        return self.score_name if plain else "reward"
+
+    @property
+    def objectives(self) -> list[str]:
+        """What the Pareto front is over: what the job names, or score and budgeted costs."""
+        budgeted = (cost for cost in self.bounds if cost in COST_ROWS)
+        return self.objective.get("pareto") or [SCORE, *budgeted]
+
+    @property
+    def bounds(self) -> Mapping[str, float]:
+        """The budget, absolute, by cost."""
+        return (self.manifest or self.space or {}).get("budget") or {}
+
+    @property
+    def original_costs(self) -> Mapping[str, float]:
+        """Costs of the uncompressed target by name, as far as they are known."""
+        if self.manifest is not None and self.manifest["costs"]:
+            latency = self.manifest["latency_ms"]
+            changes = self.manifest["costs"] | ({LATENCY: latency} if latency else {})
+            return {cost: change["original"] for cost, change in changes.items()}
+        return (self.space or {}).get("costs") or {}
+
+    @property
+    def original_score(self) -> float | None:
+        """The uncompressed model's score in the search, as far as it is known."""
+        if self.score_name == "fidelity":
+            return 0.0
+        scores = (self.manifest or {}).get("scores")
+        if scores and scores["name"] == self.score_name:
+            return float(scores["search"]["original"])
+        # The sensitivities begin with the unpruned model, which may be quantized.
+        begun = (row["score"] for row in self.sensitivity if row["pruning_ratio"] == 0.0)
+        return next((score for score in begun if math.isfinite(score)), None)
+
+    @property
+    def chosen_record(self) -> EvaluationRecord | None:
+        """The evaluation of the delivered policy, or else the best so far."""
+        scored = [
+            record
+            for record in self.evaluations
+            if record.scored_in_full and math.isfinite(record.score) and self.may_win(record)
+        ]
+        delivered = (self.manifest or {}).get("policy_id")
+        scored = [record for record in scored if record.policy_id == delivered] or scored
+        return max(scored, key=lambda record: record.reward, default=None)
+
+    @property
+    def chosen_policy(self) -> CompressionPolicy | None:
+        """The delivered policy, or else the best so far."""
+        best = self.chosen_record
+        return self.policy or (best.realised_policy() if best else None)
 
     def may_win(self, record: EvaluationRecord) -> bool:
         """Say whether a record is for the job's own budget, not for a looser one of several."""
@@ -99,9 +163,8 @@ def read_run(directory: Path) -> RunFiles:
         raise RunDirectoryError(f"{directory}: no such directory; give the directory of a run")
     run = RunDirectory(directory)
     job_yaml, job = read_job(directory / _JOB_FILE)
-    store = EvaluationStore(run.evaluations) if run.evaluations.is_dir() else None
-    evaluations, failures = (store.read(), store.read_failures()) if store else ([], [])
-    grants = GrantLog(None) if store is None else store.open_grants()
+    store = EvaluationStore(run.evaluations)
+    evaluations, failures, grants = store.read(), store.read_failures(), store.open_grants()
     answered = {e.policy_id for e in evaluations} | {f.policy_id for f in failures}
     manifest, policy = run.best / "manifest.json", run.best / "policy.json"
     return RunFiles(
@@ -110,10 +173,10 @@ def read_run(directory: Path) -> RunFiles:
         job_yaml=job_yaml,
         environment=_read_json(directory / "environment.json"),
         space=_read_json(directory / "space.json", "groups"),
-        sensitivity=_read_rows(run.sensitivity, _SENSITIVITY),
+        sensitivity=read_rows(run.sensitivity, _SENSITIVITY),
         evaluations=evaluations,
-        pareto=_read_rows(directory / "pareto.parquet", ("score",)),
-        contribution=_read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
+        pareto=read_rows(directory / "pareto.parquet", ("score",)),
+        contribution=read_rows(run.contribution, ("unit", "contribution", "ratio", "kept")),
         manifest=Manifest.load(manifest).model_dump() if manifest.is_file() else None,
         policy=CompressionPolicy.load(policy) if policy.is_file() else None,
         verification=load_verified(run.verification),
@@ -126,13 +189,12 @@ def read_run(directory: Path) -> RunFiles:
     )
 
 
-def _read_beside(folder: Path) -> list[SearchFiles]:
+def _read_beside(folder: Path) -> list[Search]:
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         run = RunDirectory(path)
-        evaluations = EvaluationStore(run.evaluations).read() if run.evaluations.is_dir() else []
-        if evaluations:
-            found.append(SearchFiles(evaluations, _read_rows(run.sensitivity, _SENSITIVITY)))
+        if evaluations := EvaluationStore(run.evaluations).read():
+            found.append((evaluations, read_rows(run.sensitivity, _SENSITIVITY)))
     return found
 
 
@@ -174,18 +236,23 @@ def _read_json(path: Path, *required: str) -> dict[str, Any] | None:
     return data
 
 
-def _read_rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+def read_rows(path: Path, required: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Read a table; none is an empty one.
+
+    Raises:
+        CorruptFileError: It cannot be read, or lacks a column.
+    """
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         return []
     except (pa.ArrowException, OSError) as error:
         raise CorruptFileError(
-            f"{path}: not a readable parquet file ({error}); remove it and resume the run"
+            f"{path}: not a readable parquet file ({error}); remove it and resume"
         ) from None
     missing = [column for column in required if column not in table.column_names]
     if missing:
         raise CorruptFileError(
-            f"{path}: lacks the column(s) {', '.join(missing)}; remove it and resume the run"
+            f"{path}: lacks the column(s) {', '.join(missing)}; remove it and resume"
         )
     return table.to_pylist()

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_compress.report.comparison import contenders, count_sensitivity_evaluations
-from rl_compress.report.racing import dropped_early, samples_saved
 from rl_compress.report.verification import better_than_delivered, rank_correlation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rl_compress.evaluation.ledger import Progress
     from rl_compress.report.run_files import RunFiles
+    from rl_compress.runs.record import EvaluationRecord
 
 SUMMARY_VERSION = 1
 
@@ -75,3 +77,13 @@ def summarize(files: RunFiles, progress: Progress) -> dict[str, Any]:
             for one in (contenders(files) if files.beside else [])
         },
     }
+
+
+def dropped_early(records: Sequence[EvaluationRecord]) -> int:
+    """Return how many variants were dropped before they were scored in full."""
+    return sum(not record.scored_in_full for record in records)
+
+
+def samples_saved(records: Sequence[EvaluationRecord]) -> float:
+    """Return the share of the samples of all evaluations that was not scored, 0 to 1."""
+    return sum(1.0 - record.scored_share for record in records) / max(len(records), 1)

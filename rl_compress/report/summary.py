@@ -23,8 +23,6 @@ from rl_compress.space.budget import LATENCY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HEADER = ("", "uncompressed", "delivered", "change")
-
 
 def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Compare the uncompressed and the delivered model.
@@ -35,24 +33,41 @@ def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, st
     Returns:
         Rows of name, uncompressed, delivered, and ratio or change, ready to be shown.
     """
-    rows = []
-    for cost, change in (manifest.get("costs") or {}).items():
-        before, after = change["original"], change["delivered"]
-        rows.append(
-            (
-                COST_ROWS.get(cost, cost),
-                format_cost(cost, before),
-                format_cost(cost, after),
-                format_fraction(ratio(change)),
-            )
+    rows = [
+        (
+            COST_ROWS.get(cost, cost),
+            format_cost(cost, change["original"]),
+            format_cost(cost, change["delivered"]),
+            format_fraction(ratio(change)),
         )
-    return [*rows, *_score_rows(manifest.get("scores")), *_latency_rows(manifest)]
+        for cost, change in (manifest.get("costs") or {}).items()
+    ]
+    if scores := manifest.get("scores"):
+        name, search = scores["name"], scores["search"]
+        for split, change, what in (
+            ("search split, not fine-tuned", search, "before_finetuning"),
+            ("search split", search, "delivered"),
+            ("test split", scores.get("test"), "delivered"),
+        ):
+            if change:
+                before, after = change["original"], change[what]
+                title, gain = name[:1].upper() + name[1:], format_score_change(name, before, after)
+                shown = format_score(name, before), format_score(name, after)
+                rows.append((f"{title}, {split}", *shown, gain))
+    if latency := manifest.get("latency_ms"):
+        speed = format_speedup(latency["original"], latency["delivered"])
+        rows.append((f"Latency, batch of {latency['batch_size']}", *_latencies(latency), speed))
+        if predicted := latency.get("predicted"):
+            error = predicted["error_percent"]
+            off = "other hardware" if error is None else f"{error:.1f} % off"
+            rows.append(("Latency, as predicted", *_latencies(predicted), off))
+    return rows
 
 
 def comparison_table(manifest: Mapping[str, Any]) -> Table:
     """Return :func:`comparison_rows` as a table for the console."""
     table = Table(box=None, pad_edge=False)
-    for column, title in enumerate(HEADER):
+    for column, title in enumerate(("", "uncompressed", "delivered", "change")):
         table.add_column(title, justify="right" if column else "left", no_wrap=column > 0)
     for row in comparison_rows(manifest):
         table.add_row(*(Text(cell) for cell in row))
@@ -88,49 +103,5 @@ def ratio(change: Mapping[str, float]) -> float | None:
     return change["delivered"] / change["original"] if change["original"] else None
 
 
-def _score_rows(scores: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
-    if not scores:
-        return []
-    name, search, test = scores["name"], scores["search"], scores.get("test")
-    title = name[:1].upper() + name[1:]
-    entries = [
-        (f"{title}, search split, not fine-tuned", search["original"], search["before_finetuning"]),
-        (f"{title}, search split", search["original"], search["delivered"]),
-    ]
-    if test:
-        entries.append((f"{title}, test split", test["original"], test["delivered"]))
-    return [
-        (
-            label,
-            format_score(name, before),
-            format_score(name, after),
-            format_score_change(name, before, after),
-        )
-        for label, before, after in entries
-    ]
-
-
-def _latency_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    latency = manifest.get("latency_ms")
-    if not latency:
-        return []
-    before, after = latency["original"], latency["delivered"]
-    rows = [
-        (
-            f"Latency, batch of {latency['batch_size']}",
-            format_latency(before),
-            format_latency(after),
-            format_speedup(before, after),
-        )
-    ]
-    if predicted := latency.get("predicted"):
-        error = predicted["error_percent"]
-        rows.append(
-            (
-                "Latency, as predicted",
-                format_latency(predicted["original"]),
-                format_latency(predicted["delivered"]),
-                "other hardware" if error is None else f"{error:.1f} % off",
-            )
-        )
-    return rows
+def _latencies(change: Mapping[str, Any]) -> tuple[str, str]:
+    return format_latency(change["original"]), format_latency(change["delivered"])

@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from rl_compress.errors import CorruptFileError
-from rl_compress.report.run_files import RunFiles, read_job, read_run
+from rl_compress.report.run_files import RunFiles, read_job, read_rows, read_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +49,7 @@ def read_sweep(directory: Path) -> SweepFiles:
     Raises:
         CorruptFileError: A file cannot be read; the message names it.
     """
-    rows = read_rows(directory / SWEEP_FILE).to_pylist()
+    rows = read_rows(directory / SWEEP_FILE)
     job_yaml, job = read_job(directory / "job.yaml")
     return SweepFiles(directory, job, job_yaml, rows, read_trials(directory))
 
@@ -65,17 +61,3 @@ def read_trials(directory: Path) -> dict[str, RunFiles]:
         for path in sorted((directory / TRIALS).glob("*/job.yaml"))
         if path.parent.suffix != ".tmp"
     }
-
-
-def read_rows(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one of a sweep's tables.
-
-    Raises:
-        CorruptFileError: It cannot be read.
-    """
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptFileError(
-            f"{path}: not a readable parquet file ({error}); resume the sweep to write it anew"
-        ) from None

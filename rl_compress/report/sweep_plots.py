@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from rl_compress.report.figure import (
@@ -15,9 +16,7 @@ from rl_compress.report.figure import (
     INK,
     MUTED,
     ORANGE,
-    new_figure,
-    style,
-    to_svg,
+    plot,
 )
 from rl_compress.report.sweep_keys import Column, Importances, Values
 
@@ -30,153 +29,119 @@ _APART = 0.06
 """Labels of an axis that are nearer to each other, as fractions of it, would overlap."""
 
 
-def heat_map(across: Column, down: Column, figure: Column, *, score: str) -> str:
+@plot("heat-map", 1.2)
+def heat_map(drawn: Figure, across: Column, down: Column, figure: Column, *, score: str) -> str:
     """Draw a figure of trials over two of their keys; values that are many are put into bins.
 
     Args:
+        drawn: Drawn onto.
         across: Key along the horizontal axis.
         down: Key along the vertical axis.
         figure: Higher is better; a cell shows the best of its trials.
         score: Name of the score that it is of.
-
-    Returns:
-        An ``<svg>`` element.
     """
     (columns, at_column), (lines, at_line) = _cells(across), _cells(down)
     values = np.full((len(lines), len(columns)), np.nan)
     for line, column, value in zip(at_line, at_column, figure.values, strict=True):
         values[line, column] = np.nanmax([values[line, column], value])
-    with style():
-        drawn = new_figure(1.2 + 0.5 * len(lines))
-        axes = drawn.subplots()
-        axes.grid(visible=False)
-        image = axes.imshow(values, aspect="auto", cmap=EARLY_TO_LATE)
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(lines)), lines)
-        axes.set_xlabel(across.key)
-        axes.set_ylabel(down.key)
-        for (line, column), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                axes.text(column, line, f"{value:.4g}", ha="center", va="center", color=INK)
-        drawn.colorbar(image, ax=axes, label=score)
-        title = f"{figure.key} over {across.key} and {down.key}"
-        return to_svg(drawn, "heat-map", title)
+    drawn.set_figheight(1.2 + 0.5 * len(lines))
+    axes = drawn.subplots()
+    axes.grid(visible=False)
+    image = axes.imshow(values, aspect="auto", cmap=EARLY_TO_LATE)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set(xlabel=across.key, ylabel=down.key)
+    for (line, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(column, line, f"{value:.4g}", ha="center", va="center", color=INK)
+    drawn.colorbar(image, ax=axes, label=score)
+    return f"{figure.key} over {across.key} and {down.key}"
 
 
-def parallel_coordinates(columns: Sequence[Column]) -> str:
+@plot("parallel", 3.8)
+def parallel_coordinates(figure: Figure, columns: Sequence[Column]) -> str:
     """Draw each trial as a line through its values.
 
     Args:
+        figure: Drawn onto.
         columns: Keys, then figures; lines are coloured by the last.
-
-    Returns:
-        An ``<svg>`` element.
     """
     heights = np.stack([_heights(column) for column in columns], axis=1)
-    with style():
-        drawn = new_figure(3.8)
-        axes = drawn.subplots()
-        axes.grid(visible=False)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.set_yticks([])
-        axes.set_xticks(range(len(columns)), [_two_lines(column.key) for column in columns])
-        axes.tick_params(axis="x", length=0, pad=14)
-        lines = [np.column_stack([np.arange(len(columns)), row]) for row in heights]
-        axes.add_collection(
-            LineCollection(lines, array=heights[:, -1], cmap=EARLY_TO_LATE, linewidths=1.3)
-        )
-        for place, column in enumerate(columns):
-            axes.axvline(place, color=MUTED, linewidth=1.0)
-            for height, text in _marks(column):
-                axes.annotate(
-                    text,
-                    (place, height),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=7,
-                    color=INK,
-                )
-        axes.set_xlim(-0.1, len(columns) - 0.6)
-        axes.set_ylim(-0.06, 1.06)
-        return to_svg(drawn, "parallel", f"values and figures of {len(heights)} trials")
-
-
-def importance_bars(keys: Sequence[str], found: Mapping[str, Importances]) -> str:
-    """Draw the importance of each key.
-
-    Args:
-        keys: The varied keys.
-        found: For each figure the importances of the keys.
-
-    Returns:
-        An ``<svg>`` element.
-    """
-    with style():
-        drawn = new_figure(0.9 + 0.3 * len(keys) * len(found))
-        axes = drawn.subplots()
-        axes.grid(visible=False, axis="y")
-        height = 0.8 / len(found)
-        for number, (figure, one) in enumerate(found.items()):
-            axes.barh(
-                np.arange(len(keys)) + number * height,
-                one.mean,
-                height=0.9 * height,
-                xerr=one.deviation,
-                color=(BLUE, ORANGE)[number % 2],
-                error_kw={"ecolor": MUTED, "elinewidth": 1.0},
-                label=figure,
+    axes = figure.subplots()
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_yticks([])
+    axes.set_xticks(range(len(columns)), [_two_lines(column.key) for column in columns])
+    axes.tick_params(axis="x", length=0, pad=14)
+    lines = [np.column_stack([np.arange(len(columns)), row]) for row in heights]
+    axes.add_collection(
+        LineCollection(lines, array=heights[:, -1], cmap=EARLY_TO_LATE, linewidths=1.3)
+    )
+    for place, column in enumerate(columns):
+        axes.axvline(place, color=MUTED, linewidth=1.0)
+        for height, text in _marks(column):
+            axes.annotate(
+                text,
+                (place, height),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                color=INK,
             )
-        axes.set_yticks(np.arange(len(keys)) + 0.4 - height / 2, keys)
-        axes.invert_yaxis()
-        axes.set_xlabel("loss of R² when the key's values are shuffled")
-        if len(found) > 1:
-            axes.legend()
-        return to_svg(drawn, "importance", f"importance of {len(keys)} keys")
+    axes.set(xlim=(-0.1, len(columns) - 0.6), ylim=(-0.06, 1.06))
+    return f"values and figures of {len(heights)} trials"
 
 
-def volume_curve(course: Sequence[tuple[int, float]]) -> str:
-    """Draw how the hypervolume grew.
+@plot("importance", 0.9)
+def importance_bars(drawn: Figure, keys: Sequence[str], found: Mapping[str, Importances]) -> str:
+    """Draw the importance of each of the varied keys for each figure."""
+    drawn.set_figheight(0.9 + 0.3 * len(keys) * len(found))
+    axes = drawn.subplots()
+    axes.grid(visible=False, axis="y")
+    height = 0.8 / len(found)
+    for number, (figure, one) in enumerate(found.items()):
+        axes.barh(
+            np.arange(len(keys)) + number * height,
+            one.mean,
+            height=0.9 * height,
+            xerr=one.deviation,
+            color=(BLUE, ORANGE)[number % 2],
+            error_kw={"ecolor": MUTED, "elinewidth": 1.0},
+            label=figure,
+        )
+    axes.set_yticks(np.arange(len(keys)) + 0.4 - height / 2, keys)
+    axes.invert_yaxis()
+    axes.set_xlabel("loss of R² when the key's values are shuffled")
+    if len(found) > 1:
+        axes.legend()
+    return f"importance of {len(keys)} keys"
 
-    Args:
-        course: Variants measured by all trials so far, and the volume.
 
-    Returns:
-        An ``<svg>`` element.
-    """
+@plot("volume", 3.0)
+def volume_curve(figure: Figure, course: Sequence[tuple[int, float]]) -> str:
+    """Draw how the hypervolume grew, over the variants measured by all trials so far."""
     numbers, volumes = zip(*course, strict=True)
-    with style():
-        drawn = new_figure(3.0)
-        axes = drawn.subplots()
-        axes.step(numbers, volumes, where="post", color=ORANGE, linewidth=1.8)
-        axes.set_xlabel("variants measured by all trials, in the order of time")
-        axes.set_ylabel("hypervolume")
-        return to_svg(drawn, "volume", f"hypervolume over {numbers[-1]} variants measured")
+    axes = figure.subplots()
+    axes.step(numbers, volumes, where="post", color=ORANGE, linewidth=1.8)
+    axes.set(xlabel="variants measured by all trials, in the order of time", ylabel="hypervolume")
+    return f"hypervolume over {numbers[-1]} variants measured"
 
 
-def loss_curves(curves: Mapping[str, Sequence[float]]) -> str:
-    """Draw the loss of several trials over the iterations.
-
-    Args:
-        curves: By trial the losses, from the first iteration on.
-
-    Returns:
-        An ``<svg>`` element.
-    """
-    with style():
-        drawn = new_figure(3.6)
-        axes = drawn.subplots()
-        for number, (label, losses) in enumerate(curves.items()):
-            color = EARLY_TO_LATE(number / max(len(curves) - 1, 1))
-            axes.plot(range(len(losses)), losses, color=color, linewidth=1.3, label=label)
-        if min(min(losses) for losses in curves.values()) > 0:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_xlabel("iteration")
-        axes.set_ylabel("loss")
-        if len(curves) <= _MOST_LABELLED:
-            axes.legend(fontsize=7)
-        return to_svg(drawn, "loss-curves", f"loss of {len(curves)} trials over the iterations")
+@plot("loss-curves", 3.6)
+def loss_curves(figure: Figure, curves: Mapping[str, Sequence[float]]) -> str:
+    """Draw the loss of several trials, by trial, from the first iteration on."""
+    axes = figure.subplots()
+    for number, (label, losses) in enumerate(curves.items()):
+        color = EARLY_TO_LATE(number / max(len(curves) - 1, 1))
+        axes.plot(range(len(losses)), losses, color=color, linewidth=1.3, label=label)
+    if min(min(losses) for losses in curves.values()) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(xlabel="iteration", ylabel="loss")
+    if len(curves) <= _MOST_LABELLED:
+        axes.legend(fontsize=7)
+    return f"loss of {len(curves)} trials over the iterations"
 
 
 def _cells(column: Column) -> tuple[list[str], list[int]]:

@@ -17,19 +17,18 @@ MOST_LOSSES = 3
 class GrantLog:
     """A line of JSON for each measurement granted, on the disk of the process that grants."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         """Read what earlier processes granted.
 
         Args:
-            path: The log, made with its first line; None keeps none.
+            path: The log, made with its first line.
         """
         self._path = path
         self._granted: collections.Counter[str] = collections.Counter()
         self._given_up: set[str] = set()
         self.retried = 0
         """Measurements that were begun again."""
-        exists = path is not None and path.exists()
-        for line in path.read_text(encoding="utf-8").splitlines() if path and exists else []:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
@@ -68,10 +67,10 @@ class GrantLog:
         )
 
     def _append(self, entry: dict[str, Any]) -> None:
-        if self._path is not None:
-            with written(self._path), self._path.open("a", encoding="utf-8") as file:
-                # The line break comes first, so that half a line never spoils the next.
-                file.write("\n" + json.dumps(entry))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with written(self._path), self._path.open("a", encoding="utf-8") as file:
+            # The line break comes first, so that half a line never spoils the next.
+            file.write("\n" + json.dumps(entry))
         self._count(entry)
 
     def _count(self, entry: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from rl_compress.errors import RunDirectoryError, StorageError
 from rl_compress.runs.remote import RemoteFolder
 from rl_compress.runs.run_lock import LOCK_FILE
+from rl_compress.runs.written import whole
 
 OWNER_FILE = "run.owner"
 
@@ -73,13 +74,12 @@ class Mirror:
             self._pull()
         self._save()
 
-    def keep(self, path: str | Path) -> None:
+    def keep(self, path: Path) -> None:
         """Copy one file of the folder to the storage now.
 
         Raises:
             StorageError: The storage stayed away; the file is kept locally.
         """
-        path = Path(path)
         self.remote.put(path, path.relative_to(self.folder).as_posix())
 
     def push(self) -> None:
@@ -142,9 +142,8 @@ class Mirror:
     def _save(self) -> None:
         self._state_file.parent.mkdir(parents=True, exist_ok=True)
         state = {"id": self.id, "ahead": self._is_ahead, "pushed": self._pushed}
-        unfinished = self._state_file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(state), encoding="utf-8")
-        unfinished.rename(self._state_file)
+        with whole(self._state_file) as file:
+            file.write_text(json.dumps(state), encoding="utf-8")
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import posixpath
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,21 +102,19 @@ class RemoteFolder:
         whole = check_uri(uri)
         self.uri = shown(uri).rstrip("/")
         try:
-            self._fs, root = fs.FileSystem.from_uri(whole)
+            storage, root = fs.FileSystem.from_uri(whole)
         except pa.ArrowInvalid as error:
             raise ConfigError(f"{self.uri}: no usable URI ({error})") from None
         except OSError as error:
             raise ConfigError(f"{self.uri}: {_explain(error)}") from None
-        self._root = root.rstrip("/")
-        self._moves = isinstance(self._fs, fs.LocalFileSystem)
+        root = root.rstrip("/")
+        self.name = root.rpartition("/")[2]
+        """The last part of the path."""
+        self._moves = isinstance(storage, fs.LocalFileSystem)
+        self._fs = fs.SubTreeFileSystem(root, storage)
         self.patience_s = 0.0
         """How long what fails is tried again; pyarrow itself does so for some seconds."""
         self._lost = ""
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self._root.rpartition("/")[2]
 
     @property
     def is_lost(self) -> bool:
@@ -129,26 +127,24 @@ class RemoteFolder:
         Raises:
             StorageError: The storage cannot be reached; likewise of all other methods.
         """
-        selector = fs.FileSelector(self._root, recursive=True, allow_not_found=True)
-        found = self._retried(lambda: self._fs.get_file_info(selector))
+        selector = fs.FileSelector("", recursive=True, allow_not_found=True)
         return {
-            info.path.removeprefix(f"{self._root}/"): info.size
-            for info in found
+            info.path: info.size
+            for info in self._retried(lambda: self._fs.get_file_info(selector))
             if info.type == fs.FileType.File and not info.path.endswith(_UNFINISHED)
         }
 
     def read(self, name: str) -> bytes | None:
         """Return a file's contents; None where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._retried(
+                lambda: self._fs.open_input_stream(name).readall(), final=FileNotFoundError
+            )
+        return None
 
-        def action() -> bytes:
-            with self._fs.open_input_stream(self._path(name)) as stream:
-                return stream.read()
-
-        return self._retried(_unless_missing(action))
-
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write a file whole."""
-        self._retried(lambda: self._write(name, lambda stream: stream.write(data)))
+        self._retried(lambda: self._write(name, data))
 
     def put(self, path: Path, name: str) -> None:
         """Copy a local file there, whole.
@@ -157,40 +153,34 @@ class RemoteFolder:
             FileNotFoundError: There is no such local file.
             StorageError: See :meth:`list`.
         """
-        with path.open("rb") as file:
-
-            def copy(stream: pa.NativeFile) -> None:
-                file.seek(0)
-                shutil.copyfileobj(file, stream, 8 << 20)
-
-            self._retried(lambda: self._write(name, copy))
+        with pa.memory_map(str(path)) as file:
+            self.write(name, file.read_buffer())
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there does no harm."""
-        self._retried(_unless_missing(lambda: self._fs.delete_file(self._path(name))))
+        with contextlib.suppress(FileNotFoundError):
+            self._retried(lambda: self._fs.delete_file(name), final=FileNotFoundError)
 
     def fetch(self, folder: Path) -> None:
         """Copy everything into a local folder, several files at a time."""
         folder.mkdir(parents=True, exist_ok=True)
         local = fs.LocalFileSystem()
-        self._retried(lambda: fs.copy_files(self._root, str(folder), self._fs, local))
+        self._retried(lambda: fs.copy_files("", str(folder), self._fs, local))
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    def _write(self, name: str, data: bytes | pa.Buffer) -> None:
+        # An object appears when it is complete, and needs no folder.
+        unfinished = name + _UNFINISHED if self._moves else name
+        if self._moves:
+            path = posixpath.join(self._fs.base_path, name)
+            self._fs.base_fs.create_dir(posixpath.dirname(path), recursive=True)
+        with self._fs.open_output_stream(unfinished) as stream:
+            stream.write(data)
+        if self._moves:
+            self._fs.move(unfinished, name)
 
-    def _write(self, name: str, fill: Callable[[pa.NativeFile], object]) -> None:
-        path = self._path(name)
-        if not self._moves:
-            # An object appears when it is complete.
-            with self._fs.open_output_stream(path) as stream:
-                fill(stream)
-            return
-        self._fs.create_dir(path.rpartition("/")[0], recursive=True)
-        with self._fs.open_output_stream(path + _UNFINISHED) as stream:
-            fill(stream)
-        self._fs.move(path + _UNFINISHED, path)
-
-    def _retried(self, action: Callable[[], _Result]) -> _Result:
+    def _retried(
+        self, action: Callable[[], _Result], final: type[Exception] | tuple[()] = ()
+    ) -> _Result:
         if self._lost:
             raise StorageError(self._lost)
         deadline = time.monotonic() + self.patience_s
@@ -198,6 +188,8 @@ class RemoteFolder:
         while True:
             try:
                 return action()
+            except final:
+                raise
             except (OSError, pa.ArrowException) as error:
                 delay = _DELAYS_S[min(attempt, len(_DELAYS_S) - 1)]
                 if time.monotonic() + delay > deadline:
@@ -208,17 +200,6 @@ class RemoteFolder:
                     raise StorageError(message) from None
                 time.sleep(delay)
                 attempt += 1
-
-
-def _unless_missing(action: Callable[[], _Result]) -> Callable[[], _Result | None]:
-    """Let an action return None where there is no such file."""
-
-    def missing_is_none() -> _Result | None:
-        with contextlib.suppress(FileNotFoundError):
-            return action()
-        return None
-
-    return missing_is_none
 
 
 def _explain(error: Exception) -> str:

@@ -16,6 +16,7 @@ from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_lock import LOCK_FILE
 from rl_compress.runs.schema import to_table
 from rl_compress.runs.store import EvaluationStore
+from rl_compress.runs.written import whole
 from rl_compress.strict_yaml import load_yaml
 
 NEW = ".new"
@@ -42,6 +43,24 @@ class RunDirectory:
         """
         self.path = path
         self.mirror = mirror
+        self.evaluations = path / "evaluations"
+        """Folder of the evaluation records."""
+        self.sensitivity = path / "sensitivity.parquet"
+        """File of the sensitivity curves."""
+        self.pretraining = path / "pretraining"
+        """Folder of the pre-training's checkpoints."""
+        self.contribution = path / "contribution.parquet"
+        """File of the contributions' history."""
+        self.checkpoints = path / "checkpoints"
+        """Folder of the algorithm's checkpoints."""
+        self.best = path / "best"
+        """Folder of the delivered model."""
+        self.verification = path / "verification.parquet"
+        """File of the variants that were fine-tuned to verify the search."""
+        self.baselines = path / "baselines"
+        """Folder of the searches that this one is compared with."""
+        self.fingerprint = path / "fingerprint.json"
+        """File that tells what a finished run was made from; an unfinished run has none."""
 
     @property
     def location(self) -> str:
@@ -52,11 +71,6 @@ class RunDirectory:
     def name(self) -> str:
         """The run's name, which is that of the directory where it ends up."""
         return self.path.name.removesuffix(NEW)
-
-    @property
-    def evaluations(self) -> Path:
-        """Folder of the evaluation records."""
-        return self.path / "evaluations"
 
     def store(self) -> EvaluationStore:
         """Open the store of evaluation records; what it takes is on remote storage at once."""
@@ -72,46 +86,6 @@ class RunDirectory:
         """
         if self.mirror is not None:
             self.mirror.push()
-
-    @property
-    def sensitivity(self) -> Path:
-        """File of the sensitivity curves."""
-        return self.path / "sensitivity.parquet"
-
-    @property
-    def pretraining(self) -> Path:
-        """Folder of the pre-training's checkpoints."""
-        return self.path / "pretraining"
-
-    @property
-    def contribution(self) -> Path:
-        """File of the contributions' history."""
-        return self.path / "contribution.parquet"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the algorithm's checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """Folder of the delivered model."""
-        return self.path / "best"
-
-    @property
-    def verification(self) -> Path:
-        """File of the variants that were fine-tuned to verify the search."""
-        return self.path / "verification.parquet"
-
-    @property
-    def baselines(self) -> Path:
-        """Folder of the searches that this one is compared with."""
-        return self.path / "baselines"
-
-    @property
-    def fingerprint(self) -> Path:
-        """File that tells what a finished run was made from; an unfinished run has none."""
-        return self.path / "fingerprint.json"
 
     @property
     def is_finished(self) -> bool:
@@ -216,9 +190,8 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole."""
-        unfinished = self.path / f"{name}.tmp"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.rename(self.path / name)
+        with whole(self.path / name) as file:
+            file.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file whole."""
@@ -226,9 +199,8 @@ class RunDirectory:
 
     def write_records(self, name: str, records: Sequence[EvaluationRecord]) -> None:
         """Write records as one parquet file, whole."""
-        unfinished = self.path / f"{name}.tmp"
-        pq.write_table(to_table(records), unfinished)
-        unfinished.rename(self.path / name)
+        with whole(self.path / name) as file:
+            pq.write_table(to_table(records), file)
 
 
 def _where(one: str, other: str) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rl_compress.errors import CorruptFileError
+from rl_compress.runs.written import whole
 
 SCHEMA_VERSION = 1
 
@@ -71,6 +72,5 @@ def load_verified(path: Path) -> list[Verified]:
 
 def save_verified(path: Path, rows: Sequence[Verified]) -> None:
     """Write the file whole."""
-    unfinished = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), unfinished)
-    unfinished.rename(path)
+    with whole(path) as file:
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), file)

@@ -1,4 +1,4 @@
-"""Writing what must not be lost: a disk that is full is said in one line."""
+"""Writing whole files, and what must not be lost: a full disk is said in one line."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def written(path: str | Path) -> Iterator[None]:
             f"{path}: cannot be written ({reason}); all that was stored before is kept: make room, "
             f"or mend the disk, and go on with --resume"
         ) from error
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give another name to write to, which becomes the file's when the block ends.
+
+    So nobody reads half a file, and a process that is killed leaves the older one.
+    """
+    unfinished = path.with_name(f"{path.name}.tmp")
+    yield unfinished
+    unfinished.replace(path)

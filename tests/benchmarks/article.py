@@ -3,20 +3,18 @@
     python tests/benchmarks/article.py                      # all parts, about fifteen minutes
     python tests/benchmarks/article.py quantizers awareness # some of them
 
-Prints a table for each part and writes results/<date>-article-<part>.json.
+Prints a table for each part and writes results/article.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import os
 import statistics
 import tempfile
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machi
 
 import numpy as np
 import torch
+from figures import RESULTS, read_study, write_study
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -41,7 +40,6 @@ from rl_compress.quantizers.quantizer import nearest
 from rl_compress.registry import QUANTIZERS
 from rl_compress.repair.activations import calibration_pass
 from rl_compress.repair.recalibration import recalibrate_batchnorm
-from rl_compress.report.quantizer_plots import quantizer_plot
 from rl_compress.runs.environment import describe_environment
 from rl_compress.space.space_config import QuantizationConfig, SpaceConfig
 from rl_compress.targets.digits import digits
@@ -50,7 +48,6 @@ from rl_compress.training.pretraining import PretrainingConfig, pretrain
 from rl_compress.training.quantization_aware import quantization_aware_finetune
 from rl_compress.training.recovery import FinetuningConfig
 
-RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
 SEEDS = range(5)
 
@@ -122,7 +119,7 @@ def quantizers() -> dict[str, Any]:
     """SQNR, stored size and accuracy of every quantizer on the digits CNN, per channel."""
     target = digits()
     model = target.build()
-    rows, curves = [], {}
+    rows = []
     print(f"uncompressed test accuracy {target.score(model, 'test'):.2f} %")
     for name in QUANTIZERS.built_in:
         for bits in (2, 3, 4, 6, 8):
@@ -145,7 +142,6 @@ def quantizers() -> dict[str, Any]:
                 "test_accuracy": target.score(variant, "test"),
             }
             rows.append(row)
-            curves.setdefault(name, []).append((row["stored_bits_per_weight"], row["sqnr_db"]))
             print(
                 f"{name:18s} {bits} bits: SQNR {row['sqnr_db']:6.2f} dB, "
                 f"{row['stored_bits_per_weight']:5.2f} bits stored, "
@@ -154,8 +150,6 @@ def quantizers() -> dict[str, Any]:
             )
     order = sorted((r for r in rows if r["bits"] == 4), key=lambda r: -r["sqnr_db"])
     print("order at 4 bits:", " > ".join(r["quantizer"] for r in order))
-    path = RESULTS / f"{date.today().isoformat()}-article-quantizers.svg"
-    path.write_text(quantizer_plot(curves), encoding="utf-8")
     feedback = error_feedback(target, model)
     return {
         "what": "quantizers on the trained weights of the digits CNN, per channel, range by mse",
@@ -293,12 +287,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    RESULTS.mkdir(exist_ok=True)
     for part in options.parts or PARTS:
         print(f"== {part}", flush=True)
         found = {"environment": describe_environment(), **PARTS[part]()}
-        path = RESULTS / f"{date.today().isoformat()}-article-{part}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_study(RESULTS / "article", {**read_study(RESULTS / "article"), part: found})
 
 
 if __name__ == "__main__":

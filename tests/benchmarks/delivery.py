@@ -1,6 +1,6 @@
 """What is delivered: test score, costs and file size against the uncompressed target, by seed.
 
-    python tests/benchmarks/delivery.py tune_configs/digits.yaml --seeds 3 --name digits-delivery
+    python tests/benchmarks/delivery.py tune_configs/digits.yaml --seeds 3 --name digits_delivery
 
 A seed is that of the search and of fine-tuning; with ``--vary-target`` also the target's own (other
 splits, other weights). Prints a line per seed and the median, and writes all as JSON.
@@ -9,21 +9,19 @@ splits, other weights). Prints a line per seed and the median, and writes all as
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
 
+from figures import RESULTS, write_study
+
 from rl_compress.job import load_job, parse_job
 from rl_compress.runs.environment import describe_environment
 from rl_compress.session import search
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -32,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--vary-target", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], help="changes of the job, key=value")
-    parser.add_argument("--name", help="name of the result file; by default nothing is written")
+    parser.add_argument("--name", help="name of the result files; by default nothing is written")
     options = parser.parse_args()
     base = load_job(options.job, options.set)
     rows = []
@@ -69,8 +67,6 @@ def main() -> None:
     median = {key: statistics.median(row[key] for row in rows) for key in rows[0] if key != "seed"}
     print(f"median change of the test score: {median['test_change']:+.2f} points")
     if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{date.today().isoformat()}-{options.name}.json"
         result_data = {
             "what": "delivered against uncompressed, by seed",
             "environment": describe_environment(),
@@ -78,8 +74,7 @@ def main() -> None:
             "rows": rows,
             "median": median,
         }
-        path.write_text(json.dumps(result_data, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {path}")
+        write_study(RESULTS / options.name, result_data)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,13 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from figures import RESULTS, write_study
 from nodes import ENVIRONMENT, Nodes
 
 from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 
-RESULTS = Path(__file__).parent / "results"
 KILLS = {"env runner": 8, "raylet": 5, "driver": 4, "coordinator": 3}
 JOB = {
     "name": "faults",
@@ -163,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", help="name of the result file; by default nothing is written")
+    parser.add_argument("--name", help="name of the result files; by default nothing is written")
     options = parser.parse_args()
     found = run(options.evaluations, options.seed)
     sound = (
@@ -181,9 +180,7 @@ def main() -> None:
     )
     if options.name:
         found = {"environment": describe_environment(), "seed": options.seed, "job": JOB, **found}
-        path = RESULTS / f"{date.today().isoformat()}-{options.name}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {path}")
+        write_study(RESULTS / options.name, found)
     if not sound:
         sys.exit(1)
 

@@ -1,7 +1,7 @@
 """Throughput against the number of env runners, with evaluations that sleep, over four raylets.
 
-    python tests/benchmarks/scale.py ledger --name scale-ledger
-    python tests/benchmarks/scale.py search --name scale-search
+    python tests/benchmarks/scale.py ledger --name scale_ledger
+    python tests/benchmarks/scale.py search --name scale_search
 
 `ledger`: the part of a run that all runners share, and so what bounds a large cluster: the real
 coordinator with its ledger and store, asked by 1 to 64 actors that do all that a runner does for an
@@ -18,18 +18,17 @@ limit is on other machines.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 import uuid
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from figures import RESULTS, write_study
 from nodes import ENVIRONMENT, Nodes
 
 os.environ |= ENVIRONMENT  # before Ray, which reads it at once
@@ -58,7 +57,6 @@ from rl_compress.searchers.preparation import Subject, prepare
 from rl_compress.session import make_task
 from rl_compress.space.budget import COSTS
 
-RESULTS = Path(__file__).parent / "results"
 NODES = 4
 SLEEP_S = 0.2
 JOB = {
@@ -277,16 +275,14 @@ def main() -> None:
         added.set_defaults(measure=measure)
         added.add_argument("--runners", type=int, nargs="+", default=numbers)
         added.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
-        added.add_argument("--name", help="name of the result file; by default none is written")
+        added.add_argument("--name", help="name of the result files; by default none is written")
     options = parser.parse_args()
     here = str(Path(__file__).resolve().parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     rows = options.measure(options.runners, options.seconds)
     if options.name:
         found = {"environment": describe_environment(), "evaluation_s": SLEEP_S, "rows": rows}
-        path = RESULTS / f"{date.today().isoformat()}-{options.name}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {path}")
+        write_study(RESULTS / options.name, found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@
 continued, and given further algorithms later. `pipeline` compares the joint search with pruning and
 quantizing one after the other, `finetuned` measures what a delivered model loses, `share` how much
 of an env runner's time evaluations take, and `conditioned` one agent for several budgets with an
-agent for each. Results go to `results/search_quality/`.
+agent for each. Figures and tables go to `results/search_quality/`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
 
+from figures import RESULTS
 from quality import conditioned, finetuned, joint, pipeline, share
 from quality.subjects import TARGETS, VARIANTS, Subjects
 
-RESULTS = Path(__file__).parent / "results" / "search_quality"
 ALGORITHMS = "ppo,uniform,random,greedy,greedy_evolution,evolution,tpe,cmaes"
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         added.add_argument("--evaluations", type=int, default=evaluations)
         added.add_argument("--env-runners", type=int, default=1)
         added.add_argument("--fashion-folder", help="folder of the Fashion-MNIST files")
-        added.add_argument("--out", type=Path, default=RESULTS)
+        added.add_argument("--out", type=Path, default=RESULTS / "search_quality")
         return added
 
     added = command(joint, "cnn,resnet,mobilenet,fashion", 300, seeds=5)

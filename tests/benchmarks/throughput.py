@@ -10,14 +10,14 @@ out: a rate is counted from the first stored evaluation of an env runner to the 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
-from datetime import date
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machine
+
+from figures import RESULTS, write_study
 
 from rl_compress.agent.rllib.cluster import connected
 from rl_compress.job import parse_job
@@ -27,7 +27,6 @@ from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.preparation import prepare
 from rl_compress.session import make_task
 
-RESULTS = Path(__file__).parent / "results"
 JOB = {
     "name": "throughput",
     "target": {
@@ -43,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluations", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--name", help="name of the result file; by default nothing is written")
+    parser.add_argument("--name", help="name of the result files; by default nothing is written")
     options = parser.parse_args()
     base = parse_job(JOB)
     subject = prepare(base.target, base.space, base.budget)
@@ -75,18 +74,18 @@ def main() -> None:
     print(f"one evaluation takes {1e3 * statistics.median(wall_s):.0f} ms (median, one runner)")
     print(f"two runners give {ratio:.2f} x the evaluations/s of one")
     if options.name:
-        path = RESULTS / f"{date.today().isoformat()}-{options.name}.json"
         result = {
             "what": "evaluations per second by number of env runners",
             "environment": describe_environment(),
             "job": base.model_dump(mode="json"),
             "evaluation_s": statistics.median(wall_s),
-            "rates": rates,
+            "rows": [
+                {"runners": runners, "evaluations_per_s": rate, "median": statistics.median(rate)}
+                for runners, rate in rates.items()
+            ],
             "ratio_of_medians": ratio,
         }
-        RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {path}")
+        write_study(RESULTS / options.name, result)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: networks share the machine
 
 import numpy as np
 import torch
+from figures import RESULTS, folded
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,7 +45,6 @@ from zoo_networks import build, example, names
 
 from rl_compress.errors import RLCompressError
 
-RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 120
 AGREEMENT = 1e-5
 """Largest difference of outputs that should be equal, relative to the largest output."""
@@ -345,7 +345,7 @@ def cpu_seconds() -> float:
 def save(file: Path, content: Any) -> None:
     """Write a JSON file whole."""
     unfinished = file.with_name(f".{file.name}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    unfinished.write_text(folded(content) + "\n", encoding="utf-8")
     unfinished.replace(file)
 
 

@@ -126,7 +126,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(tmp_path: Path) 
     assert "No space left on device" in outcome.error
     assert "--resume" in outcome.error
     assert len(read_records(run)) == 7
-    full.unlink()
+    full.unlink(missing_ok=True)
     outcome = run_here("search", job, "--output", run, "--resume")
     assert outcome.code == 0, outcome.stderr
     assert len(read_records(run)) == 12

@@ -9,9 +9,11 @@ too. An agent for the budget alone answers with its best record.
 from __future__ import annotations
 
 import argparse
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from figures import write_study
 
 from rl_compress.agent.rllib.cluster import connected
 from rl_compress.runs.environment import describe_environment
@@ -39,7 +41,6 @@ Row = dict[str, Any]
 
 def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
     """Search by both ways with every seed; print and write a table and the verdict."""
-    out.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     for target in options.targets:
         rows: dict[str, dict[str, list[Row]]] = {}
@@ -56,15 +57,19 @@ def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
         text = _table(options, target, rows)
         print(text)
         name = f"conditioned-{target}" + ("-accuracy" if options.score == "accuracy" else "")
-        (out / f"{name}.md").write_text(text, encoding="utf-8")
         data = {
             "environment": describe_environment(),
             "evaluations": options.evaluations,
             "shared_evaluations": options.shared_evaluations,
             "job": described(subjects.job(target, _overrides(options, LISTED[1], 0))),
-            "by_size": rows,
+            "rows": [
+                {"size": float(size), "way": way, "seed": seed, **row}
+                for size, ways in rows.items()
+                for way, found in ways.items()
+                for seed, row in zip(seeds, found, strict=True)
+            ],
         }
-        (out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_study(out / name, data, text)
 
 
 def _overrides(options: argparse.Namespace, size: float, seed: int) -> dict[str, Any]:
@@ -171,7 +176,8 @@ def _table(options: argparse.Namespace, target: str, rows: dict[str, dict[str, l
         behind = Spread.of([a["points_lost"] - b["points_lost"] for a, b in pairs])
         listed = float(size) in LISTED
         met = met and (behind.mean <= GOAL_POINTS or not listed)
-        sources = ", ".join(row["source"] for row in one)
+        answers = Counter(row["source"] for row in one)
+        sources = ", ".join(f"{name} ({count})" for name, count in answers.items())
         lines.append(
             f"| {size} | {'yes' if listed else 'no'} | {losses[0]} | {losses[1]} | "
             f"{points[0].mean:.2f} ± {points[0].deviation:.2f} | "

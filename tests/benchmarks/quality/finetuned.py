@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from figures import read_study, write_study
 from safetensors.torch import save
 
-from rl_compress import run as main_path
+from rl_compress import session
 from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.session import make_task
 
 from .subjects import Subjects, described
 
@@ -36,35 +35,36 @@ BUDGETS: dict[str, dict[str, Any]] = {
 GOALS = {"half of the MACs": 0.0, "a file of a tenth": 0.5}
 """Points of test accuracy that may be lost."""
 
+WHAT = "Test accuracy [%] of the delivered model, and bytes of its file, header included."
+
 SMALLER = {"a file of a tenth": 10.0}
 """How many times smaller the file must be, header and all."""
 
 
 def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
     """Search, fine-tune and deliver at each budget; print test scores and file sizes."""
-    path = out / "finetuned.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    out.mkdir(parents=True, exist_ok=True)
+    results = read_study(out / "finetuned") or {"what": WHAT, "rows": []}
     for target in options.targets:
         for title in options.budgets or BUDGETS:
             row = _deliver(options, subjects, target, BUDGETS[title])
-            loss = row["test"]["original"] - row["test"]["delivered"]
-            before = row["test"]["original"] - row["test"]["before_finetuning"]
+            loss = row["test_original"] - row["test_delivered"]
+            before = row["test_original"] - row["test_before_finetuning"]
             ratio = row["original_bytes"] / row["file_bytes"]
             met = loss <= GOALS[title] and ratio >= SMALLER.get(title, 0.0)
             print(
-                f"{target}, {title}: test {row['test']['original']:.2f} -> "
-                f"{row['test']['before_finetuning']:.2f} before fine-tuning, "
-                f"{row['test']['delivered']:.2f} after; loss {before:.2f} -> {loss:.2f} points; "
+                f"{target}, {title}: test {row['test_original']:.2f} -> "
+                f"{row['test_before_finetuning']:.2f} before fine-tuning, "
+                f"{row['test_delivered']:.2f} after; loss {before:.2f} -> {loss:.2f} points; "
                 + ", ".join(f"{cost} {part:.1%}" for cost, part in row["costs"].items())
                 + f"; file {row['file_bytes']:,d} of {row['original_bytes']:,d} bytes "
                 f"({ratio:.1f}x smaller); {row['seconds']:.0f} s; at most {GOALS[title]:g} points "
                 f"lost: {'met' if met else 'not met'}",
                 flush=True,
             )
-            results.setdefault(target, {})[title] = row
-            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+            same = {"target": target, "what": title}
+            others = [row for row in results["rows"] if not same.items() <= row.items()]
+            results["rows"] = [*others, same | row]
+            write_study(out / "finetuned", results)
 
 
 def _deliver(
@@ -82,28 +82,27 @@ def _deliver(
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        result = main_path.search(job, Path(folder) / "run")
+        result = session.search(job, Path(folder) / "run")
         seconds = time.perf_counter() - start
         subject = subjects.prepared(job).subject
         # Scored here, for only the delivered model is tested in a run.
-        evaluator = make_task(job, subject, RunDirectory(Path(folder))).make_evaluator()
+        evaluator = session.make_task(job, subject, RunDirectory(Path(folder))).make_evaluator()
         widths = subject.compressor.space.widths_of(result.best.realised_policy())
         before = subject.target.score(evaluator.variant(widths), "test")
     manifest = result.manifest
     assert manifest.scores is not None
     assert manifest.scores.test is not None
     return {
-        "environment": describe_environment(),
-        "job": described(job),
-        "test": {
-            "original": manifest.scores.test.original,
-            "before_finetuning": before,
-            "delivered": manifest.scores.test.delivered,
-        },
+        "test_original": manifest.scores.test.original,
+        "test_before_finetuning": before,
+        "test_delivered": manifest.scores.test.delivered,
+        "evaluations": job.search.evaluations,
         "search_score": result.best.score,
         "costs": {name: cost.delivered / cost.original for name, cost in manifest.costs.items()},
         "file_bytes": manifest.files["model.safetensors"].bytes,
         # As a file too, so that both have a header.
         "original_bytes": len(save(subject.model.state_dict())),
         "seconds": seconds,
+        "environment": describe_environment(),
+        "job": {section: described(job)[section] for section in ("target", "budget", "finetuning")},
     }

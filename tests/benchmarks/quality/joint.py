@@ -11,21 +11,20 @@ from safetensors.torch import save
 
 from rl_compress.agent.rllib.cluster import connected
 
-from .results import MARKS, TargetResults, verdict, write_table
+from .results import MARKS, TargetResults, verdict
 from .searches import Searched, search
 from .subjects import DETERMINISTIC, SUBJECT_SECTIONS, VARIANTS, Subjects, described
 
 
 def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
-    """Run what is not in the files yet; print a line per run, the table's place and verdicts."""
+    """Run what is not in the files yet; print a line per run, and verdicts."""
     with contextlib.ExitStack() as ray:
         for target in options.targets:
             results = TargetResults(out, target)
             results.forget([name for name in options.again if name in options.algorithms])
             for name in options.algorithms:
                 _run_variant(options, subjects, results, name, ray)
-            print(verdict(results.read()), flush=True)
-    print(f"table: {write_table(out)}")
+            print(verdict(target, results.rows()), flush=True)
 
 
 def _run_variant(
@@ -64,32 +63,20 @@ def _run_variant(
             # Started by the first that needs it, then kept.
             ray.enter_context(connected(None, options.env_runners, 1))
         done = search(prepared, job)
-        counts = {str(levels): c.evaluations for levels, c in prepared.curves_by_count.items()}
-        results.add(
-            name,
-            seed,
-            _row(done, evaluations),
-            job=shared,
-            search=data["search"],
-            overrides=variant.overrides,
-            curves=counts,
-        )
+        row = {"search": name, "seed": seed, **_row(done, evaluations)}
+        results.add(row, job=shared, overrides=variant.overrides)
         print(_line(results.target, name, seed, done, evaluations), flush=True)
 
 
 def _row(done: Searched, evaluations: int) -> dict[str, object]:
     marks = sorted({mark for mark in MARKS if mark < evaluations} | {evaluations})
-    best = max(done.records, key=lambda record: (record.score, -record.evaluation_id))
     return {
-        "best": {str(mark): done.best_at(mark) for mark in marks},
-        "evaluations_asked": evaluations,
+        "asked": evaluations,
         "evaluations": len(done.records),
         "ended_early": done.reason,
         "curve_evaluations": done.curve_evaluations,
         "seconds": round(done.seconds, 2),
-        "evaluation_s": round(done.evaluation_s, 2),
-        "best_policy": best.realised,
-        "best_costs": best.costs(),
+        "best": {str(mark): round(done.best_at(mark), 7) for mark in marks},
     }
 
 

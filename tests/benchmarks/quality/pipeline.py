@@ -10,11 +10,11 @@ with the mean of its splits, which is what a split chosen blindly can expect.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from figures import read_study, write_study
 
 from rl_compress.agent.rllib.cluster import connected
 from rl_compress.errors import InfeasibleBudgetError
@@ -37,8 +37,7 @@ fraction of the uncompressed one."""
 
 def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
     """Compare on each target; print a line per method, and the verdict."""
-    path = out / "pipeline.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results = read_study(out / "pipeline")
     for target in options.targets:
         job = subjects.job(target, {})
         prepared = subjects.prepared(job)
@@ -71,9 +70,7 @@ def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
             "evaluations": options.evaluations,
             "first_seed": options.first_seed,
         }
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+        write_study(out / "pipeline", results)
 
 
 def _joint(
@@ -159,5 +156,8 @@ def _report(
                     f"{options.evaluations} evaluations each; {compare(spreads[joint], theirs)}"
                 )
                 print(verdicts[-1], flush=True)
-    means = {name: spread.mean for name, spread in spreads.items()}
-    return {"scores": rows, "means": means, "verdicts": verdicts}
+    table = [
+        {"search": name, "seeds": len(scores), "best": str(spreads[name]), "scores": scores}
+        for name, scores in rows.items()
+    ]
+    return {"rows": table, "verdicts": verdicts}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
+from figures import read_study, write_study
 
 from rl_compress.agent.rllib.cluster import connected
 from rl_compress.runs.environment import describe_environment
@@ -14,6 +14,7 @@ from rl_compress.runs.environment import describe_environment
 from .searches import search
 from .subjects import Subjects, described
 
+WHAT = "Share of one env runner's time that goes into evaluations, each run beside those before."
 GOAL = 0.8
 SLOW_MS = 100.0
 """Evaluations that are faster than this say nothing about the goal."""
@@ -21,8 +22,7 @@ SLOW_MS = 100.0
 
 def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
     """Search with PPO and one env runner on each target; print the share of its time."""
-    path = out / "share.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results = read_study(out / "share") or {"what": WHAT, "rows": []}
     for target in options.targets:
         job = subjects.job(
             target,
@@ -50,15 +50,17 @@ def run(options: argparse.Namespace, subjects: Subjects, out: Path) -> None:
             f"{len(records)} evaluations of {ms:.0f} ms (median); at least {GOAL:.0%}: {verdict}",
             flush=True,
         )
-        results[target] = {
-            "environment": describe_environment(),
-            "job": described(job),
+        results["environment"] = describe_environment()
+        # Of all targets the same but for what is compressed.
+        results["job"] = {**described(job), "target": None}
+        row = {
+            "target": target,
+            "run": sum(row["target"] == target for row in results["rows"]),
             "share": share,
             "elapsed_s": elapsed,
             "evaluations": len(records),
             "median_ms": ms,
             "verdict": verdict,
         }
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+        results["rows"].append(row)
+        write_study(out / "share", results)

@@ -146,6 +146,18 @@ class Subjects:
         return self._prepared[key]
 
 
+_SCORING = (
+    "model",
+    "space",
+    "importance",
+    "quantizers",
+    "variants",
+    "repair",
+    "costs",
+    "evaluation",
+)
+"""Packages whose code decides what a variant scores."""
+
 SUBJECT_SECTIONS = ("target", "space", "budget", "objective", "evaluation")
 """What decides a subject and its scores, whatever searches on it."""
 
@@ -170,7 +182,7 @@ def _cache_file(job: Job, subject: Subject) -> Path:
     )
     digest.update(named.stem.encode())
     package = Path(rl_compress.__file__).parent
-    for part in ("compression", "costs", "evaluation", "finetuning", "pruning", "quantization"):
+    for part in _SCORING:
         for path in sorted((package / part).glob("*.py")):
             digest.update(path.read_bytes())
     return cache_dir() / "benchmark" / f"{job.name}-{digest.hexdigest()[:16]}.jsonl"

@@ -230,7 +230,7 @@ def test_a_resumed_run_has_the_same_rewards(compressor: Compressor, store: Evalu
     for record in whole:
         assert record is not None
     assert len({record.scored_share for record in whole if record}) > 1
-    half = EvaluationStore(store._root + "-half")
+    half = EvaluationStore(f"{store._folder}-half")
     _search(compressor, EvaluationLedger(half, 20), candidates[:5])
     resumed = _search(compressor, EvaluationLedger(half, 20), candidates)
     for one, other in zip(whole, resumed, strict=True):

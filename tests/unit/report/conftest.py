@@ -18,6 +18,7 @@ from rl_compress.export.manifest import (
     Scores,
     SearchScoreChange,
 )
+from rl_compress.report.report import build_report
 from rl_compress.runs.pareto import pareto_front
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
@@ -25,6 +26,7 @@ from rl_compress.runs.store import EvaluationStore
 from rl_compress.space.compression_policy import CompressionPolicy, Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 JOB = "name: tiny-30pct\nbudget: {macs: 0.3}\nobjective: {score: fidelity}\n"
@@ -117,6 +119,17 @@ def searched(started: Path) -> Path:
         store.append(entry)
     run.write_records("pareto.parquet", pareto_front([RECORDS[1], RECORDS[3]], ["score", "macs"]))
     return started
+
+
+@pytest.fixture
+def section() -> Callable[[Path, str], str]:
+    """Return a function of a run directory and a title: that section of its report, or nothing."""
+
+    def of(run: Path, title: str) -> str:
+        text = build_report(run).read_text(encoding="utf-8")
+        return text.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0]
+
+    return of
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rl_compress.report.formatting import (
+    format_cell,
     format_cost,
     format_duration,
     format_fraction,
@@ -84,3 +85,9 @@ def test_long_names_keep_what_tells_them_apart() -> None:
 def test_names_that_would_become_equal_are_left_whole() -> None:
     names = [f"a_very_long_name_of_a_layer_without_dots_{i}" for i in range(2)]
     assert shorten_names(names) == names
+
+
+def test_cells_are_short_but_tell_close_scores_apart() -> None:
+    assert format_cell(None) == "n/a"
+    assert format_cell(0.9999727) == "0.999973"
+    assert format_cell("inverse") == "inverse"

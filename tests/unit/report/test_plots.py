@@ -11,20 +11,20 @@ import pytest
 
 from rl_compress.report.figure import robust_floor
 from rl_compress.report.group_plots import GroupBar, policy_bars, sensitivity_map
-from rl_compress.report.plots import Point, pareto_plot, search_curve
+from rl_compress.report.plots import contribution_plot, pareto_plot, search_curve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SPREAD = [Point(300.0 + 60 * i, -1.0 / (i + 1)) for i in range(12)]
-STRIP = [Point(299.0 + i / 10, -1.0 / (i + 1)) for i in range(10)]
+SPREAD = [(300.0 + 60 * i, -1.0 / (i + 1)) for i in range(12)]
+STRIP = [(299.0 + i / 10, -1.0 / (i + 1)) for i in range(10)]
 
 
-def pareto(points: list[Point], **more: Any) -> str:
+def pareto(points: list[tuple[float, float]], **more: Any) -> str:
     arguments: dict[str, Any] = {
         "front": points[-2:],
         "best": points[-1],
-        "original": Point(1000.0, 0.0),
+        "original": (1000.0, 0.0),
     }
     return pareto_plot(points, cost="macs", score="fidelity", bound=300.0, **(arguments | more))
 
@@ -71,9 +71,9 @@ DRAWINGS: dict[str, Callable[[], str]] = {
     "pareto, broken axis": lambda: pareto(STRIP),
     "pareto, dots only": lambda: pareto(SPREAD, front=[], best=None, original=None),
     "pareto, one evaluation": lambda: pareto(SPREAD[:1]),
-    "pareto, a score missing": lambda: pareto([Point(400.0, float("nan")), *SPREAD]),
-    "pareto, a front of nothing": lambda: pareto(SPREAD, front=[Point(400.0, float("nan"))]),
-    "pareto, many dots": lambda: pareto([Point(i, i % 7) for i in range(3500)]),
+    "pareto, a score missing": lambda: pareto([(400.0, float("nan")), *SPREAD]),
+    "pareto, a front of nothing": lambda: pareto(SPREAD, front=[(400.0, float("nan"))]),
+    "pareto, many dots": lambda: pareto([(i, i % 7) for i in range(3500)]),
     "search": lambda: search_curve([-3.0, float("nan"), -0.5, -0.7], score="f", original=0.0),
     "search, bad start": lambda: search_curve([float("nan"), -1.0], score="f"),
     "bars, few": lambda: bars(6),
@@ -131,6 +131,16 @@ def test_candidates_in_a_narrow_strip_break_the_axis() -> None:
 def test_many_dots_become_an_image() -> None:
     assert "data:image/png" in DRAWINGS["pareto, many dots"]()
     assert "data:image/png" not in pareto(SPREAD)
+
+
+def test_each_unit_has_a_line_for_its_contribution_and_its_ratio() -> None:
+    rows = [
+        {"iteration": t, "unit": f"fc[{u}]", "contribution": u - 1, "ratio": 1.0, "kept": u > 0}
+        for t in range(3)
+        for u in range(4)
+    ]
+    assert contribution_plot(rows).count("<path") - contribution_plot(rows[:1]).count("<path") >= 6
+    assert "of 4 units" in contribution_plot(rows)
 
 
 def test_many_groups_make_a_taller_plot() -> None:

@@ -7,10 +7,9 @@ import pytest
 from records import make_record
 
 from rl_compress.evaluation.ledger import Progress
-from rl_compress.report.racing import dropped_early, samples_saved, spared
 from rl_compress.report.report import build_report
 from rl_compress.report.run_files import read_run
-from rl_compress.report.run_summary import summarize
+from rl_compress.report.run_summary import dropped_early, samples_saved, summarize
 from rl_compress.runs.store import EvaluationStore
 
 RECORDS = [make_record(0), make_record(1, scored_share=0.25), make_record(2, scored_share=0.5)]
@@ -22,11 +21,10 @@ def test_dropped_variants_and_saved_samples_are_counted() -> None:
     assert samples_saved([]) == 0.0
 
 
-def test_a_search_without_races_and_repeats_has_nothing_to_say() -> None:
-    assert spared(RECORDS[:1], None) == spared(RECORDS[:1], 0) == ""
-
-
 def test_report_and_summary_tell_what_was_spared(searched: Path) -> None:
+    before = build_report(searched).read_text(encoding="utf-8")
+    assert "Racing" not in before
+    assert "measured before" not in before
     dropped = make_record(4, score=5.0, scored_share=0.25)
     EvaluationStore(searched / "evaluations").append(dropped)
     files = read_run(searched)

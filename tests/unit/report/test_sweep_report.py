@@ -10,7 +10,7 @@ import yaml
 from records import make_record
 
 from rl_compress.errors import CorruptFileError
-from rl_compress.report.sweep_report import build_sweep_report, sweep_cell
+from rl_compress.report.sweep_report import build_sweep_report
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 
@@ -96,9 +96,3 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (sweep / "sweep.parquet").write_bytes(b"no table")
     with pytest.raises(CorruptFileError, match=r"sweep\.parquet"):
         build_sweep_report(sweep)
-
-
-def test_cells_are_short_but_tell_close_scores_apart() -> None:
-    assert sweep_cell(None) == "n/a"
-    assert sweep_cell(0.9999727) == "0.999973"
-    assert sweep_cell("inverse") == "inverse"

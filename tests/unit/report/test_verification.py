@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_compress.report.report import build_report
-from rl_compress.report.run_files import read_run
 from rl_compress.report.verification import (
     better_than_delivered,
     rank_correlation,
-    verification,
 )
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.verified import SCHEMA, Verified
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Text = Callable[[list[Verified]], str]
 
 
 def _rows(*after: float) -> list[Verified]:
@@ -39,10 +39,17 @@ def _rows(*after: float) -> list[Verified]:
     ]
 
 
-def _text(run: Path, rows: list[Verified]) -> str:
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-    pq.write_table(table, RunDirectory(run).verification)
-    return verification(read_run(run))
+@pytest.fixture
+def text(finished: Path, section: Callable[[Path, str], str]) -> Text:
+    """Return a function of what a run verified: that section of its report."""
+
+    def of(rows: list[Verified]) -> str:
+        if rows:
+            table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+            pq.write_table(table, RunDirectory(finished).verification)
+        return section(finished, "Search and fine-tuning")
+
+    return of
 
 
 def test_the_same_order_correlates_by_one_and_the_opposite_by_minus_one() -> None:
@@ -69,30 +76,28 @@ def test_only_a_variant_that_does_better_than_the_delivered_one_is_named() -> No
     assert better_than_delivered([]) is None
 
 
-def test_the_report_prints_correlation_and_plot(finished: Path) -> None:
-    text = _text(finished, _rows(99.0, 98.0, 97.0))
-    assert "+1.00, over 3 variants" in text
-    assert "<svg" in text
-    assert "does better" not in text
-    assert "Search and fine-tuning" in build_report(finished).read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("after", "said", "plots", "better"),
+    [
+        ((99.0, 98.0, 97.0), "+1.00, over 3 variants", 1, False),
+        (
+            (97.0, 99.0, 98.0),
+            "place 2 does better than the delivered one: 99.0 % against 97.0 %",
+            1,
+            True,
+        ),
+        ((99.0, 98.0), "2 variants verified: too few for a rank correlation", 0, False),
+        ((99.0, 99.0, 99.0), "their scores do not differ", 1, False),
+    ],
+)
+def test_the_report_says_what_was_verified(
+    text: Text, after: tuple[float, ...], said: str, plots: int, better: bool
+) -> None:
+    shown = text(_rows(*after))
+    assert said in shown
+    assert shown.count("<svg") == plots
+    assert ("does better" in shown) == better
 
 
-def test_the_report_says_when_another_variant_does_better(finished: Path) -> None:
-    text = _text(finished, _rows(97.0, 99.0, 98.0))
-    assert (
-        "the variant at place 2 does better than the delivered one: 99.0 % against 97.0 %" in text
-    )
-
-
-def test_of_two_variants_the_report_says_that_they_are_too_few(finished: Path) -> None:
-    text = _text(finished, _rows(99.0, 98.0))
-    assert "2 variants verified: too few for a rank correlation" in text
-    assert "<svg" not in text
-
-
-def test_equal_scores_are_said_to_be_equal(finished: Path) -> None:
-    assert "their scores do not differ" in _text(finished, _rows(99.0, 99.0, 99.0))
-
-
-def test_a_run_that_was_not_verified_has_no_such_section(finished: Path) -> None:
-    assert verification(read_run(finished)) == ""
+def test_a_run_that_was_not_verified_has_no_such_section(text: Text) -> None:
+    assert text([]) == ""

@@ -39,12 +39,6 @@ def test_a_variant_that_nobody_survives_is_deadly_and_all_its_losses_count(tmp_p
     assert GrantLog(path).lost({"a"}) == MOST_LOSSES
 
 
-def test_without_a_file_it_counts_all_the_same() -> None:
-    log = GrantLog(None)
-    log.note("a", 1)
-    assert log.lost(set()) == 1
-
-
 def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
     log = GrantLog(tmp_path / "grants.jsonl")
     (tmp_path / "grants.jsonl").symlink_to("/dev/full")
