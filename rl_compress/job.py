@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import (
@@ -35,6 +34,7 @@ from rl_compress.strict_yaml import load_yaml
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.training.pretraining import PretrainingConfig
 from rl_compress.training.recovery import FinetuningConfig
+from rl_compress.validation import in_words
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -235,8 +235,7 @@ def parse_job(data: dict[str, Any], source: str = "job") -> Job:
     try:
         return Job.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: {'; '.join(problems)}") from None
+        raise ConfigError(f"{source}: {in_words(error, Job)}") from None
 
 
 def filled_in(text: str) -> str:
@@ -281,31 +280,6 @@ def _set(data: dict[str, Any], key: str, value: Any, source: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"{source}: {parent} is a value, not a section")
     node[last] = value
-
-
-def _describe(problem: Any) -> str:
-    """Say in one line what is wrong with a key, and what is meant perhaps."""
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
-        return f"unknown key {key}; {hint}"
-    if problem["type"] == "missing":
-        return f"missing key {key}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, but got {problem['input']!r}"
-
-
-def _fields_at(location: Sequence[str]) -> list[str]:
-    """Return the keys of the section at a location."""
-    model: Any = Job
-    for part in location:
-        found = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        # Below a mapping with free keys, its values' model.
-        model = found.annotation if found else get_args(model)[-1]
-    return list(model.model_fields)
 
 
 def _one_line(error: Exception) -> str:

@@ -20,8 +20,6 @@ from rl_compress.importance.contribution import Train
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.model.axes import layer_of, named_tensors, quantizable_weights
 from rl_compress.quantizers.bits import Bits
-from rl_compress.quantizers.quantizer import Quantizer
-from rl_compress.registry import QUANTIZERS
 from rl_compress.searchers.goals import Within
 from rl_compress.space.budget import LATENCY, Budget
 from rl_compress.space.patterns import check_patterns
@@ -145,11 +143,6 @@ def prepare(
     check_score(score, target)
     model = build_model(target, target_config)
     check_layer_names(space, model)
-    for key in ("quantizer", "activation_quantizer"):
-        try:
-            QUANTIZERS.find(getattr(space.quantization, key), Quantizer)
-        except ConfigError as error:
-            raise ConfigError(f"space.quantization.{key}: {error}") from error
     with user_code(f"example_inputs() of {type(target).__name__}"):
         example_inputs = target.example_inputs()
     check_outputs(target, model, example_inputs)

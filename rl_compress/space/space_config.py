@@ -9,15 +9,13 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    WithJsonSchema,
     field_validator,
 )
 
-from rl_compress.registry import QUANTIZERS
+from rl_compress.registry import QUANTIZERS, Options
 
 Criterion = Literal[
     "l1",
@@ -28,11 +26,6 @@ Criterion = Literal[
     "activation",
     "contribution",
     "random",
-]
-QuantizerName = Annotated[
-    str,
-    AfterValidator(QUANTIZERS.check),
-    WithJsonSchema({"type": "string", "examples": list(QUANTIZERS.built_in)}),
 ]
 Granularity = Literal["tensor", "channel", "group"]
 RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
@@ -127,15 +120,21 @@ class QuantizationConfig(BaseModel):
         description="Bits of each input of a layer, likewise; `auto` searches them where the "
         "budget bounds bops.",
     )
-    quantizer: QuantizerName = Field(
+    quantizer: Annotated[str, QUANTIZERS] = Field(
         default="symmetric",
-        description="How weights are mapped to codes: symmetric, uniform, piecewise, "
-        "cumulative_shift, polynomial, kmeans, or a class of your own derived from "
-        "rl_compress.quantizers.quantizer.Quantizer, as `package.module:Class`.",
+        description=f"How weights are mapped to codes: {', '.join(QUANTIZERS.built_in)}, or a "
+        "class of your own derived from rl_compress.quantizers.quantizer.Quantizer, as "
+        "`package.module:Class`.",
     )
-    activation_quantizer: QuantizerName = Field(
+    quantizer_options: Options = Field(
+        default_factory=dict, description="Options of a `quantizer` of your own."
+    )
+    activation_quantizer: Annotated[str, QUANTIZERS] = Field(
         default="uniform",
         description="How activations are mapped to codes, per tensor; likewise.",
+    )
+    activation_quantizer_options: Options = Field(
+        default_factory=dict, description="Options of an `activation_quantizer` of your own."
     )
     granularity: Granularity = Field(
         default="channel",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from rl_compress.searchers.baselines.baseline import Keep
+from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 from rl_compress.space.mask_projection import decides_masks
-from rl_compress.space.search_space import SearchSpace
 
 _TIGHTER = 0.97
 """Factor from one candidate to the next."""
@@ -15,14 +16,16 @@ _HALF = 0.5
 """With masks, the fraction kept from which a unit stays."""
 
 
-class Uniform:
+class Uniform(Searcher):
     """The same fraction everywhere: first at the budget, then at ever tighter ones."""
 
     fill = False
+    seeded = False
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
         """Start from the uncompressed target."""
-        self._space = space
+        super().__init__(problem, config)
+        self._space = problem.space
         self._keep = 1.0
 
     def ask(self) -> Keep | None:
@@ -34,6 +37,3 @@ class Uniform:
             return None  # a unit of its own is either kept or not
         self._keep *= _TIGHTER
         return keep
-
-    def tell(self, keep: Keep, reward: float) -> None:
-        """Nothing is learned."""
