@@ -218,7 +218,7 @@ def measure_latency_table(
     check_layer_names(job.space, model)
     inputs = target.example_inputs()
     # Which channels go first does not matter, only how many; this ranking needs no data.
-    pruning = job.space.pruning.model_copy(update={"importance": "l1"})
+    pruning = job.space.pruning.model_copy(update={"importance": "l1", "importance_options": {}})
     compressor = Compressor.prepare(
         model, inputs, job.space.model_copy(update={"pruning": pruning})
     )

@@ -185,6 +185,21 @@ def imported(path: str) -> Any:
         ) from None
 
 
+IMPORTANCES = Registry(
+    "importances",
+    "rl_compress.importance.importance:Importance",
+    {
+        "l1": "rl_compress.importance.norms:L1",
+        "l2": "rl_compress.importance.norms:L2",
+        "batchnorm": "rl_compress.importance.batchnorm:BatchNormScale",
+        "taylor": "rl_compress.importance.taylor:Taylor",
+        "geometric_median": "rl_compress.importance.geometric_median:GeometricMedian",
+        "activation": "rl_compress.importance.activation:Activation",
+        "contribution": "rl_compress.importance.by_contribution:ByContribution",
+        "random": "rl_compress.importance.random_scores:Random",
+    },
+)
+
 SEARCHERS = Registry(
     "searchers",
     "rl_compress.searchers.searcher:Searcher",

@@ -15,18 +15,8 @@ from pydantic import (
     field_validator,
 )
 
-from rl_compress.registry import QUANTIZERS, Options
+from rl_compress.registry import IMPORTANCES, QUANTIZERS, Options
 
-Criterion = Literal[
-    "l1",
-    "l2",
-    "batchnorm",
-    "taylor",
-    "geometric_median",
-    "activation",
-    "contribution",
-    "random",
-]
 Granularity = Literal["tensor", "channel", "group"]
 RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
 
@@ -70,13 +60,17 @@ class PruningConfig(BaseModel):
         ge=1,
         description="Widths are multiples of this many channels; 8 or 16 suits vector units.",
     )
-    importance: Criterion = Field(
+    importance: Annotated[str, IMPORTANCES] = Field(
         default="l2",
         description=(
             "What ranks the units of a group: norm of their weights (l1, l2), `batchnorm` scale, "
             "first-order `taylor`, distance from the `geometric_median`, weight times `activation` "
-            "(Wanda), `contribution`, or `random`."
+            "(Wanda), `contribution`, `random`, or a class of your own derived from "
+            "rl_compress.importance.importance.Importance, as `package.module:Class`."
         ),
+    )
+    importance_options: Options = Field(
+        default_factory=dict, description="Options of an `importance` of your own."
     )
 
     @field_validator("structure", mode="before")

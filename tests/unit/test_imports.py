@@ -18,6 +18,7 @@ ROOT = Path(rl_compress.__file__).parent
 # From the bottom up; imports within a package are free.
 ORDER = (
     "errors",
+    "validation",
     "registry",
     "logs",
     "strict_yaml",
