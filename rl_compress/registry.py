@@ -200,6 +200,15 @@ IMPORTANCES = Registry(
     },
 )
 
+SCORES = Registry(
+    "scores",
+    "rl_compress.evaluation.scores:Score",
+    {
+        "fidelity": "rl_compress.evaluation.fidelity:Fidelity",
+        "robust_accuracy": "rl_compress.evaluation.robust_score:RobustScore",
+    },
+)
+
 SEARCHERS = Registry(
     "searchers",
     "rl_compress.searchers.searcher:Searcher",

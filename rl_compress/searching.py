@@ -76,7 +76,7 @@ class SearchTask:
             self.objective.score,
             self.evaluation,
             latency=self.objective.needs_latency,
-            robustness=self.objective.robustness,
+            score_options=self.objective.options_of_score,
         )
 
     def search_for_policy(self) -> tuple[Progress, str | None]:
@@ -117,7 +117,7 @@ class SearchTask:
             self.target,
             evaluation,
             self.objective.score,
-            self.objective.robustness,
+            self.objective.options_of_score,
             latencies=pickle.dumps(latencies),
         )
         return Sharing(self.measurements, key, self.identity.trial)
@@ -140,7 +140,7 @@ class SearchTask:
             self.target,
             self.evaluation.in_float32(),
             self.objective.score,
-            self.objective.robustness,
+            self.objective.options_of_score,
             self.search.sensitivity_levels,
         )
         if (curves := load_shared(shared)) is not None:
@@ -246,7 +246,7 @@ class SearchTask:
             score=self.objective.score,
             evaluation=self.evaluation,
             latency=self.objective.needs_latency,
-            robustness=self.objective.robustness,
+            score_options=self.objective.options_of_score,
             reward=reward,
             identity=self.identity,
             sharing=sharing,

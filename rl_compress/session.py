@@ -258,6 +258,7 @@ def prepare_job(
         latency_table=None if table is None else Path(table),
         latency_batch_size=job.export.latency_batch_size,
         score=job.objective.score,
+        score_options=job.objective.options_of_score,
         train=train,
     )
 

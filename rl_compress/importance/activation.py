@@ -10,7 +10,7 @@ from rl_compress.importance.importance import Importance
 
 
 class Activation(Importance):
-    """Wanda (Sun et al., "A simple and effective pruning approach for …", ICLR 2024, equation 1)."""
+    """Wanda (Sun et al., "A simple and effective pruning approach …", ICLR 2024, equation 1)."""
 
     needs = "data"
 

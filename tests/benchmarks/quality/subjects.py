@@ -165,7 +165,7 @@ def _cache_file(job: Job, subject: Subject) -> Path:
         job.target,
         job.evaluation,
         job.objective.score,
-        job.objective.robustness,
+        job.objective.options_of_score,
         count=0,
     )
     digest.update(named.stem.encode())
