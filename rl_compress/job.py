@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.registry import IMPORTANCES, QUANTIZERS, SCORES, SEARCHERS
 from rl_compress.robustness.vulnerability import VulnerabilityConfig
 from rl_compress.searchers.objective import ObjectiveConfig
 from rl_compress.searchers.tune_config import TuneConfig
@@ -35,6 +37,15 @@ from rl_compress.targets.factory import TargetConfig
 from rl_compress.training.pretraining import PretrainingConfig
 from rl_compress.training.recovery import FinetuningConfig
 from rl_compress.validation import in_words
+
+_PARTS = {
+    "space.pruning.importance": IMPORTANCES,
+    "space.quantization.quantizer": QUANTIZERS,
+    "space.quantization.activation_quantizer": QUANTIZERS,
+    "objective.score": SCORES,
+    "search.algorithm": SEARCHERS,
+}
+"""Keys that call a part by its name; their options are beside them."""
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -170,6 +181,24 @@ class Job(BaseModel):
                 "action: ratio, which it fills with them, or another search.algorithm"
             )
         return self
+
+    def named_parts(self) -> list[tuple[str, str]]:
+        """Return all parts but the target: keys, and names, ``package.module:Class`` where own."""
+        formats = [("export.formats", name) for name in self.export.formats or ()]
+        return [*((key, attrgetter(key)(self)) for key in _PARTS), *formats]
+
+    def check_parts(self) -> None:
+        """Import all that the job calls by name, and validate its options.
+
+        Raises:
+            ConfigError: Something cannot be imported, has no such option, or lacks a package.
+        """
+        for key, registry in _PARTS.items():
+            name = attrgetter(key)(self)
+            # What is no part is an algorithm that learns, or a score of the target's own.
+            if ":" in name or name in registry:
+                registry.load(name, attrgetter(f"{key}_options")(self), key=key)
+        self.export.wanted()
 
     def device_profile(self) -> DeviceProfile | None:
         """Return the profile of the device, if one is named.

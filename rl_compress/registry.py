@@ -61,6 +61,9 @@ class Registry:
         }
         return found | self.built_in
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._paths
+
     def path(self, name: str, also: Sequence[str] = ()) -> str:
         """Return the import path that a name stands for; nothing is imported.
 
@@ -74,15 +77,13 @@ class Registry:
         module, _, attribute = name.partition(":")
         if module and attribute.isidentifier():
             return name
-        if name in self.built_in:
-            return self.built_in[name]
-        if name in self._paths:
-            return self._paths[name]
-        known = [*also, *self._paths]
-        hint = did_you_mean(name, known)
+        if (known := self.built_in.get(name) or self._paths.get(name)) is not None:
+            return known
+        names = [*also, *self._paths]
+        hint = did_you_mean(name, names)
         wanted = "Class" if self.base else "callable"
         raise ValueError(
-            f"must be {', '.join(known)}, or your own as package.module:{wanted}"
+            f"must be {', '.join(names)}, or your own as package.module:{wanted}"
             + (f" ({hint[2:]})" if hint else "")
         )
 
@@ -110,14 +111,20 @@ class Registry:
         return found
 
     def load(
-        self, name: str, options: Mapping[str, Any] | None = None, *, key: str
+        self,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        key: str,
+        options_key: str | None = None,
     ) -> tuple[Any, BaseModel]:
         """Import a part and validate its options.
 
         Args:
             name: A name or an import path.
             options: As in the job.
-            key: The job's, for messages; that of the options is ``<key>_options``.
+            key: The job's, for messages.
+            options_key: That of the options; by default ``<key>_options``.
 
         Returns:
             The class, and its options as an instance of its ``Config``.
@@ -132,7 +139,8 @@ class Registry:
         try:
             return made, made.Config.model_validate(options or {})
         except ValidationError as error:
-            raise ConfigError(in_words(error, made.Config, f"{key}_options.")) from None
+            prefix = f"{options_key or f'{key}_options'}."
+            raise ConfigError(in_words(error, made.Config, prefix)) from None
 
     def name_of(self, part: type) -> str:
         """Return the name by which a class is found again."""
@@ -197,6 +205,15 @@ IMPORTANCES = Registry(
         "activation": "rl_compress.importance.activation:Activation",
         "contribution": "rl_compress.importance.by_contribution:ByContribution",
         "random": "rl_compress.importance.random_scores:Random",
+    },
+)
+
+FORMATS = Registry(
+    "formats",
+    "rl_compress.export.format:Format",
+    {
+        "native": "rl_compress.export.native:Native",
+        "onnx": "rl_compress.export.onnx_export:Onnx",
     },
 )
 

@@ -141,7 +141,8 @@ def _search_in(
 
         def begin(model: nn.Module, target: Target) -> None:
             nonlocal settings
-            fingerprint.update(fingerprint_of_target(job.target, target, model))
+            parts = [name for _, name in job.named_parts()]
+            fingerprint.update(fingerprint_of_target(job.target, target, model, parts))
             # A trial of a sweep has its place already.
             if settings.learns and measurements is None and not _is_searched(run, job):
                 from rl_compress.agent.rllib.standby import standby
@@ -243,6 +244,7 @@ def prepare_job(
         monitor.phase("preparation")
 
     monitor.phase("preparation")
+    job.check_parts()
     contribution = job.contribution
     if job.search.algorithm != "contribution":
         # To rank units for another search they are measured once, at full keep-ratios.

@@ -261,6 +261,13 @@ class SearchConfig(BaseModel):
             SEARCHERS.path(name, also=_LEARNING)
         return name
 
+    @field_validator("algorithm_options")
+    @classmethod
+    def _of_no_section(cls, options: Options, info: ValidationInfo) -> Options:
+        if options and (name := info.data.get("algorithm")) in _LEARNING:
+            raise ValueError(f"the options of {name} are in search.{name}; leave these out")
+        return options
+
     @field_validator("network")
     @classmethod
     def _networks_are_for_ppo(cls, network: Network | None, info: ValidationInfo) -> Network | None:

@@ -59,5 +59,5 @@ def test_a_part_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
     outcome = run_here("check", job)
     assert outcome.code == 2
     assert outcome.error.startswith(
-        "error: space.quantization.quantizer: own_thords:Thirds: cannot be imported"
+        "error: space.quantization.quantizer: there is no module 'own_thords'"
     )
