@@ -37,6 +37,10 @@ class Part:
     config: Any = Config()
     """The options."""
 
+    def __init__(self, config: Any = None) -> None:
+        """Keep the options, an instance of ``Config``."""
+        self.config = config or self.Config()
+
 
 class Registry:
     """Parts of one kind; as the annotation of a job's key, it validates the name."""
@@ -86,15 +90,6 @@ class Registry:
             f"must be {', '.join(names)}, or your own as package.module:{wanted}"
             + (f" ({hint[2:]})" if hint else "")
         )
-
-    def check(self, name: str) -> str:
-        """Return a name that stands for something, as a validator does; nothing is imported.
-
-        Raises:
-            ValueError: It does not.
-        """
-        self.path(name)
-        return name
 
     def find(self, name: str) -> Any:
         """Import what a name stands for.
@@ -147,10 +142,14 @@ class Registry:
         path = f"{part.__module__}:{part.__name__}"
         return next((name for name, known in self.built_in.items() if known == path), path)
 
+    def _checked(self, name: str) -> str:
+        self.path(name)
+        return name
+
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
     def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
         return {"type": "string", "examples": list(self.built_in)}

@@ -43,9 +43,9 @@ class Score(Part, ABC):
         Raises:
             ConfigError: The target lacks what the score needs.
         """
+        super().__init__(config)
         self.target = target
         self.reference = reference
-        self.config = config or self.Config()
 
     @abstractmethod
     def __call__(self, variant: nn.Module) -> float:

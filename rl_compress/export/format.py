@@ -36,10 +36,6 @@ class Delivered:
 class Format(Part, ABC):
     """A kind of file."""
 
-    def __init__(self, config: Any = None) -> None:
-        """Keep the options, an instance of ``Config``."""
-        self.config = config or self.Config()
-
     def check(self) -> None:
         """Make sure, before anything is run, that such files can be written here.
 

@@ -7,7 +7,7 @@ it scores units themselves, and is for channels only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,6 @@ class Importance(Part):
 
     needs: ClassVar[Literal["nothing", "data", "contributions"]] = "nothing"
     """What it looks at beside the weights: calibration data, or what contribution pruning found."""
-
-    def __init__(self, config: Any = None) -> None:
-        """Keep the options, an instance of ``Config``."""
-        self.config = config or self.Config()
 
     def weight(self, name: str, weight: Tensor, evidence: Evidence) -> Tensor:
         """Score the single weights of a tensor, higher being more important.

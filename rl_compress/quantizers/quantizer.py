@@ -38,6 +38,7 @@ class Quantizer(Part, ABC):
         """
         if not 1 <= bits <= 8:
             raise ConfigError(f"a quantizer's bits must be 1 to 8, but got {bits}")
+        super().__init__()
         self.bits = bits
         self.clip = clip
 

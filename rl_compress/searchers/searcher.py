@@ -66,8 +66,8 @@ class Searcher(Part, ABC):
             problem: What is searched.
             config: The options, an instance of ``Config``.
         """
+        super().__init__(config)
         self.problem = problem
-        self.config = config or self.Config()
 
     @abstractmethod
     def ask(self) -> Keep | None:

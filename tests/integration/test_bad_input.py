@@ -49,7 +49,9 @@ def _assert_refused(outcome: Outcome, *words: str) -> None:
         pytest.param({"search": 5}, ["search", "5"], id="section of the wrong type"),
         pytest.param({"search__evaluations": 0}, ["search.evaluations", "0"], id="range"),
         pytest.param(
-            {"search__algorithm": "a3c"}, ["search.algorithm", "'ppo'", "'a3c'"], id="choice"
+            {"search__algorithm": "a3c"},
+            ["search.algorithm", "ppo, appo", "'a3c'"],
+            id="choice",
         ),
         pytest.param({"target": {}}, ["missing key target.factory"], id="missing key"),
         pytest.param({"name": "../up"}, ["name", "../up"], id="name that leaves the folder"),
