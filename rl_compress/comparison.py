@@ -87,7 +87,7 @@ def run_beside(
                 "convergence": None,
             }
         )
-        if settings.needs_curves and task.run.sensitivity.exists():
+        if settings.needs == "curves" and task.run.sensitivity.exists():
             shutil.copyfile(task.run.sensitivity, run.sensitivity)
 
         def hear(progress: Progress, before: int = number * evaluations) -> None:

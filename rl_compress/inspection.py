@@ -162,7 +162,13 @@ def evaluate_policy(
         subject = prepare_job(job, Path(folder), monitor)
     compressor, target = subject.compressor, subject.target
     widths = compressor.space.widths_of(policy)
-    evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation.in_float32())
+    evaluator = Evaluator(
+        target,
+        compressor,
+        job.objective.score,
+        job.evaluation.in_float32(),
+        score_options=job.objective.options_of_score,
+    )
     monitor.phase("evaluation")
     costs = compressor.costs.costs(widths)
     return {

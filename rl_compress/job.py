@@ -164,21 +164,10 @@ class Job(BaseModel):
                 "layers that become narrower; choose channel, or a space.pruning.structure that "
                 "is sparse"
             )
-        ranks_by_it = self.space.pruning.importance == "contribution"
-        if self.search.algorithm == "contribution" and not ranks_by_it:
-            raise ConfigError(
-                "search.algorithm: contribution keeps what contributes most, so units must be "
-                "ranked by that; set space.pruning.importance: contribution"
-            )
         if self.finetuning.schedule == "contribution" and (sparse or masks):
             raise ConfigError(
                 "finetuning.schedule: contribution lets channels of groups fade out; choose "
                 "one_shot, or space.pruning.structure: channels with space.action: ratio"
-            )
-        if self.search.algorithm == "contribution" and self.space.action == "mask":
-            raise ConfigError(
-                "space.action: the algorithm contribution decides masks by itself; choose "
-                "action: ratio, which it fills with them, or another search.algorithm"
             )
         return self
 
@@ -191,7 +180,8 @@ class Job(BaseModel):
         """Import all that the job calls by name, and validate its options.
 
         Raises:
-            ConfigError: Something cannot be imported, has no such option, or lacks a package.
+            ConfigError: Something cannot be imported, has no such option, lacks a package, or does
+                not go with another part.
         """
         for key, registry in _PARTS.items():
             name = attrgetter(key)(self)
@@ -199,6 +189,19 @@ class Job(BaseModel):
             if ":" in name or name in registry:
                 registry.load(name, attrgetter(f"{key}_options")(self), key=key)
         self.export.wanted()
+        if self.search.needs != "contributions":
+            return
+        name = self.search.algorithm
+        if IMPORTANCES.find(self.space.pruning.importance).needs != "contributions":
+            raise ConfigError(
+                f"search.algorithm: {name} keeps what contributes most, so units must be ranked by "
+                f"that; set space.pruning.importance: contribution"
+            )
+        if self.space.action == "mask":
+            raise ConfigError(
+                f"space.action: the algorithm {name} decides masks by itself; choose action: "
+                f"ratio, which it fills with them, or another search.algorithm"
+            )
 
     def device_profile(self) -> DeviceProfile | None:
         """Return the profile of the device, if one is named.

@@ -96,7 +96,7 @@ class SearchTask:
         store = self.run.store()
         ledger = EvaluationLedger(store, self.search.evaluations, self.subject.may_win)
         self.on_progress(ledger.progress())
-        curves = self.curves(exact) if self.search.needs_curves else None
+        curves = self.curves(exact) if self.search.needs == "curves" else None
         self.run.push()
         reward = Objective(self.objective, evaluator.original_costs)
         candidates = CandidateEvaluator(evaluator, ledger, space, reward, self.identity)

@@ -246,7 +246,7 @@ def prepare_job(
     monitor.phase("preparation")
     job.check_parts()
     contribution = job.contribution
-    if job.search.algorithm != "contribution":
+    if job.search.needs != "contributions":
         # To rank units for another search they are measured once, at full keep-ratios.
         contribution = contribution.model_copy(update={"iterations": 1})
     profile = job.device_profile()

@@ -17,6 +17,7 @@ from rl_compress.agent.budget_handling import BudgetHandling
 from rl_compress.agent.env import Episode
 from rl_compress.errors import ConfigError
 from rl_compress.registry import SEARCHERS, Options
+from rl_compress.searchers.searcher import Needs
 
 RLAlgorithm = Literal["ppo", "appo", "sac", "tqc"]
 _LEARNING: tuple[str, ...] = get_args(RLAlgorithm)
@@ -354,8 +355,8 @@ class SearchConfig(BaseModel):
         return self.learns and self.prior == "sensitivity" and self.episode == "whole"
 
     @property
-    def needs_curves(self) -> bool:
-        """Say whether the sensitivity curves are to be measured."""
+    def needs(self) -> Needs:
+        """Return what is to be measured beforehand."""
         if self.learns:
-            return self.prior == "sensitivity"
-        return SEARCHERS.find(self.algorithm).needs == "curves"
+            return "curves" if self.prior == "sensitivity" else "nothing"
+        return SEARCHERS.find(self.algorithm).needs

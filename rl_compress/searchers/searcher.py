@@ -21,6 +21,8 @@ from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.search_space import SearchSpace
 
+Needs = Literal["nothing", "curves", "contributions"]
+
 Keep = npt.NDArray[np.float64]
 """Level of each dimension as a fraction of its highest one, shape ``(D,)``."""
 
@@ -54,7 +56,7 @@ class Searcher(Part, ABC):
 
     fill: ClassVar[bool] = True
     """Whether candidates that leave budget unused are scaled up to it."""
-    needs: ClassVar[Literal["nothing", "curves", "contributions"]] = "nothing"
+    needs: ClassVar[Needs] = "nothing"
     """What must be measured for it beforehand."""
     seeded: ClassVar[bool] = True
     """Whether the seed makes a difference."""

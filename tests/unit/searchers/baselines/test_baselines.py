@@ -60,7 +60,7 @@ def test_the_first_uniform_candidate_is_at_the_budget(
     ids=["ppo", "no-prior", "greedy", "greedy_evolution", "random", "tpe"],
 )
 def test_what_an_algorithm_needs(config: SearchConfig, learns: bool, curves: bool) -> None:
-    assert (config.learns, config.needs_curves) == (learns, curves)
+    assert (config.learns, config.needs == "curves") == (learns, curves)
 
 
 class Run:
