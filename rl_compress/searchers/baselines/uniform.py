@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
+from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.mask_projection import decides_masks
 
 _TIGHTER = 0.97
@@ -21,19 +19,15 @@ class Uniform(Searcher):
 
     fill = False
     seeded = False
-
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
-        """Start from the uncompressed target."""
-        super().__init__(problem, config)
-        self._space = problem.space
-        self._keep = 1.0
+    _keep = 1.0
 
     def ask(self) -> Keep | None:
         """Return the next, slightly lower, uniform candidate."""
-        keep = np.full(len(self._space), self._keep)
-        if (keep * self._space.num_units < self._space.smallest_widths).all():
+        space = self.problem.space
+        keep = np.full(len(space), self._keep)
+        if (keep * space.num_units < space.smallest_widths).all():
             return None
-        if decides_masks(self._space) and self._keep < _HALF:
+        if decides_masks(space) and self._keep < _HALF:
             return None  # a unit of its own is either kept or not
         self._keep *= _TIGHTER
         return keep
