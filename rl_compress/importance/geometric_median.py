@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rl_compress.importance.evidence import Evidence
 from rl_compress.importance.importance import Importance, Scores, over_axes
+from rl_compress.model.axes import Axis
 from rl_compress.model.groups import LayerGroup
 
 
@@ -17,9 +18,10 @@ class GeometricMedian(Importance):
 
     def units(self, evidence: Evidence, groups: Sequence[LayerGroup]) -> list[Scores]:
         """See :meth:`Importance.units`."""
-        return [over_axes(evidence.tensors, group, _distances, at_once=True) for group in groups]
+        return [over_axes(evidence.tensors, group, _distances) for group in groups]
 
 
-def _distances(values: Tensor) -> Tensor:
+def _distances(tensor: Tensor, axis: Axis) -> Tensor:
     """Return how far each unit's weights are from all others'."""
-    return torch.cdist(values, values).sum(dim=1)
+    rows = tensor.movedim(axis.axis, 0)[torch.from_numpy(axis.positions)].double().flatten(1)
+    return torch.cdist(rows, rows).sum(dim=1)

@@ -6,7 +6,8 @@ it scores units themselves, and is for channels only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ Scores = npt.NDArray[np.float64]
 _KEY = "space.pruning.importance"
 
 _BLOCK = 1 << 17
-"""Weights that are copied at once."""
+"""Weights that are read at once: what is made of them fits a processor's cache."""
 
 
 class Importance(Part):
@@ -90,42 +91,42 @@ def ranked(scores: Scores) -> npt.NDArray[np.int64]:
 
 
 def over_axes(
-    tensors: Mapping[str, Tensor],
-    group: LayerGroup,
-    reduce: Callable[[Tensor], Tensor],
-    *,
-    at_once: bool = False,
+    tensors: Mapping[str, Tensor], group: LayerGroup, of_units: Callable[[Tensor, Axis], Tensor]
 ) -> Scores:
     """Add up what each weight tensor says of the units, relative to its mean.
 
     Args:
         tensors: Weights, or their scores.
         group: A prunable group.
-        reduce: From a tensor's values by unit, shape ``(num_units, n)``, to the units' scores.
-        at_once: Whether the scores of units depend on each other.
+        of_units: From a tensor and an axis of it to the units' scores, shape ``(num_units,)``.
     """
     total = np.zeros(group.num_units)
     for axis in group.axes:
         tensor = tensors.get(axis.tensor)
         if tensor is None or tensor.ndim < 2:
             continue  # biases and norms scale with the weights they follow
-        per_unit = torch.cat(list(map(reduce, _by_unit(tensor, axis, at_once)))).numpy()
+        per_unit = of_units(tensor.detach().cpu(), axis).numpy()
         total += per_unit / max(per_unit.mean(), np.finfo(np.float64).tiny)
     return total
 
 
-def _by_unit(tensor: Tensor, axis: Axis, at_once: bool) -> Iterator[Tensor]:
-    """Yield the values of some units after the others, shape ``(units, n)``, in float64."""
-    rows = tensor.detach().cpu().movedim(axis.axis, 0)
-    places = torch.from_numpy(axis.positions)
-    # Copies that fit a processor's cache are made far quicker than one of a large weight.
-    units = max(1, _BLOCK // max(tensor.numel() // len(places), 1))
-    for block in [places] if at_once else places.split(units):
-        yield rows[block].double().flatten(1)
+def added_up(tensor: Tensor, axis: Axis, of_weights: Callable[[Tensor], Tensor]) -> Tensor:
+    """Add up, in float64, something of all weights of each unit, in the order of memory."""
+    length = tensor.shape[axis.axis]
+    values = tensor.reshape(math.prod(tensor.shape[: axis.axis]), length, -1)
+    if len(values) == 1:
+        blocks = values[0].split(max(1, _BLOCK // max(values[0, 0].numel(), 1)))
+        places = torch.cat([of_weights(block.double()).sum(dim=1) for block in blocks])
+    else:
+        sums = torch.zeros(values.shape[1:], dtype=torch.float64)
+        for block in values.split(max(1, _BLOCK // max(sums.numel(), 1))):
+            sums += of_weights(block.double()).sum(dim=0)
+        places = sums.sum(dim=1)
+    return places[torch.from_numpy(axis.positions)].sum(dim=1)
 
 
-def _sums(values: Tensor) -> Tensor:
-    return values.sum(dim=1)
+def _sums(tensor: Tensor, axis: Axis) -> Tensor:
+    return added_up(tensor, axis, lambda values: values)
 
 
 def unit_sums(scores: Tensor, units: Tensor, num_units: int) -> Scores:

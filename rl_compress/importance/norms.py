@@ -10,10 +10,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from rl_compress.importance.evidence import Evidence
-from rl_compress.importance.importance import Importance, Scores, over_axes
+from rl_compress.importance.importance import Importance, Scores, added_up, over_axes
+from rl_compress.model.axes import Axis
 from rl_compress.model.groups import LayerGroup
 
 
@@ -26,8 +28,8 @@ class Norm(Importance):
 
     @staticmethod
     @abstractmethod
-    def norm(values: Tensor) -> Tensor:
-        """Return the norm of each row, shape ``(rows,)``."""
+    def norm(tensor: Tensor, axis: Axis) -> Tensor:
+        """Return the norm of each unit's weights in a tensor, shape ``(num_units,)``."""
 
 
 class L1(Norm):
@@ -38,9 +40,9 @@ class L1(Norm):
         return weight.abs()
 
     @staticmethod
-    def norm(values: Tensor) -> Tensor:
+    def norm(tensor: Tensor, axis: Axis) -> Tensor:
         """See :meth:`Norm.norm`."""
-        return values.abs().sum(dim=1)
+        return added_up(tensor, axis, torch.abs)
 
 
 class L2(Norm):
@@ -51,6 +53,6 @@ class L2(Norm):
         return weight.square()
 
     @staticmethod
-    def norm(values: Tensor) -> Tensor:
+    def norm(tensor: Tensor, axis: Axis) -> Tensor:
         """See :meth:`Norm.norm`."""
-        return values.square().sum(dim=1).sqrt()
+        return added_up(tensor, axis, torch.square).sqrt()

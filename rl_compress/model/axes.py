@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+
+_BLOCK = 1 << 18
+"""Weights that are copied at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,31 @@ class Axis:
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's parameters and buffers by name, tied ones once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def taken(tensor: Tensor, indices: Mapping[int, npt.NDArray[np.int64]]) -> Tensor:
+    """Return a copy of some positions of a tensor.
+
+    Args:
+        tensor: On any device.
+        indices: What to take, by axis; other axes stay whole.
+    """
+    own = {dim: torch.from_numpy(chosen).to(tensor.device) for dim, chosen in indices.items()}
+    rows = own.pop(0) if len(own) > 1 and 0 in own else None
+    if rows is None:
+        for dim, chosen in own.items():
+            tensor = tensor.index_select(dim, chosen)
+        return tensor
+    # A few rows at a time: a large weight takes longer to make room for than to copy.
+    shape = [len(indices[dim]) if dim in indices else n for dim, n in enumerate(tensor.shape)]
+    result = tensor.new_empty(shape)
+    step = max(1, _BLOCK // max(tensor[:1].numel(), 1))
+    for chosen, room in zip(rows.split(step), result.split(step), strict=True):
+        part = tensor.index_select(0, chosen)
+        for dim, columns in own.items():
+            part = part.index_select(dim, columns)
+        room.copy_(part)
+    return result
 
 
 def quantizable_weights(

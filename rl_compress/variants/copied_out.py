@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rl_compress.model.axes import Axis, layer_of, match_widths, named_tensors
+from rl_compress.model.axes import Axis, layer_of, match_widths, named_tensors, taken
 from rl_compress.variants.slimmable import copy_with
 
 
@@ -22,21 +22,16 @@ def copied_out(model: nn.Module, removed: Iterable[Axis]) -> nn.Module:
         removed: Positions to leave out, of any number of axes.
     """
     tensors = named_tensors(model)
-    kept: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
+    kept: dict[str, dict[int, npt.NDArray[np.bool_]]] = {}
     for axis in removed:
         length = tensors[axis.tensor].shape[axis.axis]
-        kept.setdefault((axis.tensor, axis.axis), np.ones(length, dtype=bool))[
-            axis.positions.reshape(-1)
-        ] = False
-    smaller = {name: tensor.detach() for name, tensor in tensors.items()}
-    for (name, dim), keeps in kept.items():
-        indices = torch.from_numpy(np.flatnonzero(keeps)).to(smaller[name].device)
-        smaller[name] = smaller[name].index_select(dim, indices)
-    narrowed = {name for name, _ in kept}
-    copied = {
-        name: tensor if name in narrowed else tensor.clone() for name, tensor in smaller.items()
-    }
-    return _in_shape(copy_with(model, copied, trainable=True), narrowed)
+        keeps = kept.setdefault(axis.tensor, {}).setdefault(axis.axis, np.ones(length, dtype=bool))
+        keeps[axis.positions.reshape(-1)] = False
+    copied = {}
+    for name, tensor in tensors.items():
+        chosen = {dim: np.flatnonzero(keeps) for dim, keeps in kept.get(name, {}).items()}
+        copied[name] = taken(tensor.detach(), chosen) if chosen else tensor.detach().clone()
+    return _in_shape(copy_with(model, copied, trainable=True), kept)
 
 
 def make_room(model: nn.Module, state: Mapping[str, Tensor]) -> None:

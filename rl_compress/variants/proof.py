@@ -55,6 +55,14 @@ _WIDTHS: tuple[Callable[[int], int], ...] = (
 )
 """One unit less, all of them in another order, 70 %, and half (an odd number)."""
 
+_PATIENCE = 12
+"""Groups that fail before one that does takes along all of its kind, as in a model of many blocks
+that are left alone for the same reason."""
+
+_NOISE = 1_000_003
+"""Random numbers that a weight is made lively with, in turn; a prime number of them, so that no two
+rows of a large weight get the same."""
+
 Order = npt.NDArray[np.int64]
 
 
@@ -110,6 +118,12 @@ def _other_ways(found: FoundGroups, good: Sequence[int]) -> dict[int, int]:
     return others
 
 
+def _kind(group: LayerGroup) -> str:
+    """Return what groups in repeated blocks have in common."""
+    *path, last = group.name.split(".")
+    return ".".join(["#" if part.isdigit() else part for part in path] + [last])
+
+
 class _Trials:
     """Groups that have stood all trials so far, and why others have not."""
 
@@ -139,9 +153,16 @@ class _Trials:
                 if not alone[index]:
                     guilty = index
                     break
-            self.good.remove(guilty)
-            self.reasons[guilty] = failure.reason
-            logger.debug("%s: %s", self._found.groups[guilty].name, failure.reason)
+            self._leave_alone(guilty, failure.reason)
+
+    def _leave_alone(self, guilty: int, reason: str) -> None:
+        """Take a group out; after many of them, all of its kind, so that the proof ends soon."""
+        kinds = [_kind(group) for group in self._found.groups]
+        others = [i for i in self.good if kinds[i] == kinds[guilty] and i != guilty]
+        for index in [guilty, *(others if len(self.reasons) >= _PATIENCE else [])]:
+            self.good.remove(index)
+            self.reasons[index] = reason
+            logger.debug("%s: %s", self._found.groups[index].name, reason)
 
     def _try(
         self, indices: Sequence[int], width: Callable[[int], int], all_orders: Sequence[Order]
@@ -501,16 +522,19 @@ def _noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
 def _lively(tensor: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     if not tensor.is_floating_point() or not strength:
         return tensor
-    # Of a prime length, so that no two rows of a large weight get the same.
-    some = torch.randn(min(tensor.numel(), 1_000_003), generator=generator)
-    noise = some.repeat(-(-tensor.numel() // max(len(some), 1)))[: tensor.numel()]
-    noise = noise.reshape(tensor.shape).to(tensor.dtype)
     if tensor.ndim > 1 and min(tensor.shape[:2]) > 1:
         usual = tensor[0].numel() ** -0.5
         spread = tensor.std().item()
-        return usual * noise if spread < 0.1 * usual else tensor + 0.3 * spread * noise
+        is_dull = spread < 0.1 * usual
+        noise = torch.randn(_NOISE, generator=generator).to(tensor.dtype)
+        noise *= usual if is_dull else 0.3 * spread
+        lively = tensor.clone(memory_format=torch.contiguous_format)
+        for part in lively.view(-1).split(_NOISE):
+            part.mul_(not is_dull).add_(noise[: len(part)])
+        return lively
     # Scales, shifts and statistics of channels; variances must stay positive.
     factors = torch.rand(tensor.shape, generator=generator).to(tensor.dtype) + 0.5
+    noise = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
     small = tensor.abs() < 1e-2
     return torch.where(small, 0.1 * noise.abs() + 0.05, tensor * factors)
 

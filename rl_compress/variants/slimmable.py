@@ -26,6 +26,7 @@ from rl_compress.model.axes import (
     match_widths,
     named_tensors,
     quantizable_weights,
+    taken,
 )
 from rl_compress.model.groups import LayerGroup
 from rl_compress.quantizers.bits import Bits
@@ -194,16 +195,13 @@ def in_order(
     orders: Sequence[npt.NDArray[np.int64]],
 ) -> dict[str, Tensor]:
     """Return a model's tensors with the units of groups in another order; see `from_model`."""
-    sources: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+    sources: dict[str, dict[int, npt.NDArray[np.int64]]] = {}
     for group, order in zip(groups, orders, strict=True):
         for axis in group.axes:
             length = tensors[axis.tensor].shape[axis.axis]
-            source = sources.setdefault((axis.tensor, axis.axis), np.arange(length))
+            source = sources.setdefault(axis.tensor, {}).setdefault(axis.axis, np.arange(length))
             source[axis.positions] = axis.positions[order]
-    ordered = dict(tensors)
-    for (name, dim), source in sources.items():
-        ordered[name] = ordered[name].index_select(dim, torch.from_numpy(source))
-    return ordered
+    return {**tensors, **{name: taken(tensors[name], source) for name, source in sources.items()}}
 
 
 def copy_with(

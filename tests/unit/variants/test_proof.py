@@ -123,3 +123,35 @@ def test_the_model_is_left_as_it_is() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     find_proved_groups(model, zoo.EXAMPLE, SpaceConfig())
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+class Rigid(nn.Module):
+    """Half of its channels' way is written down as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 8)
+        self.free, self.back = nn.Linear(8, 5), nn.Linear(5, 8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs).reshape(-1, 2, 3).flip(1).reshape(-1, 6)
+        return inputs + self.back(self.free(inputs + self.second(hidden)).relu())
+
+
+def test_many_blocks_that_fail_alike_are_not_tried_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trials: list[int] = []
+    hold = proof._Trials._try
+
+    def counted(self: proof._Trials, indices: list[int], *others: object) -> object:
+        trials.append(len(indices))
+        return hold(self, indices, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(proof._Trials, "_try", counted)
+    monkeypatch.setattr(proof, "_PATIENCE", 3)
+    model = nn.Sequential(*[Rigid() for _ in range(12)])
+    reasons = _reasons(model, 1, 8)
+    assert all(reasons[f"{block}.first"] for block in range(12))
+    assert all(reasons[f"{block}.free"] is None for block in range(12))
+    assert len(trials) < 20
