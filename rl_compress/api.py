@@ -46,10 +46,13 @@ def search(
     Args:
         job: What to compress, and how far; or else ``model``, ``data`` and ``budget``.
         output: The run directory, or a URI of one; by default ``runs/<name>/<time>``.
-        model: A trained classifier; left as it is.
-        data: By split (``train``, ``calibration``, ``search``, ``test``) a data set of ``(input,
-            label)`` pairs, a pair of tensors or a DataLoader. ``train`` and ``test`` are needed;
-            the others are taken from ``train`` where they are not given, the same in each run.
+        model: A trained classifier; left as it is. It returns logits, or has them under ``logits``
+            or as the first tensor of what it returns.
+        data: By split (``train``, ``calibration``, ``search``, ``test``) a data set, map-style or
+            iterable, a DataLoader, or tensors. A batch, or a sample, is ``(input, label)``,
+            ``(input, …, label)`` for a model of several inputs, or a dictionary with ``labels`` and
+            what the model takes by keyword. ``train`` and ``test`` are needed; the others are taken
+            from ``train`` where they are not given, the same in each run.
         budget: Upper bounds, as ``{"macs": 0.3}``.
         evaluations: Variants to measure: ``search.evaluations``.
         seed: ``search.seed``.

@@ -222,7 +222,7 @@ def measure_latency_table(
     target = make_target(job.target)
     model = build_model(target, job.target)
     check_layer_names(job.space, model)
-    inputs = target.example_inputs()
+    inputs = target.inputs_for(model)
     # Which channels go first does not matter, only how many; this ranking needs no data.
     pruning = job.space.pruning.model_copy(update={"importance": "l1", "importance_options": {}})
     compressor = Compressor.prepare(

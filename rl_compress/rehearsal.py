@@ -22,12 +22,12 @@ from rl_compress.export.artifact import load_compressed
 from rl_compress.export.delivery import deliver
 from rl_compress.job import Job
 from rl_compress.model.kept_state import kept_state
+from rl_compress.model.nested import call, tensors_in
 from rl_compress.searchers.preparation import Subject
 from rl_compress.space.mask_projection import decides_masks, project_mask
 from rl_compress.space.projection import project
 from rl_compress.space.search_space import Widths
 from rl_compress.targets.few import kept_random_state, with_few_samples
-from rl_compress.targets.soundness import tensors_in
 from rl_compress.targets.target import SPLITS, Target
 from rl_compress.targets.user_code import summary
 from rl_compress.training.pretraining import pretrain
@@ -161,7 +161,7 @@ def _loaded(folder: Path) -> nn.Module:
 def _outputs(model: nn.Module, subject: Subject) -> Tensor:
     """Return a model's outputs for the example inputs, all in one row."""
     with kept_state(model), torch.no_grad():
-        found = tensors_in(model(*subject.example_inputs))
+        found = tensors_in(call(model, subject.example_inputs))
         return torch.cat([tensor.flatten().double() for tensor in found])
 
 

@@ -43,6 +43,7 @@ from rl_compress.searchers.preparation import Subject, prepare
 from rl_compress.searchers.reachable import check_reachable
 from rl_compress.searching import SearchTask
 from rl_compress.space.compression_policy import CompressionPolicy
+from rl_compress.targets.batches import moved
 from rl_compress.targets.fingerprint import fingerprint_of_job, fingerprint_of_target
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
@@ -323,7 +324,7 @@ def _settled(job: Job, subject: Subject, run: RunDirectory) -> EvaluationConfig:
     def choose() -> str:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = copy.deepcopy(subject.model).to(device)
-        inputs = [tensor.to(device) for tensor in subject.example_inputs]
+        inputs = moved(subject.example_inputs, device)
         return settled("auto", model, inputs, quantized=job.space.quantization.quantizes)
 
     chosen = run.settle("precision.txt", choose)

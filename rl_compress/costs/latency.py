@@ -11,12 +11,15 @@ import torch
 
 from rl_compress.errors import ConfigError
 from rl_compress.model.kept_state import kept_state
+from rl_compress.model.nested import call, tensors_in
 from rl_compress.runs.environment import describe_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
+
+    from rl_compress.model.nested import Inputs
 
 WARMUP = 5
 """Forward passes before the first that is timed."""
@@ -25,13 +28,13 @@ REPEATS = 30
 
 
 def measure_latency_ms(
-    model: nn.Module, inputs: Sequence[Tensor], *, warmup: int = WARMUP, repeats: int = REPEATS
+    model: nn.Module, inputs: Inputs, *, warmup: int = WARMUP, repeats: int = REPEATS
 ) -> float:
     """Measure one forward pass.
 
     Args:
         model: Model in evaluation mode, on the device of the inputs.
-        inputs: One batch, batch first.
+        inputs: Arguments of one batch, batch first.
         warmup: Passes before the first that is timed.
         repeats: Passes that are timed, at least 1.
 
@@ -47,7 +50,7 @@ def measure_latency_ms(
 def compare_latency(
     first: nn.Module,
     second: nn.Module,
-    inputs: Sequence[Tensor],
+    inputs: Inputs,
     *,
     warmup: int = WARMUP,
     repeats: int = REPEATS,
@@ -73,7 +76,7 @@ def compare_latency(
 
 
 def interleaved_latency_ms(
-    runs: Sequence[tuple[nn.Module, Sequence[Tensor]]],
+    runs: Sequence[tuple[nn.Module, Inputs]],
     *,
     warmup: int = WARMUP,
     repeats: int = REPEATS,
@@ -105,13 +108,13 @@ def interleaved_latency_ms(
         stack.enter_context(torch.inference_mode())
         for _ in range(warmup):
             for model, inputs in runs:
-                model(*inputs)
+                call(model, inputs)
         for repeat in range(repeats):
             # The order alternates, so that no model always finds another's data in cache.
             turn = list(zip(runs, times_ms, strict=True))
             for (model, inputs), measured in turn if repeat % 2 == 0 else reversed(turn):
                 for _ in range(lead_in):
-                    model(*inputs)
+                    call(model, inputs)
                 measured.append(_time_once(model, inputs))
             advance(repeat + 1, repeats)
     return [median(measured) for measured in times_ms]
@@ -127,16 +130,16 @@ def device_name(device: torch.device) -> str:
     return f"{describe_environment()['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _time_once(model: nn.Module, inputs: Sequence[Tensor]) -> float:
+def _time_once(model: nn.Module, inputs: Inputs) -> float:
     _wait_for(inputs)
     start = time.perf_counter()
-    model(*inputs)
+    call(model, inputs)
     _wait_for(inputs)
     return (time.perf_counter() - start) * 1e3
 
 
-def _wait_for(inputs: Sequence[Tensor]) -> None:
+def _wait_for(inputs: Inputs) -> None:
     """Let a GPU finish, since its kernels run behind Python's back."""
-    for tensor in inputs:
+    for tensor in tensors_in(inputs):
         if tensor.is_cuda:
             torch.cuda.synchronize(tensor.device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.model.axes import is_depthwise, match_widths, quantizable_weights
+from rl_compress.model.nested import Inputs, call
+from rl_compress.targets.target import device_of
 
 FRACTIONS = (0.0625, 0.25, 0.5, 0.75, 1.0)
 """Fractions of a layer's outputs, and of its inputs, at which it is measured."""
@@ -68,7 +69,7 @@ class _Grid:
 class LayerGrids:
     """Every convolution and linear layer that a model calls, by itself, over a grid of widths."""
 
-    def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         """Make the layers.
 
         Args:
@@ -83,7 +84,7 @@ class LayerGrids:
             layer, axis = layers[name], axes[name]
             key = (type(layer), layer.extra_repr(), *calls.inputs)
             if key not in self._grids:
-                self._grids[key] = _make_grid(layer, axis, calls, inputs[0].device)
+                self._grids[key] = _make_grid(layer, axis, calls, device_of(model))
             elements = calls.output_elements // layer.weight.shape[axis]
             self._layers.append((name, key, axis, elements))
 
@@ -113,9 +114,7 @@ class LayerGrids:
         ]
 
 
-def _record_calls(
-    model: nn.Module, layers: dict[str, Any], inputs: Sequence[Tensor]
-) -> dict[str, _Calls]:
+def _record_calls(model: nn.Module, layers: dict[str, Any], inputs: Inputs) -> dict[str, _Calls]:
     calls: dict[str, _Calls] = {}
     names = {layer: name for name, layer in layers.items()}
 
@@ -128,7 +127,7 @@ def _record_calls(
     hooks = [layer.register_forward_hook(note) for layer in names]
     try:
         with torch.no_grad():
-            model(*inputs)
+            call(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rl_compress.costs.latency import device_name, interleaved_latency_ms
 from rl_compress.costs.latency_layers import LayerGrids, LayerTimes
@@ -31,6 +31,7 @@ from rl_compress.costs.latency_predictor import LatencyPredictor, Surroundings
 from rl_compress.errors import ConfigError, CorruptFileError
 from rl_compress.model.axes import named_tensors, quantizable_weights
 from rl_compress.model.groups import LayerGroup
+from rl_compress.model.nested import Inputs, repeated, tensors_in
 from rl_compress.space.search_space import SearchSpace, Widths
 from rl_compress.targets.cache import cache_dir, write_whole
 from rl_compress.targets.threads import threads
@@ -81,7 +82,7 @@ class LatencyTable:
         groups: Sequence[LayerGroup],
         variant: Callable[[Widths], nn.Module],
         space: SearchSpace,
-        example_inputs: Sequence[Tensor],
+        example_inputs: Inputs,
         *,
         batch_size: int = 1,
         device: torch.device | None = None,
@@ -107,10 +108,7 @@ class LatencyTable:
             ConfigError: The model has no layer that can be measured.
         """
         device = device or torch.device("cpu")
-        inputs = [
-            tensor.repeat(batch_size, *[1] * (tensor.ndim - 1)).to(device)
-            for tensor in example_inputs
-        ]
+        inputs = repeated(example_inputs, batch_size, device)
         rng = np.random.default_rng(seed)
         fitted = [*_uniform(space, len(groups)), *_mixed(space, len(groups), _MIXED, rng)]
         tested = _mixed(space, len(groups), validation, rng)
@@ -226,7 +224,7 @@ class LatencyTable:
 
 def find_latency_table(
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     *,
     device: torch.device,
     batch_size: int = 1,
@@ -280,7 +278,7 @@ def cached_path(device: str, digest: str, batch_size: int) -> Path:
     return cache_dir() / "latency" / name
 
 
-def model_digest(model: nn.Module, example_inputs: Sequence[Tensor]) -> str:
+def model_digest(model: nn.Module, example_inputs: Inputs) -> str:
     """Return a hash of an architecture: of its tensors' names and shapes, of how its layers go over
     their inputs, and of the shapes of its inputs; weights do not count.
 
@@ -294,13 +292,13 @@ def model_digest(model: nn.Module, example_inputs: Sequence[Tensor]) -> str:
             (name, model.get_submodule(name.rpartition(".")[0]).extra_repr())
             for name in quantizable_weights(model)
         ],
-        "inputs": [tuple(tensor.shape) for tensor in example_inputs],
+        "inputs": [tuple(tensor.shape) for tensor in tensors_in(example_inputs)],
     }
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 def _measure(
-    runs: Sequence[tuple[nn.Module, Sequence[Tensor]]], advance: Callable[[int, int], None]
+    runs: Sequence[tuple[nn.Module, Inputs]], advance: Callable[[int, int], None]
 ) -> npt.NDArray[np.float64]:
     start = time.perf_counter()
     interleaved_latency_ms(runs, warmup=1, repeats=1)

@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.straight_through import straight_through
+from rl_compress.model.nested import joined, mapped
 from rl_compress.registry import Part
+from rl_compress.targets.batches import Batch, in_memory, moved
 from rl_compress.targets.few import detached
 from rl_compress.targets.state import scored
-from rl_compress.targets.target import Batch, Target, device_of
+from rl_compress.targets.target import Target, device_of
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``(outputs, labels) -> loss``, a scalar."""
+Loss = Callable[[nn.Module, Any], Tensor]
+"""``(model, batch) -> loss``, a scalar."""
 
 
 class RobustnessConfig(Part.Config):
@@ -68,7 +70,7 @@ class Ball:
         return near.clamp(self.low, self.high)
 
 
-def fgsm(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, ball: Ball) -> Tensor:
+def fgsm(model: nn.Module, inputs: Tensor, loss: Loss, ball: Ball) -> Tensor:
     """Change inputs by the fast gradient sign method.
 
     ``x + epsilon * sign(dL/dx)``, clamped to the data's range (Goodfellow, Shlens and Szegedy,
@@ -77,21 +79,19 @@ def fgsm(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, ball: Bal
     Args:
         model: In evaluation mode, on the device of the inputs.
         inputs: Floating point, shape ``(batch, …)``.
-        labels: What the loss compares with, shape ``(batch, …)``.
-        loss: To be raised.
+        loss: Of the model on changed inputs, to be raised.
         ball: The changes allowed.
 
     Returns:
         The changed inputs, detached.
     """
-    slope = _input_gradient(model, inputs, labels, loss)
+    slope = _input_gradient(model, inputs, loss)
     return ball.project(inputs + ball.epsilon * slope.sign(), inputs)
 
 
 def pgd(
     model: nn.Module,
     inputs: Tensor,
-    labels: Tensor,
     loss: Loss,
     ball: Ball,
     *,
@@ -107,8 +107,7 @@ def pgd(
     Args:
         model: In evaluation mode, on the device of the inputs.
         inputs: Floating point, shape ``(batch, …)``.
-        labels: What the loss compares with, shape ``(batch, …)``.
-        loss: To be raised.
+        loss: Of the model on changed inputs, to be raised.
         ball: The changes allowed.
         steps: Number of steps.
         step_size: In the inputs' own units.
@@ -120,7 +119,7 @@ def pgd(
     noise = torch.rand(inputs.shape, generator=generator).to(inputs)
     changed = ball.project(inputs + ball.epsilon * (2.0 * noise - 1.0), inputs)
     for _ in range(steps):
-        slope = _input_gradient(model, changed, labels, loss)
+        slope = _input_gradient(model, changed, loss)
         changed = ball.project(changed + step_size * slope.sign(), inputs)
     return changed
 
@@ -140,19 +139,15 @@ class InputAttack:
             split: Name of the split.
 
         Raises:
-            ConfigError: The inputs are not of floating point, or all equal.
+            ConfigError: The inputs are not one tensor of floating point, or all equal.
         """
         self._target = target
         self._config = config
         self._key = key
         self._split = split
         ranges = []
-        for inputs, _ in target.batches(split):
-            if not inputs.is_floating_point():
-                raise ConfigError(
-                    f"{key}: FGSM and PGD need floating-point inputs, but the target's are "
-                    f"{inputs.dtype}; choose something else"
-                )
+        for batch in target.batches(split):
+            inputs = self.attacked(batch)
             ranges.append((float(inputs.min()), float(inputs.max())))
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         if not 0 < high - low < math.inf:
@@ -160,27 +155,45 @@ class InputAttack:
         self.ball = Ball(config.epsilon * (high - low), low, high)
         self._step_size = (config.step_size or 2.5 * config.epsilon / config.steps) * (high - low)
 
-    def batches(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield clean inputs, changed inputs and labels, batch by batch, on the model's device."""
+    def batches(self, model: nn.Module) -> Iterator[tuple[Batch, Batch]]:
+        """Yield batches, clean and with changed inputs, on the model's device."""
         loss = loss_of(self._target, self._key)
         generator = torch.Generator().manual_seed(self._config.seed)
         device = device_of(model)
-        for inputs, labels in self._target.batches(self._split):
-            inputs, labels = inputs.to(device), labels.to(device)
+        for batch in self._target.batches(self._split):
+            batch = moved(batch, device)
+            inputs = self.attacked(batch)
+
+            def loss_on(
+                model: nn.Module, changed: Tensor, batch: Batch = batch, inputs: Tensor = inputs
+            ) -> Tensor:
+                return loss(model, _exchanged(batch, inputs, changed))
+
             if self._config.steps == 1:
-                yield inputs, fgsm(model, inputs, labels, loss, self.ball), labels
+                changed = fgsm(model, inputs, loss_on, self.ball)
             else:
                 changed = pgd(
                     model,
                     inputs,
-                    labels,
-                    loss,
+                    loss_on,
                     self.ball,
                     steps=self._config.steps,
                     step_size=self._step_size,
                     generator=generator,
                 )
-                yield inputs, changed, labels
+            yield batch, _exchanged(batch, inputs, changed)
+
+    def attacked(self, batch: Batch) -> Tensor:
+        """Return the input of a batch that an attack may change."""
+        inputs = self._target.input_tensors(batch)
+        found = [tensor for tensor in inputs if tensor.is_floating_point()]
+        if len(found) == 1:
+            return found[0]
+        have = ", ".join(str(tensor.dtype) for tensor in inputs)
+        raise ConfigError(
+            f"{self._key}: FGSM and PGD need floating-point inputs, one tensor of them, but the "
+            f"target's are {have}; choose something else"
+        )
 
     def score(self, model: nn.Module) -> float:
         """Return the target's own score of a model on inputs that are crafted against it.
@@ -189,7 +202,7 @@ class InputAttack:
             ConfigError: The target has no loss, or does not score the data that it is asked to.
         """
         return self.score_on(
-            model, [(changed.cpu(), labels.cpu()) for _, changed, labels in self.batches(model)]
+            model, [moved(changed, torch.device("cpu")) for _, changed in self.batches(model)]
         )
 
     def score_on(self, model: nn.Module, batches: list[Batch]) -> float:
@@ -197,13 +210,12 @@ class InputAttack:
 
         Args:
             model: In evaluation mode.
-            batches: Inputs and labels, on the CPU.
+            batches: On the CPU.
 
         Raises:
             ConfigError: The target does not read what it scores by ``split`` or ``batches``.
         """
-        inputs, labels = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
-        data = TensorDataset(inputs, labels)
+        data = in_memory(joined(batches))
         other = detached(self._target)
         asked = []
 
@@ -226,30 +238,37 @@ class InputAttack:
 
 
 def loss_of(target: Target, key: str) -> Loss:
-    """Return a target's loss.
+    """Return a target's loss of a model on a batch; see :func:`task_loss`."""
+    return lambda model, batch: task_loss(target, key, target.forward(model, batch), batch)
+
+
+def task_loss(target: Target, key: str, outputs: Tensor, batch: Batch) -> Tensor:
+    """Return a target's loss against the labels of a batch.
 
     Args:
         target: May lack one.
         key: Name of the job key or option that needs it, for the message.
+        outputs: Of a model on the batch.
+        batch: Has the labels.
 
-    Returns:
-        A function that raises ConfigError where the target has no loss.
+    Raises:
+        ConfigError: The target has no loss.
     """
-
-    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
-        value = target.loss(outputs, labels)
-        if value is None:
-            raise ConfigError(
-                f"{key}: an attack by gradient needs the target's loss(outputs, labels); "
-                f"implement it in {type(target).__name__}"
-            )
-        return value
-
-    return loss
+    value = target.loss(outputs, target.labels(batch))
+    if value is None:
+        raise ConfigError(
+            f"{key}: an attack by gradient needs the target's loss(outputs, labels); "
+            f"implement it in {type(target).__name__}"
+        )
+    return value
 
 
-def _input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+def _exchanged(batch: Batch, inputs: Tensor, changed: Tensor) -> Batch:
+    return mapped(lambda tensor: changed if tensor is inputs else tensor, batch)
+
+
+def _input_gradient(model: nn.Module, inputs: Tensor, loss: Loss) -> Tensor:
     with torch.enable_grad(), straight_through(model):
         leaf = inputs.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(loss(model(leaf), labels), leaf)
+        (slope,) = torch.autograd.grad(loss(model, leaf), leaf)
     return slope

@@ -22,6 +22,7 @@ from rl_compress.evaluation.racing import Rival, Samples, looks, race
 from rl_compress.evaluation.scores import Score, ScoreName, make_score
 from rl_compress.evaluation.time_limit import within
 from rl_compress.model.kept_state import own_buffers
+from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import LayerBits
 from rl_compress.quantizers.model import Quantization
 from rl_compress.repair.bias_correction import correct_bias
@@ -30,6 +31,7 @@ from rl_compress.repair.reconstruction import reconstruct
 from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Widths
 from rl_compress.space.space_config import SpaceConfig
+from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
 from rl_compress.variants.compressor import Compressor
@@ -152,10 +154,9 @@ class Evaluator:
             self._network = compressor.network.to(torch.device("cuda"))
         self._reference = own_buffers(self._network.uncompressed())
         self._levels = compressor.has_levels and not repairs_weights(self._reference, config)
-        inputs: list[Tensor] = []
+        inputs: Inputs = ()
         if latency or config.precision != "float32":
-            device = device_of(self._reference)
-            inputs = [tensor.to(device) for tensor in target.example_inputs()]
+            inputs = moved(target.inputs_for(self._reference), device_of(self._reference))
         self._inputs = inputs if latency else None
         self._passes = passes_for(config.precision, self._reference, inputs)
         with threads(self._threads):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.scores import KEY, SHUFFLE_SEED, Score
+from rl_compress.model.nested import num_samples
+from rl_compress.targets.batches import Batch, moved
 from rl_compress.targets.target import Target, device_of
 
 
@@ -36,12 +38,12 @@ class Fidelity(Score):
         count, aligned = 0, True
         outputs = []
         with torch.no_grad():
-            for inputs, labels in self._batches():
-                found = reference(inputs.to(device))
-                axis = target.class_axis(found, labels)
+            for batch in self._batches(device):
+                found = target.forward(reference, batch)
+                axis = target.class_axis(found, target.labels(batch))
                 outputs.append(_classes_last(found, axis))
-                aligned = aligned and len(outputs[-1]) == len(inputs)
-                count += len(inputs)
+                aligned = aligned and len(outputs[-1]) == num_samples(batch)
+                count += num_samples(batch)
         # Samples of several lengths have unequal weights in a mean over predictions.
         alike = len({output.shape[1:] for output in outputs}) == 1
         self.num_samples = count if aligned and alike else None
@@ -64,8 +66,8 @@ class Fidelity(Score):
         device = device_of(variant)
         difference, count = 0.0, 0
         with torch.no_grad():
-            for (inputs, _), expected in zip(self._batches(), self._expected, strict=True):
-                found = self._differences(variant(inputs.to(device)), expected)
+            for batch, expected in zip(self._batches(device), self._expected, strict=True):
+                found = self._differences(self.target.forward(variant, batch), expected)
                 difference += float(found.sum())
                 count += found.numel()
         return -difference / count
@@ -73,13 +75,14 @@ class Fidelity(Score):
     def samples(self, variant: nn.Module) -> Iterator[Tensor]:
         """See :meth:`Score.samples`."""
         device = device_of(variant)
-        for (inputs, _), expected in zip(self._batches(), self._expected, strict=True):
+        for batch, expected in zip(self._batches(device), self._expected, strict=True):
             with torch.no_grad():
-                found = self._differences(variant(inputs.to(device)), expected)
+                found = self._differences(self.target.forward(variant, batch), expected)
                 yield -found.reshape(len(found), -1).mean(dim=1)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.target.batches("search", shuffle_seed=self._seed)
+    def _batches(self, device: torch.device) -> Iterator[Batch]:
+        for batch in self.target.batches("search", shuffle_seed=self._seed):
+            yield moved(batch, device)
 
     def _differences(self, outputs: Tensor, expected: Tensor) -> Tensor:
         """Return the difference of each prediction, in double precision."""

@@ -6,17 +6,17 @@ anything else than float32 in its own order. Only the passes themselves are comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from rl_compress.errors import ConfigError
 from rl_compress.model.kept_state import kept_state
+from rl_compress.model.nested import Inputs, call, mapped
 from rl_compress.targets.user_code import summary
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -51,8 +51,8 @@ class Passes:
                 return plain(*inputs, **named)
             device = "cuda" if torch.cuda.is_available() else "cpu"
             with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
-                found = plain(*tree_map(self._laid_out, inputs), **tree_map(self._laid_out, named))
-            return tree_map(_widened, found)
+                found = plain(*mapped(self._laid_out, inputs), **mapped(self._laid_out, named))
+            return mapped(_widened, found)
 
         network.forward = forward
         try:
@@ -62,13 +62,13 @@ class Passes:
             if own is not None:
                 network.forward = own
 
-    def _laid_out(self, value: Any) -> Any:
-        if self.channels_last and isinstance(value, Tensor) and value.ndim == 4:
+    def _laid_out(self, value: Tensor) -> Tensor:
+        if self.channels_last and value.ndim == 4:
             return value.contiguous(memory_format=torch.channels_last)
         return value
 
 
-def passes_for(precision: Precision, network: nn.Module, inputs: Sequence[Tensor]) -> Passes:
+def passes_for(precision: Precision, network: nn.Module, inputs: Inputs) -> Passes:
     """Return how a network's passes are computed in a precision: channels-last where it can be.
 
     Args:
@@ -86,7 +86,7 @@ def passes_for(precision: Precision, network: nn.Module, inputs: Sequence[Tensor
         passes = Passes(bfloat16, channels_last)
         try:
             with kept_state(network), passes.of(network), torch.no_grad():
-                network(*inputs)
+                call(network, inputs)
         except Exception as error:
             failure = summary(error)
         else:
@@ -97,7 +97,7 @@ def passes_for(precision: Precision, network: nn.Module, inputs: Sequence[Tensor
 
 
 def settled(
-    precision: Precision, network: nn.Module, inputs: Sequence[Tensor], *, quantized: bool
+    precision: Precision, network: nn.Module, inputs: Inputs, *, quantized: bool
 ) -> Precision:
     """Return bfloat16 instead of ``auto`` where it pays and is sound, or what was asked for.
 
@@ -127,5 +127,5 @@ def computes_in_bfloat16() -> bool:
     return any(known.get(name) for name in _BFLOAT16)
 
 
-def _widened(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+def _widened(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.bfloat16 else value

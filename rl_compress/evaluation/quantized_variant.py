@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rl_compress.quantizers.activations import quantize_activations
 from rl_compress.quantizers.bits import LayerBits
 from rl_compress.quantizers.model import Quantization, quantize_weights, set_weight
-from rl_compress.repair.activations import calibration_inputs
+from rl_compress.repair.activations import calibration_pass
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
 
@@ -49,5 +49,5 @@ def quantize_variant(
     repair(variant)
     if not bits.activations:
         return Quantization(weights)
-    inputs = calibration_inputs(target, variant, calibration_batches)
-    return Quantization(weights, quantize_activations(variant, inputs, config, bits.activations))
+    run = calibration_pass(target, variant, calibration_batches)
+    return Quantization(weights, quantize_activations(variant, run, config, bits.activations))

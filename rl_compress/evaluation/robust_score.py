@@ -10,6 +10,7 @@ from torch import nn
 from rl_compress.evaluation.adversarial import InputAttack, RobustnessConfig, loss_of
 from rl_compress.evaluation.scores import KEY, Score
 from rl_compress.registry import SCORES
+from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 
 
@@ -32,11 +33,9 @@ class RobustScore(Score):
         super().__init__(target, reference, config)
         self._attack = InputAttack(target, self.config, key=KEY)
         device = device_of(reference)
-        inputs, labels = next(iter(target.batches("search")))
+        batch = moved(next(iter(target.batches("search"))), device)
         with torch.no_grad():
-            loss_of(target, f"{KEY}: {SCORES.name_of(type(self))}")(
-                reference(inputs.to(device)), labels.to(device)
-            )
+            loss_of(target, f"{KEY}: {SCORES.name_of(type(self))}")(reference, batch)
 
     def __call__(self, variant: nn.Module) -> float:
         """Attack a variant on the search split, and measure it."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError
 from rl_compress.registry import SCORES, Part
+from rl_compress.targets.batches import moved
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target, device_of
 
@@ -83,10 +84,12 @@ class TargetScore(Score):
             yield block
 
     def _blocks(self, variant: nn.Module) -> Iterator[Tensor | None]:
-        device = device_of(variant)
-        for inputs, labels in self.target.batches("search", shuffle_seed=SHUFFLE_SEED):
+        target, device = self.target, device_of(variant)
+        for batch in target.batches("search", shuffle_seed=SHUFFLE_SEED):
+            batch = moved(batch, device)
             with torch.no_grad():
-                yield self.target.sample_scores(variant(inputs.to(device)), labels.to(device))
+                outputs = target.forward(variant, batch)
+                yield target.sample_scores(outputs, target.labels(batch))
 
 
 def make_score(

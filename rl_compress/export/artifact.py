@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from rl_compress.errors import ConfigError, CorruptFileError, RLCompressError, summary
 from rl_compress.export.format import Delivered, Format
@@ -18,6 +18,7 @@ from rl_compress.export.manifest import FileEntry, InputSpec, Manifest
 from rl_compress.export.native import WEIGHTS_FILE, Native
 from rl_compress.export.packed_state import Packing, unpack_state
 from rl_compress.export.tensor_file import read_tensors
+from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.registry import FORMATS, Options
@@ -26,8 +27,6 @@ from rl_compress.targets.factory import TargetConfig, make_target
 from rl_compress.variants.copied_out import make_room
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rl_compress.space.compression_policy import CompressionPolicy
 
 logger = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ def save_artifact(
     model: nn.Module,
     manifest: Manifest,
     policy: CompressionPolicy,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     config: ExportConfig,
     packing: Packing | None = None,
 ) -> Manifest:
@@ -152,7 +151,7 @@ def save_artifact(
         files = sorted(path for path in unfinished.iterdir() if path.is_file())
         manifest = manifest.model_copy(
             update={
-                "inputs": [_input_spec(tensor) for tensor in example_inputs],
+                "inputs": _input_specs(example_inputs),
                 **delivered.entries,
                 "files": {path.name: FileEntry.of(path) for path in files},
             }
@@ -275,5 +274,12 @@ def _replace(new: Path, directory: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _input_spec(tensor: Tensor) -> InputSpec:
-    return InputSpec(shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+def _input_specs(inputs: Inputs) -> list[InputSpec]:
+    named = inputs.items() if isinstance(inputs, dict) else ((None, value) for value in inputs)
+    return [
+        InputSpec(
+            name=name, shape=list(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch.")
+        )
+        for name, value in named
+        for tensor in tensors_in(value)
+    ]

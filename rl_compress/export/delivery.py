@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
 from rl_compress.costs.latency_table import LatencyTable
@@ -24,6 +24,7 @@ from rl_compress.export.manifest import (
 )
 from rl_compress.export.packed_state import Packing
 from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.model.nested import Inputs, repeated
 from rl_compress.space.budget import LATENCY, Budget
 from rl_compress.space.search_space import Widths
 from rl_compress.targets.factory import TargetConfig
@@ -40,7 +41,7 @@ def deliver(
     target: Target,
     target_config: TargetConfig,
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     compressor: Compressor,
     budget: Budget,
     latency_table: LatencyTable | None,
@@ -90,10 +91,7 @@ def deliver(
         advance=advance,
     )
     smaller, teacher = variant.model, model
-    inputs = [
-        tensor.repeat(export.latency_batch_size, *[1] * (tensor.ndim - 1)).to(device)
-        for tensor in example_inputs
-    ]
+    inputs = repeated(example_inputs, export.latency_batch_size, device)
     with threads(latency_table.threads if latency_table else None):
         original_ms, delivered_ms = compare_latency(
             teacher, smaller, inputs, warmup=passes[0], repeats=passes[1]

@@ -19,7 +19,7 @@ from rl_compress.evaluation.evaluator import (
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.quantizers.bits import LayerBits
 from rl_compress.quantizers.model import Quantization
-from rl_compress.repair.activations import calibration_inputs
+from rl_compress.repair.activations import calibration_pass
 from rl_compress.space.search_space import Widths
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.state import scored
@@ -65,14 +65,14 @@ def _quantize(
     trained = finetuning.quantization_aware and finetuning.epochs > 0
     if not trained or space.quantization.quantizer not in TRAINABLE:
         return prepare(model)
-    inputs = calibration_inputs(target, model, _RANGE_BATCHES)
+    run = calibration_pass(target, model, _RANGE_BATCHES)
     quantization, _ = quantization_aware_finetune(
         model,
         teacher,
         target,
         space.quantization,
         finetuning,
-        inputs,
+        run,
         device=device,
         bits=bits,
         masks=masks,

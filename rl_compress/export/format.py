@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from rl_compress.export.manifest import Manifest
 from rl_compress.export.packed_state import Packing
+from rl_compress.model.nested import Inputs
 from rl_compress.registry import Part
 from rl_compress.space.compression_policy import CompressionPolicy
 
@@ -25,7 +25,7 @@ class Delivered:
     manifest: Manifest
     """How it was made."""
     policy: CompressionPolicy
-    example_inputs: Sequence[Tensor]
+    example_inputs: Inputs
     """Inputs of one forward pass, batch size 1."""
     packing: Packing
     """Which weights are quantized or sparse, and can be stored packed."""

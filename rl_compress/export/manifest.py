@@ -89,6 +89,9 @@ class LatencyChange(_Part):
 class InputSpec(_Part):
     """One input of the forward pass."""
 
+    name: str | None = Field(
+        default=None, description="Keyword that it is given by; None: it is given by place."
+    )
     shape: list[int] = Field(description="Shape, batch first.")
     dtype: str = Field(
         pattern=r"^(bool|(u?int|b?float|complex)\d+)$",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import logging
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError, RLCompressError
 from rl_compress.export.format import Delivered, Format
+from rl_compress.model.nested import Inputs, call, joined, mapped, tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 MAX_ERROR = 1e-4
@@ -47,7 +49,7 @@ class Onnx(Format):
         return sorted(folder.glob(f"{path.name}*"))
 
 
-def export_onnx(model: nn.Module, example_inputs: Sequence[Tensor], path: Path) -> float:
+def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path) -> float:
     """Write a model as ONNX with a free batch size, and compare the two.
 
     Args:
@@ -61,23 +63,26 @@ def export_onnx(model: nn.Module, example_inputs: Sequence[Tensor], path: Path) 
     Raises:
         RLCompressError: The model cannot be exported, or the exported one computes otherwise.
     """
-    model = copy.deepcopy(model).cpu()
-    inputs = [tensor.detach().cpu() for tensor in example_inputs]
+    model = _returning_tensors(copy.deepcopy(model).cpu())
+    inputs = mapped(lambda tensor: tensor.detach().cpu(), example_inputs)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     # A batch of one would be taken for a constant.
-    pair = tuple(torch.cat([tensor, tensor]) for tensor in inputs)
+    pair = joined([inputs, inputs])
+    batch = torch.export.Dim("batch")
+    by_name = isinstance(pair, dict)
     try:
         with _quiet():
             torch.onnx.export(
                 model,
-                pair,
+                () if by_name else pair,
                 path,
+                kwargs=pair if by_name else None,
                 dynamo=True,
                 verbose=False,
                 external_data=size > _EXTERNAL_FROM_BYTES,
-                dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in pair),
+                dynamic_shapes=_dynamic(pair, batch),
             )
-            error = max(_error(model, batch, path) for batch in _batches(inputs))
+            error = max(_error(model, some, path) for some in _batches(inputs))
     except Exception as failure:
         raise RLCompressError(
             f"export.onnx: the model cannot be exported ({_first_line(failure)}); its forward "
@@ -91,20 +96,47 @@ def export_onnx(model: nn.Module, example_inputs: Sequence[Tensor], path: Path) 
     return error
 
 
-def _batches(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _dynamic(inputs: Any, batch: Any) -> Any:
+    """Say of each tensor that its first axis is free, in the form of the inputs."""
+    if isinstance(inputs, Tensor):
+        return {0: batch}
+    if isinstance(inputs, dict):
+        return {name: _dynamic(value, batch) for name, value in inputs.items()}
+    if isinstance(inputs, list | tuple):
+        return type(inputs)(_dynamic(value, batch) for value in inputs)
+    return None
+
+
+def _returning_tensors(model: nn.Module) -> nn.Module:
+    """Let a model return its tensors in a tuple, where they lie in what the exporter knows not."""
+    forward = model.forward
+
+    # With the signature of the original, which names the inputs.
+    @functools.wraps(forward)
+    def plain(*inputs: Any, **named: Any) -> Any:
+        found = forward(*inputs, **named)
+        return found if isinstance(found, Tensor) else tuple(tensors_in(found))
+
+    model.forward = plain
+    return model
+
+
+def _batches(inputs: Inputs) -> Iterator[Inputs]:
     """Yield the example itself and random batches like it; integers stay as they are."""
-    yield list(inputs)
+    yield inputs
     generator = torch.Generator().manual_seed(0)
     for size in _CHECKED_BATCHES:
-        yield [
-            torch.randn((size, *tensor.shape[1:]), generator=generator, dtype=tensor.dtype)
-            if tensor.is_floating_point()
-            else tensor.expand(size, *tensor.shape[1:]).contiguous()
-            for tensor in inputs
-        ]
+
+        def like(tensor: Tensor, size: int = size) -> Tensor:
+            shape = (size, *tensor.shape[1:])
+            if tensor.is_floating_point():
+                return torch.randn(shape, generator=generator, dtype=tensor.dtype)
+            return tensor.expand(shape).contiguous()
+
+        yield mapped(like, inputs)
 
 
-def _error(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> float:
+def _error(model: nn.Module, inputs: Inputs, path: Path) -> float:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -112,10 +144,13 @@ def _error(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> float:
     options.intra_op_num_threads = torch.get_num_threads()
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
-    feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+    if isinstance(inputs, dict) and set(names) <= set(inputs):
+        feed = {name: inputs[name].numpy() for name in names}
+    else:
+        given = (tensor.numpy() for tensor in tensors_in(inputs))
+        feed = dict(zip(names, given, strict=True))
     with torch.no_grad():
-        outputs = model(*inputs)
-    expected = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        expected = list(tensors_in(call(model, inputs)))
     errors = []
     for tensor, array in zip(expected, session.run(None, feed), strict=True):
         difference = (torch.from_numpy(array) - tensor).abs().max()

@@ -23,12 +23,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.importance.units import Units
 from rl_compress.model.axes import named_tensors
+from rl_compress.model.nested import joined, mapped, num_samples
+from rl_compress.targets.batches import Batch, moved
+from rl_compress.targets.state import forward_with
 from rl_compress.targets.target import Target, device_of
 
 Array = npt.NDArray[np.float64]
@@ -97,12 +99,10 @@ class Contributions:
         self.units = units
         self._target = target
         count = -(-samples // target.batch_size)
-        batches = list(islice(target.batches("calibration"), count))
-        device = device_of(model)
-        self._inputs = torch.cat([inputs for inputs, _ in batches])[:samples].to(device)
-        self._labels = torch.cat([labels for _, labels in batches])[:samples].to(device)
+        batch = joined(list(islice(target.batches("calibration"), count)))
+        self._batch = moved(_some(batch, slice(samples)), device_of(model))
         with torch.no_grad():
-            self._outputs = model(self._inputs)
+            self._outputs = target.forward(model, self._batch)
         self._owners = units.owners()
 
     def loss(self, ratios: Tensor) -> float:
@@ -136,11 +136,12 @@ class Contributions:
         prediction with dense networks and Fisher pruning", 2018, section 3).
         """
         estimate = torch.zeros_like(ratios)
-        count = min(len(self._inputs), _TAYLOR_SAMPLES)
+        count = min(num_samples(self._batch), _TAYLOR_SAMPLES)
         for sample in range(count):
             variable = ratios.clone().requires_grad_(True)
             chosen = slice(sample, sample + 1)
-            outputs = functional_call(self.model, self._scaled(variable), (self._inputs[chosen],))
+            one = _some(self._batch, chosen)
+            outputs = forward_with(self._target, self.model, self._scaled(variable), one)
             detached = outputs.detach().requires_grad_(True)
             (slope,) = torch.autograd.grad(self._loss_of(detached, chosen), detached)
             directions = torch.stack(
@@ -181,14 +182,20 @@ class Contributions:
         return {name: tensors[name].detach() * multipliers[name] for name in multipliers}
 
     def _loss(self, tensors: dict[str, Tensor], samples: slice) -> Tensor:
-        outputs = functional_call(self.model, tensors, (self._inputs[samples],))
+        batch = _some(self._batch, samples)
+        outputs = forward_with(self._target, self.model, tensors, batch)
         return self._loss_of(outputs, samples)
 
     def _loss_of(self, outputs: Tensor, samples: slice) -> Tensor:
-        loss = self._target.loss(outputs, self._labels[samples])
+        labels = self._target.labels(_some(self._batch, samples))
+        loss = self._target.loss(outputs, labels)
         if loss is None:
             return self._target.distillation_loss(outputs, self._outputs[samples], 1.0)
         return loss
+
+
+def _some(batch: Batch, samples: slice) -> Batch:
+    return mapped(lambda tensor: tensor[samples] if tensor.ndim else tensor, batch)
 
 
 def contribution_pruning(

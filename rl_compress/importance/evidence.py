@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from rl_compress.importance.contribution import ContributionResult
 from rl_compress.model.axes import named_tensors, quantizable_weights
+from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 
 _BATCHES = 4
@@ -76,9 +77,10 @@ def weight_gradients(
     weights = [copied.get_parameter(name).requires_grad_(True) for name in names]
     device = device_of(copied)
     found = []
-    for inputs, labels in islice(target.batches("calibration"), max_batches):
-        outputs = copied(inputs.to(device))
-        loss = target.loss(outputs, labels.to(device))
+    for batch in islice(target.batches("calibration"), max_batches):
+        batch = moved(batch, device)
+        outputs = target.forward(copied, batch)
+        loss = target.loss(outputs, target.labels(batch))
         if loss is None:
             # At its own outputs the distillation loss is flat.
             loss = target.distillation_loss(outputs, 0.5 * outputs.detach(), 1.0)
@@ -119,8 +121,8 @@ def input_norms(model: nn.Module, target: Target, max_batches: int) -> dict[str,
     handles = [layer.register_forward_pre_hook(note) for layer in layers.values()]
     try:
         with torch.no_grad():
-            for inputs, _ in islice(target.batches("calibration"), max_batches):
-                model(inputs.to(device_of(model)))
+            for batch in islice(target.batches("calibration"), max_batches):
+                target.forward(model, moved(batch, device_of(model)))
     finally:
         for handle in handles:
             handle.remove()

@@ -30,6 +30,7 @@ from rl_compress.model.axes import (
     unsupported_layers,
 )
 from rl_compress.model.kept_state import kept_state
+from rl_compress.model.nested import Inputs, call, mapped, tensors_in
 from rl_compress.model.operation import Labels, Operation, fitted, stays
 from rl_compress.model.positions import Positions
 
@@ -73,7 +74,7 @@ class Graph:
 
 
 def trace(
-    model: nn.Module, example_inputs: Sequence[Tensor], choices: Mapping[int, int] | None = None
+    model: nn.Module, example_inputs: Inputs, choices: Mapping[int, int] | None = None
 ) -> Graph:
     """Follow the channels through one forward pass.
 
@@ -83,25 +84,25 @@ def trace(
         choices: By number of an operation, which way to take where an axis falls into several.
 
     Raises:
-        UnsupportedLayerError: The forward pass failed, or its result is not a tensor.
+        UnsupportedLayerError: The forward pass failed, or there is no tensor in its result.
     """
-    inputs = [tensor.clone() for tensor in example_inputs]
+    inputs = mapped(torch.clone, example_inputs)
     with kept_state(model), plain_operations(), torch.no_grad():
         tracer = _Tracer(model, choices or {})
-        for tensor in inputs:
+        for tensor in tensors_in(inputs):
             tracer.enter(tensor)
         try:
             with tracer.watching(model), tracer:
-                outputs = model(*inputs)
+                outputs = list(tensors_in(found := call(model, inputs)))
         except Exception as error:
             raise UnsupportedLayerError(
                 f"target: the model's forward pass failed on example_inputs() "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
             ) from error
-    if not isinstance(outputs, Tensor):
+    if not outputs:
         raise UnsupportedLayerError(
-            f"target: the model must return a tensor, but returned {type(outputs).__name__}; "
-            f"wrap it in a module that returns the logits alone"
+            f"target: the model must return a tensor, or several in a tuple or mapping, but "
+            f"returned {type(found).__name__}; wrap it in a module that returns the logits alone"
         )
     return tracer.finish(outputs)
 
@@ -169,16 +170,17 @@ class _Tracer(TorchDispatchMode):
             for hook in hooks:
                 hook.remove()
 
-    def finish(self, outputs: Tensor) -> Graph:
+    def finish(self, outputs: Sequence[Tensor]) -> Graph:
         """Close the graph: the model's outputs stay as they are."""
-        for ids in self._labels_of(outputs):
-            if ids is not None:
-                self.graph.positions.keep(ids, "its channels are the model's output")
+        for tensor in outputs:
+            for ids in self._labels_of(tensor):
+                if ids is not None:
+                    self.graph.positions.keep(ids, "its channels are the model's output")
         for op in self._unrelated.values():
             for ids in op.means:
                 op.keep(ids, "their mean is taken")
-        maker = self._makers.get(outputs)
-        self.graph.results = () if maker is None else (maker,)
+        makers = (self._makers.get(tensor) for tensor in outputs)
+        self.graph.results = tuple(dict.fromkeys(m for m in makers if m is not None))
         return self.graph
 
     def __torch_dispatch__(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.model.axes import (
@@ -19,6 +19,7 @@ from rl_compress.model.axes import (
     unsupported_layers,
 )
 from rl_compress.model.graph import Graph, trace
+from rl_compress.model.nested import Inputs
 from rl_compress.model.positions import FIXED, Ids
 from rl_compress.space.space_config import SpaceConfig
 
@@ -76,7 +77,7 @@ class FoundGroups:
 
 def find_groups(
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     config: SpaceConfig,
     choices: Mapping[int, int] | None = None,
 ) -> FoundGroups:

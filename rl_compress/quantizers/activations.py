@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -57,7 +57,10 @@ class ActivationQuantizer:
 
 
 def quantize_activations(
-    model: nn.Module, inputs: Tensor, config: QuantizationConfig, bits: Mapping[str, int]
+    model: nn.Module,
+    run: Callable[[nn.Module], Any],
+    config: QuantizationConfig,
+    bits: Mapping[str, int],
 ) -> dict[str, ActivationQuantizer]:
     """Round the inputs of convolutions and linear layers from now on.
 
@@ -66,7 +69,7 @@ def quantize_activations(
 
     Args:
         model: In evaluation mode; gets forward pre-hooks, which copies of it keep.
-        inputs: Calibration data, batch first, on the model's device.
+        run: Runs it on calibration data.
         config: How; its own bits do not count.
         bits: By layer name; other layers are left as they are.
 
@@ -92,7 +95,7 @@ def quantize_activations(
     handles = [layer.register_forward_pre_hook(fit) for layer in names]
     try:
         with torch.no_grad():
-            model(inputs)
+            run(model)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
+from rl_compress.model.nested import joined
+from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 
 T = TypeVar("T")
@@ -31,20 +34,31 @@ def repairable_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def calibration_inputs(target: Target, model: nn.Module, max_batches: int) -> Tensor:
-    """Return the first batches of the calibration split as one, on the model's device."""
-    batches = [inputs for inputs, _ in islice(target.batches("calibration"), max_batches)]
-    return torch.cat(batches).to(device_of(model))
+def calibration_pass(
+    target: Target, model: nn.Module, max_batches: int
+) -> Callable[[nn.Module], Any]:
+    """Return what runs a model on the first batches of the calibration split, taken as one.
+
+    Args:
+        target: Supplies the split.
+        model: On the device that the batch is brought to.
+        max_batches: Batches to use.
+    """
+    some = islice(target.batches("calibration"), max_batches)
+    batch = moved(joined([target.without_labels(batch) for batch in some]), device_of(model))
+    return functools.partial(target.forward, batch=batch)
 
 
 def observe_outputs(
-    model: nn.Module, inputs: Tensor, observe: Callable[[nn.Module, Tensor], T]
+    model: nn.Module,
+    run: Callable[[nn.Module], Any],
+    observe: Callable[[nn.Module, Tensor], T],
 ) -> dict[str, T]:
     """Run a model and note something about the output of each convolution and linear layer.
 
     Args:
         model: In evaluation mode.
-        inputs: One batch.
+        run: Runs it on one batch.
         observe: Takes a layer and its output; must copy what it keeps, because a later layer may
             write into the output.
 
@@ -62,7 +76,7 @@ def observe_outputs(
         noted[names[layer]] = observe(layer, output)
 
     with hooked([layer.register_forward_hook(note) for layer in layers.values()]):
-        model(inputs)
+        run(model)
     return {name: value for name, value in noted.items() if calls[name] == 1}
 
 

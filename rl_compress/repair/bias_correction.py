@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rl_compress.repair.activations import (
-    calibration_inputs,
+    calibration_pass,
     hooked,
     observe_outputs,
     output_rows,
@@ -44,8 +44,8 @@ def correct_bias(
         The number of biases corrected. Layers without a bias, with a weight that other modules
         share, or called more than once are passed over.
     """
-    inputs = calibration_inputs(target, model, max_batches)
-    expected = observe_outputs(reference, inputs, _channel_means)
+    run = calibration_pass(target, model, max_batches)
+    expected = observe_outputs(reference, run, _channel_means)
     layers = {
         name: layer
         for name, layer in repairable_layers(model).items()
@@ -65,7 +65,7 @@ def correct_bias(
         return output + shift
 
     with hooked([layer.register_forward_hook(correct) for layer in layers.values()]):
-        model(inputs)
+        run(model)
     return len(layers)
 
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rl_compress.model.nested import num_samples
 from rl_compress.repair.activations import hooked
+from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 
 
@@ -67,12 +69,12 @@ def recalibrate_batchnorm(model: nn.Module, target: Target, *, max_batches: int)
     try:
         with hooked([layer.register_forward_hook(merge) for layer in layers]):
             first_size = None
-            for number, (inputs, _) in enumerate(target.batches("calibration")):
-                first_size = first_size or len(inputs)
+            for number, batch in enumerate(target.batches("calibration")):
+                first_size = first_size or num_samples(batch)
                 # A lone sample left over at the end has no variance of its own.
-                if number == max_batches or len(inputs) == 1 < first_size:
+                if number == max_batches or num_samples(batch) == 1 < first_size:
                     break
-                model(inputs.to(device))
+                target.forward(model, moved(batch, device))
     finally:
         for layer, momentum, counter in zip(layers, momenta, counters, strict=True):
             layer.momentum = momentum

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from rl_compress.repair.activations import (
-    calibration_inputs,
+    calibration_pass,
     hooked,
     observe_outputs,
     output_rows,
@@ -63,7 +63,7 @@ def reconstruct(
         other modules share, layers called more than once, and those that mix tokens which are
         channels of a narrowed layer, are passed over.
     """
-    inputs = calibration_inputs(target, model, max_batches)
+    run = calibration_pass(target, model, max_batches)
     generator = torch.Generator().manual_seed(_SEED)
 
     def sample(layer: nn.Module, output: Tensor) -> tuple[int, Tensor, Tensor]:
@@ -74,7 +74,7 @@ def reconstruct(
         chosen = chosen.to(rows.device)
         return len(rows), chosen, rows[chosen]
 
-    expected = observe_outputs(reference, inputs, sample)
+    expected = observe_outputs(reference, run, sample)
     layers = {
         name: layer
         for name, layer in repairable_layers(model).items()
@@ -96,7 +96,7 @@ def reconstruct(
         fitted.append(name)
 
     with hooked([layer.register_forward_pre_hook(fit) for layer in layers.values()]):
-        model(inputs)
+        run(model)
     return len(fitted)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.costs.latency_table import LatencyTable, find_latency_table
@@ -19,6 +19,7 @@ from rl_compress.evaluation.scores import find_score
 from rl_compress.importance.contribution import Train
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.model.axes import layer_of, named_tensors, quantizable_weights
+from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import Bits
 from rl_compress.searchers.goals import Within
 from rl_compress.space.budget import LATENCY, Budget
@@ -42,7 +43,7 @@ class Subject:
     target: Target
     model: nn.Module
     """The uncompressed model, on the CPU."""
-    example_inputs: tuple[Tensor, ...]
+    example_inputs: Inputs
     compressor: Compressor
     budget: Budget
     others: tuple[Budget, ...] = ()
@@ -146,7 +147,7 @@ def prepare(
     model = build_model(target, target_config)
     check_layer_names(space, model)
     with user_code(f"example_inputs() of {type(target).__name__}"):
-        example_inputs = target.example_inputs()
+        example_inputs = target.inputs_for(model)
     check_outputs(target, model, example_inputs)
     table = None
     if any(LATENCY in spec for spec in (budget, *others)):
@@ -202,7 +203,7 @@ def check_layer_names(space: SpaceConfig, model: nn.Module) -> None:
 
 def _latency_table(
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     space: SpaceConfig,
     path: Path | None,
     batch_size: int,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from rl_compress import __version__
 from rl_compress.errors import CorruptFileError
 from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.model.nested import tensors_in
 from rl_compress.searchers.preparation import Subject
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.targets.cache import cache_dir, write_whole
@@ -95,7 +95,7 @@ def measurement_key(
         digest.update(name.encode())
         add_tensor(digest, tensor)
     for split in ("calibration", "search"):
-        for tensor in itertools.chain(*itertools.islice(subject.target.batches(split), 1)):
+        for tensor in tensors_in(next(iter(subject.target.batches(split)))):
             add_tensor(digest, tensor)
     quantization = compressor.config.quantization
     parts = [score, quantization.quantizer, quantization.activation_quantizer]

@@ -74,6 +74,12 @@ def make_target(config: TargetConfig) -> Target:
             f"target.factory: {config.factory} must return an rl_compress.targets.Target, "
             f"but returned {type(target).__name__}"
         )
+    for name in ("forward", "labels"):
+        if name in vars(target):
+            raise TargetError(
+                f"target.factory: the target's attribute {name} hides the method {name}(…) of "
+                f"Target; rename it in {type(target).__name__}"
+            )
     return target
 
 

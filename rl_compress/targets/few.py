@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from rl_compress.model.nested import num_samples
+from rl_compress.targets.batches import Batch, Collated, collation, some_of
 from rl_compress.targets.splits import rooted
-from rl_compress.targets.target import Batch, Target
+from rl_compress.targets.target import Target
 from rl_compress.targets.user_code import user_code
 
 _OWN = ("score", "sample_scores", "loss", "distillation_loss", "augment")
@@ -42,10 +44,10 @@ def with_few_samples(target: Target, sizes: Mapping[str, int]) -> Target:
     def batches(self: Any, name: str, **options: Any) -> Iterator[Batch]:
         read = 0
         with user_code(f"batches({name!r}) of {name_of_class}"):
-            for inputs, labels in super(few_class, self).batches(name, **options):
-                yield inputs, labels
+            for batch in super(few_class, self).batches(name, **options):
+                yield batch
                 # A target that reads batches by other ways than its split has more of them.
-                if (read := read + len(inputs)) >= sizes[name]:
+                if (read := read + num_samples(batch)) >= sizes[name]:
                     return
 
     def named(method: str) -> Callable[..., Any]:
@@ -110,5 +112,6 @@ def _some(dataset: Any, size: int) -> Dataset[Any]:
     indices = np.unique(np.linspace(0, count - 1, min(count, size), dtype=int))
     base, chosen = rooted(dataset, indices)
     if isinstance(base, TensorDataset):
-        return TensorDataset(*(tensor[torch.from_numpy(chosen)] for tensor in base.tensors))
-    return _Some(dataset, indices)
+        return some_of(base, torch.from_numpy(chosen))
+    some, collate = _Some(dataset, indices), collation(dataset)
+    return Collated(some, collate) if collate else some

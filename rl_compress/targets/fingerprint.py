@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,10 @@ def _add(digest: hashlib._Hash, value: Any) -> None:
         add_tensor(digest, value)
     elif isinstance(value, tuple | list):
         for part in value:
+            _add(digest, part)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            digest.update(f"{key}:".encode())
             _add(digest, part)
     else:
         # A number or a text; other objects may have their address in it, and then always differ.

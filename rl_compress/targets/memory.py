@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from rl_compress.errors import TargetError
 from rl_compress.model.plain_weights import unshared
+from rl_compress.targets.batches import filled, form_of, in_memory, paired
 from rl_compress.targets.factory import HELD, TargetConfig, lend_factory, take_back_factory
 from rl_compress.targets.fingerprint import digest_of_data, digest_of_model
 from rl_compress.targets.given_data import fixed_randomness, splits_of
-from rl_compress.targets.target import SPLITS, ClassificationTarget
+from rl_compress.targets.target import ClassificationTarget
 from rl_compress.targets.user_code import summary
 
 
@@ -91,26 +92,37 @@ class _Held:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Write the data that workers read, unless that has been done."""
+        # A label alone tells which axis of the outputs counts classes.
+        with fixed_randomness():
+            batch = next(iter(self._target.batches("train", batch_size=1)))
+        first = in_memory(paired(batch))
+        none = in_memory(filled(form_of(first), [tensor[:0] for tensor in first.tensors]))
+        splits: dict[str, Any] = {
+            "calibration": self._target.split("calibration"),
+            "search": self._target.split("search"),
+            "train": first,
+            "test": none,
+        }
         if not self._file.exists():
             tensors: dict[str, Tensor] = {}
-            for name in ("calibration", "search"):
-                _put(tensors, name, self._target.split(name))
-            # A label alone tells which axis of the outputs counts classes.
-            inputs, label = self._target.split("train")[0]
-            first = TensorDataset(inputs[None], torch.as_tensor(label)[None])
-            _put(tensors, "train", first)
-            _put(tensors, "test", TensorDataset(*(tensor[:0] for tensor in first.tensors)))
+            for name, dataset in splits.items():
+                _put(tensors, name, dataset)
             save_file(tensors, self._file)
-        return _FromFile, (self._file, _without_weights(self._model), self._target.batch_size)
+        forms = {name: form_of(dataset) for name, dataset in splits.items()}
+        architecture = _without_weights(self._model)
+        return _FromFile, (self._file, architecture, self._target.batch_size, forms)
 
 
 class _FromFile:
     """The factory in workers."""
 
-    def __init__(self, file: Path, architecture: nn.Module, batch_size: int) -> None:
+    def __init__(
+        self, file: Path, architecture: nn.Module, batch_size: int, forms: Mapping[str, Any]
+    ) -> None:
         self._file = file
         self._architecture = architecture
         self._batch_size = batch_size
+        self._forms = forms
 
     def __call__(self, model: str, data: str) -> ClassificationTarget:
         """Map the data, whose pages all workers of the machine share."""
@@ -120,18 +132,17 @@ class _FromFile:
                 "on a cluster of several, give a job whose target.factory all can import"
             )
         tensors = load_file(self._file)
-        splits = {
-            name: TensorDataset(tensors[f"{name}.inputs"], tensors[f"{name}.labels"])
-            for name in SPLITS
-        }
+        splits = {}
+        for name, form in self._forms.items():
+            count = sum(key.startswith(f"{name}.") for key in tensors)
+            splits[name] = in_memory(filled(form, (tensors[f"{name}.{i}"] for i in range(count))))
         build = functools.partial(copy.deepcopy, self._architecture)
         return ClassificationTarget(build, splits, batch_size=self._batch_size)
 
 
-def _put(tensors: dict[str, Tensor], name: str, dataset: Dataset[Any]) -> None:
-    assert isinstance(dataset, TensorDataset), "it was read into memory"
+def _put(tensors: dict[str, Tensor], name: str, dataset: TensorDataset) -> None:
     # Cloned, for safetensors takes no two views of one storage.
-    for part, tensor in zip(("inputs", "labels"), dataset.tensors, strict=True):
+    for part, tensor in enumerate(dataset.tensors):
         tensors[f"{name}.{part}"] = tensor.clone(memory_format=torch.contiguous_format)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -16,6 +16,8 @@ from torch.utils.data import TensorDataset
 
 from rl_compress.errors import TargetError
 from rl_compress.model.kept_state import kept_state
+from rl_compress.model.nested import Inputs, call, tensors_in
+from rl_compress.targets.batches import batch_of
 from rl_compress.targets.few import kept_random_state, with_few_samples
 from rl_compress.targets.splits import rooted
 from rl_compress.targets.state import scored
@@ -66,7 +68,7 @@ class Soundness:
         return [f"{row.split} split: {row.warning}" for row in self.splits if row.warning]
 
 
-def check_outputs(target: Target, model: nn.Module, example_inputs: Sequence[Tensor]) -> None:
+def check_outputs(target: Target, model: nn.Module, example_inputs: Inputs) -> None:
     """Make sure that outputs are numbers and repeatable, and that the labels can be theirs.
 
     Labels in memory are looked at as a whole, and 128 of any others.
@@ -83,7 +85,7 @@ def check_outputs(target: Target, model: nn.Module, example_inputs: Sequence[Ten
     shapes = {}
     with kept_random_state(), kept_state(model), torch.no_grad():
         with user_code("the model's forward pass on the example inputs"):
-            first, second = model.eval()(*example_inputs), model(*example_inputs)
+            first, second = call(model.eval(), example_inputs), call(model, example_inputs)
         # Infinite ones may be meant: minus infinity is how classes are ruled out.
         if any(tensor.isnan().any() for tensor in tensors_in(first)):
             _refuse_nan("for the example inputs")
@@ -118,20 +120,23 @@ def score_splits(target: Target, model: nn.Module, macs: float) -> Soundness:
 
 def _check_split(
     target: Target, few: Target, model: nn.Module, name: str
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Check one split; return the shapes of a sample and its label, where they are tensors."""
+) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]] | None:
+    """Check one split; return the shapes of a sample's inputs and its label, if a tensor."""
     batch = next(iter(few.batches(name, batch_size=_RUN)), None)
     if batch is None:
         raise TargetError("target: batches() yields nothing")
-    inputs, labels = batch
     with user_code("the model's forward pass"):
-        outputs = model(inputs)
-    if isinstance(outputs, Tensor):
-        known = isinstance(labels, Tensor)
-        target.check_labels(outputs, _all_labels(target, few, name, labels) if known else labels)
-    if not isinstance(labels, Tensor):
+        outputs, labels = target.forward(model, batch), target.labels(batch)
+    if not isinstance(outputs, Tensor):
+        raise TargetError(
+            f"target: forward() must return a tensor, but returned {type(outputs).__name__}"
+        )
+    known = isinstance(labels, Tensor)
+    target.check_labels(outputs, _all_labels(target, few, name, labels) if known else labels)
+    if not known:
         return None
-    return tuple(inputs.shape[1:]), tuple(labels.shape[1:])
+    inputs = tuple(tuple(tensor.shape[1:]) for tensor in target.input_tensors(batch))
+    return inputs, tuple(labels.shape[1:])
 
 
 def _all_labels(target: Target, few: Target, name: str, some: Tensor) -> Tensor:
@@ -139,11 +144,12 @@ def _all_labels(target: Target, few: Target, name: str, some: Tensor) -> Tensor:
     dataset: Any = target.split(name)
     base, indices = rooted(dataset, np.arange(len(dataset)))
     if isinstance(base, TensorDataset) and len(base.tensors) > 1:
-        labels = base.tensors[1][torch.from_numpy(indices)]
+        chosen = torch.from_numpy(indices)
+        labels = target.labels(batch_of(base, [tensor[chosen] for tensor in base.tensors]))
         # A target may change them in batches(), and then it is those that count.
-        if labels.shape[1:] == some.shape[1:] and labels.dtype == some.dtype:
+        if isinstance(labels, Tensor) and torch.equal(labels[:1], some[:1]):
             return labels
-    rest = [labels for _, labels in few.batches(name)]
+    rest = [target.labels(batch) for batch in few.batches(name)]
     alike = all(labels.shape[1:] == some.shape[1:] for labels in rest)
     return torch.cat(rest) if alike else some
 
@@ -168,7 +174,7 @@ def _score_split(target: Target, model: nn.Module, name: str, macs: float) -> Sp
             _refuse_nan(f"on the split {name!r}")
         if failure is not None:
             continue
-        labels = [labels for _, labels in few.batches(name)]
+        labels = [few.labels(batch) for batch in few.batches(name)]
         guess = None
         if name != "test" and all(isinstance(some, Tensor) for some in labels):
             guess = target.guess(torch.cat([some.flatten() for some in labels]), samples)
@@ -234,7 +240,7 @@ def _require_same(first: Any, second: Any) -> None:
             )
 
 
-def _require_alike(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]] | None]) -> None:
+def _require_alike(shapes: Mapping[str, tuple[Any, tuple[int, ...]] | None]) -> None:
     """Make sure that labels of different splits differ in shape only where the inputs do."""
     known = {name: found for name, found in shapes.items() if found is not None}
     for one, other in itertools.combinations(known, 2):
@@ -244,15 +250,3 @@ def _require_alike(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]] 
                 f"target: split {other!r} has labels of shape {other_labels} for a sample, but "
                 f"split {one!r} has {labels}; make them alike in all splits"
             )
-
-
-def tensors_in(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a model's outputs, which may lie in tuples, lists and mappings."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from tensors_in(value)
-    elif isinstance(outputs, list | tuple):
-        for value in outputs:
-            yield from tensors_in(value)

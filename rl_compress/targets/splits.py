@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rl_compress.errors import TargetError
+from rl_compress.model.nested import mapped, num_samples, tensors_in
+from rl_compress.targets.batches import batch_of, collation, in_memory
 from rl_compress.targets.target import SPLITS, Target
 from rl_compress.targets.user_code import summary
 
@@ -22,14 +25,14 @@ _CHECKED_SAMPLES = 1000
 
 
 def disjoint_splits(
-    inputs: Tensor, labels: Tensor, sizes: Mapping[str, float | None], *, seed: int
+    inputs: Any, labels: Tensor, sizes: Mapping[str, float | None], *, seed: int
 ) -> dict[str, TensorDataset]:
     """Cut labelled samples into disjoint splits; of equal samples only the first is used.
 
     Integer class labels are stratified: every split has nearly the class frequencies of the whole.
 
     Args:
-        inputs: Samples, shape ``(num_samples, …)``.
+        inputs: Samples, shape ``(num_samples, …)``; a tuple or dictionary of several inputs.
         labels: Their labels, shape ``(num_samples, …)``.
         sizes: For each split its size: a number of samples, a fraction below 1 of the distinct
             samples, or None (for one split) for all that the others leave.
@@ -39,9 +42,9 @@ def disjoint_splits(
         TargetError: Inputs and labels differ in number, a split would be empty, or the sizes
             exceed the number of distinct samples.
     """
-    if len(inputs) != len(labels):
+    if num_samples(inputs) != len(labels):
         raise TargetError(
-            f"target: every sample needs one label, but got {len(inputs)} inputs and "
+            f"target: every sample needs one label, but got {num_samples(inputs)} inputs and "
             f"{len(labels)} labels"
         )
     first: dict[bytes, int] = {}
@@ -53,7 +56,7 @@ def disjoint_splits(
     splits, start = {}, 0
     for name, count in counts.items():
         chosen = order[start : start + count]
-        splits[name] = TensorDataset(inputs[chosen], labels[chosen])
+        splits[name] = in_memory((mapped(itemgetter(chosen), inputs), labels[chosen]))
         start += count
     return splits
 
@@ -78,12 +81,14 @@ def check_splits(target: Target) -> None:
             )
 
 
-def digests(inputs: Tensor) -> list[bytes]:
+def digests(inputs: Any) -> list[bytes]:
     """Return a hash of each sample's bytes: equal samples, and only they, share it.
 
     Args:
-        inputs: Samples, shape ``(num_samples, …)``.
+        inputs: Samples, shape ``(num_samples, …)``, or a nest of such tensors.
     """
+    if not isinstance(inputs, Tensor):
+        return [b"".join(parts) for parts in zip(*map(digests, tensors_in(inputs)), strict=True)]
     if len(inputs) == 0:
         return []
     rows = inputs.detach().cpu().reshape(len(inputs), -1).contiguous().view(torch.uint8).numpy()
@@ -111,7 +116,7 @@ def _look_at(target: Target, name: str) -> _Samples:
         dataset = target.split(name)
         size = len(dataset)  # type: ignore[arg-type]
         base, indices = rooted(dataset, np.arange(size))
-        inputs = _inputs(base, indices) if size else []
+        inputs = _inputs(target, name, base, indices) if size else []
     except TargetError:
         raise
     except Exception as error:
@@ -123,12 +128,7 @@ def _look_at(target: Target, name: str) -> _Samples:
         raise TargetError(f"target: split {name!r} is empty; every split needs samples")
     found: list[bytes] = []
     for block in inputs:
-        if not isinstance(block, Tensor):
-            raise TargetError(
-                f"target: split {name!r} must hold (input tensor, label) pairs, but the input is "
-                f"of type {type(block).__name__}; convert it in the dataset"
-            )
-        if block.is_floating_point() and not block.isfinite().all():
+        if any(t.is_floating_point() and not t.isfinite().all() for t in block):
             raise TargetError(
                 f"target: split {name!r} holds NaN or infinite inputs; clean the data"
             )
@@ -145,15 +145,28 @@ def rooted(dataset: Dataset[Any], indices: np.ndarray) -> tuple[Dataset[Any], np
     return dataset, indices
 
 
-def _inputs(base: Dataset[Any], indices: np.ndarray) -> list[Tensor]:
-    """Return blocks of samples, shape ``(num_samples, …)``: all of a tensor, some of the rest."""
+def _inputs(
+    target: Target, name: str, base: Dataset[Any], indices: np.ndarray
+) -> list[list[Tensor]]:
+    """Return the inputs of blocks of samples: of all in memory, or of some others one by one."""
     if isinstance(base, TensorDataset):
-        return [base.tensors[0][torch.from_numpy(indices)]]
+        chosen = torch.from_numpy(indices)
+        return [target.input_tensors(batch_of(base, [tensor[chosen] for tensor in base.tensors]))]
     some = np.unique(
         np.linspace(0, len(indices) - 1, min(len(indices), _CHECKED_SAMPLES), dtype=int)
     )
-    samples = [base[int(index)][0] for index in indices[some]]
-    return [s.unsqueeze(0) if isinstance(s, Tensor) else s for s in samples]
+    blocks, collate = [], collation(base)
+    for index in indices[some]:
+        sample = base[int(index)]
+        block = target.input_tensors(sample if collate is None else collate([sample]))
+        if not block:
+            kind = type(sample[0] if isinstance(sample, tuple | list) else sample).__name__
+            raise TargetError(
+                f"target: split {name!r} must hold (input tensor, label) pairs, but the input is "
+                f"of type {kind}; convert it in the dataset"
+            )
+        blocks.append([t.unsqueeze(0) for t in block] if collate is None else block)
+    return blocks
 
 
 def _counts(sizes: Mapping[str, float | None], total: int) -> dict[str, int]:

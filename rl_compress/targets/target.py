@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rl_compress.errors import TargetError
+from rl_compress.model.nested import Inputs, arguments_of, call, mapped, tensors_in
+from rl_compress.targets.batches import Batch, batches_of, moved, parted, picked, unlabelled
 from rl_compress.targets.classes import check_range, class_indices, find_class_axis, normalised
+from rl_compress.targets.datasets import as_dataset
 
 SPLITS = ("train", "calibration", "search", "test")
 """Disjoint by contract: fine-tuning, recalibration, scoring of variants, and the final figures."""
-
-Batch = tuple[Tensor, Tensor]
 
 
 class Target(ABC):
@@ -28,6 +29,9 @@ class Target(ABC):
 
     A target is built anew in every worker process, so its constructor should be cheap: read data
     lazily, in :meth:`split`. The splits must be the same in every process (fix the seeds).
+
+    A batch may be ``(inputs, labels)``, ``(input, …, labels)``, or a mapping with keyword inputs
+    and ``labels``; for any other kind override :meth:`forward` and :meth:`labels`.
     """
 
     score_name = "score"
@@ -46,11 +50,38 @@ class Target(ABC):
 
     @abstractmethod
     def split(self, name: str) -> Dataset[Any]:
-        """Return one of :data:`SPLITS`: a map-style dataset of ``(input, label)`` pairs."""
+        """Return one of :data:`SPLITS`: a map-style dataset of ``(input, label)`` pairs.
+
+        Its samples may be of any form that batches may have. Of a DataLoader or an iterable data
+        set, :func:`rl_compress.targets.as_dataset` makes one.
+        """
 
     @abstractmethod
     def score(self, model: nn.Module, split: str) -> float:
         """Measure ``model`` on a split, on whatever device the model is; higher is better."""
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Run a model on a batch, and return those of its outputs that are scored and learned from.
+
+        By default the model gets the inputs of a batch as they lie in it: by place, or by keyword
+        those of a mapping. Of outputs that are no tensor, ``logits`` are picked, or else the first
+        tensor.
+
+        Args:
+            model: The uncompressed model or a variant of it.
+            batch: As :meth:`batches` yields it, on the device of the model.
+
+        Returns:
+            Shape ``(batch, …)``.
+        """
+        return picked(call(model, parted(batch)[0]))
+
+    def labels(self, batch: Batch) -> Any:
+        """Return a batch's labels: its last part, or what a mapping has under ``labels``.
+
+        None where it has none; then the uncompressed model's outputs are all there is to learn.
+        """
+        return parted(batch)[1]
 
     def sample_scores(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
         """Return each sample's score, or None where :meth:`score` is not their mean.
@@ -113,12 +144,19 @@ class Target(ABC):
         global generator, which is seeded by the caller. Labels must remain right.
 
         Args:
-            inputs: Shape ``(batch, …)``, on the device of the model; not to be written into.
+            inputs: Shape ``(batch, …)``, on the device of the model; not to be written into. Of
+                batches that are no pair ``(inputs, labels)`` the whole batch.
 
         Returns:
             Same shape; by default the inputs as they are.
         """
         return inputs
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Return a batch of the training split with :meth:`augment` applied."""
+        if isinstance(batch, tuple | list) and len(batch) == 2:
+            return self.augment(batch[0]), batch[1]
+        return self.augment(batch)
 
     def distillation_loss(self, outputs: Tensor, expected: Tensor, temperature: float) -> Tensor:
         """Return how far a compressed model's outputs are from the uncompressed one's.
@@ -145,15 +183,47 @@ class Target(ABC):
         )
         return temperature**2 * divergence
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Return the inputs of a forward pass, with batch size 1, for tracing and counting."""
+    def example_inputs(self) -> Inputs:
+        """Return the inputs of a forward pass, with batch size 1, for tracing and counting.
+
+        Returns:
+            By place in a tuple, or by keyword in a dictionary.
+        """
         sample = self.split("calibration")[0]
-        return (sample[0].unsqueeze(0),)
+        if isinstance(sample, tuple | list) and len(sample) == 2 and isinstance(sample[0], Tensor):
+            return (sample[0].unsqueeze(0),)
+        return parted(self._one("calibration"))[0]
+
+    def inputs_for(self, model: nn.Module) -> Inputs:
+        """Return :meth:`example_inputs`, or else what :meth:`forward` calls a model with."""
+        own = type(self)
+        if own.forward is Target.forward or own.example_inputs is not Target.example_inputs:
+            return self.example_inputs()
+        batch = moved(self._one("calibration"), device_of(model))
+        return arguments_of(model, lambda: self.forward(model, batch))
+
+    def input_tensors(self, batch: Batch) -> list[Tensor]:
+        """Return the tensors of a batch that are no labels."""
+        if type(self).labels is Target.labels:
+            return list(tensors_in(parted(batch)[0]))
+        labels = {id(tensor) for tensor in tensors_in(self.labels(batch))}
+        return [tensor for tensor in tensors_in(batch) if id(tensor) not in labels]
+
+    def without_labels(self, batch: Batch) -> Batch:
+        """Return a batch for :meth:`forward` alone, without its labels where they are known."""
+        own = type(self)
+        plain = own.forward is Target.forward and own.labels is Target.labels
+        return unlabelled(batch) if plain else batch
+
+    def _one(self, split: str) -> Batch:
+        """Return a batch of one sample."""
+        batch = next(iter(self.batches(split, batch_size=1)))
+        return mapped(lambda tensor: tensor[:1] if tensor.ndim else tensor, batch)
 
     def batches(
         self, split: str, *, shuffle_seed: int | None = None, batch_size: int | None = None
     ) -> Iterator[Batch]:
-        """Yield ``(inputs, labels)`` batches of a split, in order or shuffled with the seed."""
+        """Yield the batches of a split, in order or shuffled with the seed."""
         return self.batches_of(self.split(split), shuffle_seed=shuffle_seed, batch_size=batch_size)
 
     def batches_of(
@@ -164,25 +234,10 @@ class Target(ABC):
         batch_size: int | None = None,
     ) -> Iterator[Batch]:
         """Yield batches of a dataset, as :meth:`batches` does of a split."""
-        batch_size = batch_size or self.batch_size
         generator = None
         if shuffle_seed is not None:
             generator = torch.Generator().manual_seed(shuffle_seed)
-        if isinstance(dataset, TensorDataset):
-            # Slicing whole tensors is many times faster than collating single samples.
-            inputs, labels = dataset.tensors
-            size = len(inputs)
-            order = torch.randperm(size, generator=generator) if generator is not None else None
-            for start in range(0, size, batch_size):
-                stop = start + batch_size
-                if order is None:
-                    yield inputs[start:stop], labels[start:stop]
-                else:
-                    yield inputs[order[start:stop]], labels[order[start:stop]]
-            return
-        yield from DataLoader(
-            dataset, batch_size=batch_size, shuffle=generator is not None, generator=generator
-        )
+        yield from batches_of(dataset, batch_size or self.batch_size, generator)
 
 
 class ClassificationTarget(Target):
@@ -201,7 +256,7 @@ class ClassificationTarget(Target):
     def __init__(
         self,
         build: Callable[[], nn.Module],
-        splits: Mapping[str, Dataset[Any]],
+        splits: Mapping[str, Dataset[Any] | DataLoader[Any]],
         *,
         batch_size: int = 256,
         class_axis: int | None = None,
@@ -211,7 +266,9 @@ class ClassificationTarget(Target):
 
         Args:
             build: Returns the trained model; called once in the driver.
-            splits: A dataset of ``(input, integer label)`` for each of :data:`SPLITS`.
+            splits: A dataset of ``(input, integer label)`` for each of :data:`SPLITS`, or of
+                samples of another form that batches may have; a DataLoader or an iterable dataset
+                too, see :func:`as_dataset`.
             batch_size: Samples per forward pass.
             class_axis: Axis of the outputs that counts classes; by default the one that the labels
                 lack, see :mod:`rl_compress.targets.classes`.
@@ -223,7 +280,7 @@ class ClassificationTarget(Target):
                 f"target: the data lacks the split(s) {', '.join(missing)}; give all of {SPLITS}"
             )
         self._build = build
-        self._splits = dict(splits)
+        self._splits: dict[str, Any] = dict(splits)
         self.batch_size = batch_size
         self._class_axis = class_axis
         self._ignored = ignore_index
@@ -233,8 +290,11 @@ class ClassificationTarget(Target):
         return self._build().eval()
 
     def split(self, name: str) -> Dataset[Any]:
-        """Return one of the datasets given."""
-        return self._splits[name]
+        """Return one of the datasets given, or what was read of it into memory."""
+        given = self._splits[name]
+        if isinstance(given, DataLoader | IterableDataset):
+            self._splits[name] = given = as_dataset(given, f"target: split {name!r}")
+        return given
 
     def class_axis(self, outputs: Tensor, labels: Tensor | None = None) -> int:
         """Return the axis of the outputs that counts classes, from 1 on.
@@ -245,7 +305,11 @@ class ClassificationTarget(Target):
         if labels is None and self._class_axis is not None:
             return normalised(self._class_axis, outputs.ndim)
         if labels is None:
-            label = torch.as_tensor(self.split("train")[0][1])
+            sample = self.split("train")[0]
+            if isinstance(sample, tuple | list) and len(sample) == 2:
+                label = torch.as_tensor(self.labels(sample))
+            else:
+                label = self.labels(self._one("train"))[0]
             shape = (len(outputs), *label.shape)
         else:
             shape = tuple(labels.shape)
@@ -277,8 +341,9 @@ class ClassificationTarget(Target):
         correct = total = 0
         # No inference mode: what a forward pass leaves in the model is trained with later.
         with torch.no_grad():
-            for inputs, labels in self.batches(split):
-                right, counted = self._compare(model(inputs.to(device)), labels.to(device))
+            for batch in self.batches(split):
+                batch = moved(batch, device)
+                right, counted = self._compare(self.forward(model, batch), self.labels(batch))
                 correct += int(right.sum())
                 total += int(counted.sum())
         if not total:

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from rl_compress.importance.contribution import Contributions
 from rl_compress.importance.contribution_config import ContributionConfig
@@ -17,7 +16,10 @@ from rl_compress.importance.importance import ranked
 from rl_compress.importance.units import Units
 from rl_compress.model.axes import named_tensors
 from rl_compress.model.groups import LayerGroup
+from rl_compress.model.nested import num_samples
 from rl_compress.space.search_space import Widths
+from rl_compress.targets.batches import moved
+from rl_compress.targets.state import forward_with
 from rl_compress.targets.target import Target, device_of
 from rl_compress.training.seeded import seeded
 
@@ -106,16 +108,16 @@ def train_scaled(
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
     batches = target.batches("train", shuffle_seed=seed, batch_size=64)
     with seeded(seed, device):
-        for inputs, _ in islice(batches, config.finetune_steps):
+        for batch in islice(batches, config.finetune_steps):
             # BatchNorm cannot normalise a lone sample left over at the end.
-            if len(inputs) == 1:
+            if num_samples(batch) == 1:
                 continue
-            inputs = target.augment(inputs.to(device))
+            batch = target.augmented(moved(batch, device))
             with torch.no_grad():
-                expected = teacher(inputs)
+                expected = target.forward(teacher, batch)
             tensors = named_tensors(model)
             scaled = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
-            outputs = functional_call(model, scaled, (inputs,))
+            outputs = forward_with(target, model, scaled, batch)
             loss = target.distillation_loss(outputs, expected, _TEMPERATURE)
             optimizer.zero_grad()
             loss.backward()

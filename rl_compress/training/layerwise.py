@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.errors import ConfigError
+from rl_compress.model.nested import Inputs, call
+from rl_compress.targets.batches import moved, picked
 from rl_compress.targets.target import Target
 from rl_compress.training.training import Plan
 
@@ -30,47 +32,46 @@ class Truncated(nn.Module):
     The head averages over positions and is linear, as in Belilovsky et al. (ICML 2019).
     """
 
-    def __init__(self, model: nn.Module, layer: str, example: Tensor, outputs: int) -> None:
+    def __init__(self, model: nn.Module, layer: str, example: Inputs, outputs: int) -> None:
         """Make the head for what arrives at the layer.
 
         Args:
             model: Its layers are shared, not copied.
             layer: Name of the first layer that is left out.
-            example: Input of one forward pass.
+            example: Inputs of one forward pass.
             outputs: Numbers that the head puts out.
         """
         super().__init__()
         self.model = model
         self.layer = layer
+        self.head: nn.Module = nn.Identity()
         with torch.no_grad():
-            features = self._features(example).shape[1]
-        self.head = nn.Linear(features, outputs, device=example.device)
+            features = call(self, example)
+        self.head = nn.Linear(features.shape[1], outputs, device=features.device)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return the head's outputs, shape ``(batch, outputs)``."""
-        return self.head(self._features(inputs))
-
-    def _features(self, inputs: Tensor) -> Tensor:
         layer = self.model.get_submodule(self.layer)
         handle = layer.register_forward_pre_hook(_stop)
         try:
-            self.model(inputs)
+            self.model(*inputs, **named)
         except _StageEndError as reached:
             values = reached.values
         else:
             raise ConfigError(f"pretraining.stages: {self.layer} is not called in the forward pass")
         finally:
             handle.remove()
-        if values.ndim <= 2:
-            return values
         # Channels come first, but in sequences, which linear layers read, last.
-        is_sequence = isinstance(layer, nn.Linear)
-        return values.flatten(1, -2).mean(dim=1) if is_sequence else values.flatten(2).mean(dim=2)
+        if values.ndim > 2 and isinstance(layer, nn.Linear):
+            values = values.flatten(1, -2).mean(dim=1)
+        elif values.ndim > 2:
+            values = values.flatten(2).mean(dim=2)
+        return self.head(values)
 
 
 def find_stages(
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     named: Sequence[str] | None,
     device: torch.device,
 ) -> list[str]:
@@ -129,14 +130,14 @@ def stage_plan(
         device: Where the model is.
         number: Of the stage, from 1.
     """
-    example = target.example_inputs()[0].to(device)
+    example = moved(target.inputs_for(model), device)
     with torch.no_grad():
-        found = model.eval()(example)
+        found = picked(call(model.eval(), example))
     outputs = found.shape[target.class_axis(found)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         truncated = Truncated(model, layer, example, outputs)
-    order = _call_order(model, (example,), device)
+    order = _call_order(model, example, device)
     modules = dict(model.named_modules())
     start = order.index(below) if below is not None else 0
     lower = [modules[name] for name in order[:start]]
@@ -157,9 +158,7 @@ def _stop(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
     raise _StageEndError(inputs[0])
 
 
-def _call_order(
-    model: nn.Module, example_inputs: Sequence[Tensor], device: torch.device
-) -> list[str]:
+def _call_order(model: nn.Module, example_inputs: Inputs, device: torch.device) -> list[str]:
     """Return the names of modules with parameters or statistics of their own, by first call."""
     order: dict[str, None] = {}
     names = {
@@ -174,7 +173,7 @@ def _call_order(
     handles = [module.register_forward_pre_hook(note) for module in names]
     try:
         with torch.no_grad():
-            model.eval()(*(tensor.to(device) for tensor in example_inputs))
+            call(model.eval(), moved(example_inputs, device))
     finally:
         for handle in handles:
             handle.remove()

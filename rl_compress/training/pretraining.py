@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from rl_compress.errors import ConfigError
+from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target
 from rl_compress.training.layerwise import find_stages, stage_plan
 from rl_compress.training.training import Curve, HeldOut, Plan, run_plan
@@ -119,7 +120,7 @@ def pretrain(
         _initialise(model, config.seed)
     plans: list[Plan] = []
     if config.mode == "layerwise":
-        layers = find_stages(model, target.example_inputs(), config.stages, device)
+        layers = find_stages(model, target.inputs_for(model), config.stages, device)
         for number, layer in enumerate(layers, start=1):
             slow = config.slow_factor if config.lower_stages == "slow" else None
             below = layers[number - 2] if number > 1 else None
@@ -142,9 +143,9 @@ def pretrain(
 
 
 def _check_loss(model: nn.Module, target: Target, held_out: HeldOut, device: torch.device) -> None:
-    inputs, labels = next(iter(held_out.batches(target, 2)))
+    batch = moved(next(iter(held_out.batches(target, 2))), device)
     with torch.no_grad():
-        loss = target.loss(model.eval()(inputs.to(device)), labels.to(device))
+        loss = target.loss(target.forward(model.eval(), batch), target.labels(batch))
     if loss is None:
         raise ConfigError(
             "pretraining.mode: the target has no loss on labels to train with (Target.loss returns "

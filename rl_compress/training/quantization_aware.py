@@ -25,7 +25,7 @@ from rl_compress.quantizers.symmetric import Symmetric
 from rl_compress.quantizers.uniform import Uniform
 from rl_compress.repair.activations import repairable_layers
 from rl_compress.space.space_config import QuantizationConfig
-from rl_compress.targets.target import Target
+from rl_compress.targets.target import Target, device_of
 from rl_compress.training.recovery import FinetuningConfig, FinetuningResult, finetune
 
 TRAINABLE = ("symmetric", "uniform")
@@ -129,7 +129,7 @@ def quantization_aware_finetune(
     target: Target,
     quantization: QuantizationConfig,
     finetuning: FinetuningConfig,
-    inputs: Tensor,
+    run: Callable[[nn.Module], Any],
     *,
     device: torch.device,
     bits: LayerBits,
@@ -146,7 +146,7 @@ def quantization_aware_finetune(
         quantization: Granularity and the range to start from. Weights get symmetric grids
             and activations affine ones, whatever its quantizers are called.
         finetuning: As for recovery, at a smaller learning rate.
-        inputs: Calibration data, batch first, on the device.
+        run: Runs a network on calibration data.
         device: Where both networks are.
         bits: Of every layer.
         masks: For each sparse weight, by its full name, which elements stay.
@@ -159,7 +159,7 @@ def quantization_aware_finetune(
     masks = masks or {}
     steps = _learn_steps(model, quantization, bits.weights)
     uniform = quantization.model_copy(update={"activation_quantizer": "uniform"})
-    ranges = _learn_ranges(model, inputs, uniform, bits.activations)
+    ranges = _learn_ranges(model, run, uniform, bits.activations)
     share = {"learning_rate": finetuning.learning_rate * _LEARNING_RATE_SHARE}
     renamed = {_original(name) if name in steps else name: mask for name, mask in masks.items()}
     result = finetune(
@@ -215,17 +215,20 @@ def _learn_steps(
 
 
 def _learn_ranges(
-    model: nn.Module, inputs: Tensor, config: QuantizationConfig, bits: Mapping[str, int]
+    model: nn.Module,
+    run: Callable[[nn.Module], Any],
+    config: QuantizationConfig,
+    bits: Mapping[str, int],
 ) -> dict[str, tuple[LearnedRange, Any]]:
     hooks_before = {name: set(layer._forward_pre_hooks) for name, layer in model.named_modules()}
-    fitted = quantize_activations(model, inputs, config, bits)
+    fitted = quantize_activations(model, run, config, bits)
     ranges = {}
     for name, quantizer in fitted.items():
         layer = model.get_submodule(name)
         # The fixed rounding makes way for the one that learns.
         for key in set(layer._forward_pre_hooks) - hooks_before[name]:
             del layer._forward_pre_hooks[key]
-        learned = LearnedRange(quantizer).to(inputs.device)
+        learned = LearnedRange(quantizer).to(device_of(model))
         layer.add_module(_RANGE, learned)
         ranges[name] = (learned, layer.register_forward_pre_hook(learned))
     return ranges

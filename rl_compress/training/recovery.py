@@ -13,6 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from rl_compress.model.nested import num_samples
+from rl_compress.targets.batches import moved
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target, device_of
 from rl_compress.training.seeded import seeded
@@ -151,8 +153,9 @@ def standard_error(model: nn.Module, target: Target) -> float:
     device = device_of(model)
     found = []
     with torch.no_grad():
-        for inputs, labels in target.batches("search"):
-            scores = target.sample_scores(model(inputs.to(device)), labels.to(device))
+        for batch in target.batches("search"):
+            batch = moved(batch, device)
+            scores = target.sample_scores(target.forward(model, batch), target.labels(batch))
             if scores is None:
                 return 0.0
             found.append(scores)
@@ -186,16 +189,17 @@ class _Course:
 
     def run(self, epoch: int, student: nn.Module, teacher: nn.Module, device: torch.device) -> bool:
         """Train for one epoch; say whether losses and gradients stayed finite."""
-        for inputs, labels in self._target.batches(
+        target = self._target
+        for batch in target.batches(
             "train", shuffle_seed=self._config.seed + epoch, batch_size=self._config.batch_size
         ):
             # BatchNorm cannot normalise a lone sample left over at the end.
-            if len(inputs) == 1 < self._config.batch_size:
+            if num_samples(batch) == 1 < self._config.batch_size:
                 continue
-            inputs, labels = self._target.augment(inputs.to(device)), labels.to(device)
+            batch = target.augmented(moved(batch, device))
             with torch.no_grad():
-                expected = teacher(inputs)
-            loss = self._loss(student(inputs), expected, labels)
+                expected = target.forward(teacher, batch)
+            loss = self._loss(target.forward(student, batch), expected, target.labels(batch))
             self._optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(student.parameters(), _LARGEST_GRADIENT)

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from rl_compress.targets.target import Batch, Target
+from rl_compress.model.nested import num_samples
+from rl_compress.targets.batches import Batch, moved, some_of
+from rl_compress.targets.target import Target
 from rl_compress.training.seeded import seeded
 
 logger = logging.getLogger(__name__)
@@ -184,22 +186,23 @@ class _Course:
         for module in self._plan.frozen:
             module.eval()
         total, count = 0.0, 0
-        for inputs, labels in self._target.batches_of(
+        for batch in self._target.batches_of(
             self._data.trained,
             shuffle_seed=settings.seed + self.epoch + 1,
             batch_size=settings.batch_size,
         ):
             # BatchNorm cannot normalise a lone sample left over at the end.
-            if len(inputs) == 1 < settings.batch_size:
+            size = num_samples(batch)
+            if size == 1 < settings.batch_size:
                 continue
-            loss = self._loss(self._target.augment(inputs.to(self._device)), labels)
+            loss = self._loss(self._target.augmented(moved(batch, self._device)))
             self._optimizer.zero_grad()
             loss.backward()
             trained = [p for parameters, _ in self._plan.rates for p in parameters]
             nn.utils.clip_grad_norm_(trained, _LARGEST_GRADIENT)
             self._optimizer.step()
             self._schedule.step()
-            total, count = total + float(loss.detach()) * len(inputs), count + len(inputs)
+            total, count = total + float(loss.detach()) * size, count + size
         network.eval()
         self.epoch += 1
         self.losses.append(total / max(count, 1))
@@ -232,19 +235,20 @@ class _Course:
     def _held_out_loss(self) -> float:
         total, count = 0.0, 0
         with torch.no_grad():
-            for inputs, labels in self._data.batches(self._target, self._target.batch_size):
-                total += float(self._loss(inputs, labels)) * len(inputs)
-                count += len(inputs)
+            for batch in self._data.batches(self._target, self._target.batch_size):
+                size = num_samples(batch)
+                total += float(self._loss(moved(batch, self._device))) * size
+                count += size
         return total / count
 
-    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        outputs = self._plan.network(inputs.to(self._device))
-        loss = self._target.loss(outputs, labels.to(self._device))
+    def _loss(self, batch: Batch) -> Tensor:
+        outputs = self._target.forward(self._plan.network, batch)
+        loss = self._target.loss(outputs, self._target.labels(batch))
         assert loss is not None, "checked before training begins"
         return loss
 
 
 def _part(dataset: Any, indices: Tensor) -> Dataset[Any]:
     if isinstance(dataset, TensorDataset):
-        return TensorDataset(*(tensor[indices] for tensor in dataset.tensors))
+        return some_of(dataset, indices)
     return Subset(dataset, indices.tolist())

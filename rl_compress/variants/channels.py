@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from rl_compress.costs.analytic import AnalyticCosts
 from rl_compress.costs.precision import Precision
@@ -17,6 +16,7 @@ from rl_compress.importance.importance import make_importance, ranked
 from rl_compress.importance.units import Units
 from rl_compress.model.axes import Axis
 from rl_compress.model.groups import LayerGroup, quantizable_layers, some
+from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import plan_bits
 from rl_compress.space.search_space import GroupChoices, SearchSpace
 from rl_compress.space.space_config import SpaceConfig
@@ -28,7 +28,7 @@ from rl_compress.variants.slimmable import SlimmableNetwork
 
 def prepare_channels(
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     config: SpaceConfig,
     target: Target | None,
     contribution: ContributionConfig,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from rl_compress.importance.contribution import Train
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.model.axes import Axis
+from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.model import quantize_weights
 from rl_compress.space.search_space import Widths
 from rl_compress.space.space_config import SpaceConfig
@@ -35,7 +35,7 @@ class Compressor(Parts):
     def prepare(
         cls,
         model: nn.Module,
-        example_inputs: Sequence[Tensor],
+        example_inputs: Inputs,
         config: SpaceConfig,
         *,
         target: Target | None = None,

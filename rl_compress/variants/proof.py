@@ -28,6 +28,7 @@ from rl_compress.model.axes import Axis, named_tensors
 from rl_compress.model.graph import plain_operations
 from rl_compress.model.groups import FoundGroups, LayerGroup, find_groups
 from rl_compress.model.kept_state import kept_state, own_buffers
+from rl_compress.model.nested import Inputs, call, mapped, tensors_in
 from rl_compress.model.operation import Operation, Reduction
 from rl_compress.model.positions import Ids, varies
 from rl_compress.space.space_config import SpaceConfig
@@ -67,7 +68,7 @@ Order = npt.NDArray[np.int64]
 
 
 def find_proved_groups(
-    model: nn.Module, example_inputs: Sequence[Tensor], config: SpaceConfig
+    model: nn.Module, example_inputs: Inputs, config: SpaceConfig
 ) -> FoundGroups:
     """Find the groups of a model, and mark those that do not stand the proof.
 
@@ -127,7 +128,7 @@ def _kind(group: LayerGroup) -> str:
 class _Trials:
     """Groups that have stood all trials so far, and why others have not."""
 
-    def __init__(self, model: nn.Module, found: FoundGroups, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, model: nn.Module, found: FoundGroups, inputs: Inputs) -> None:
         self.reasons: dict[int, str] = {}
         self.good = [index for index, group in enumerate(found.groups) if group.prunable]
         self._found = found
@@ -177,7 +178,7 @@ class _Trials:
         try:
             variant = self._variant(groups, orders, kept)
             with _quietly(), follower:
-                outputs = variant(*self._inputs)
+                outputs = call(variant, self._inputs)
         except Exception as error:
             text = str(error).splitlines()[0] if str(error) else ""
             reason = f"a trial cut failed ({type(error).__name__}: {text})"
@@ -185,7 +186,7 @@ class _Trials:
         reference = _Reference(self._found.graph.operations, cut, follower.samples)
         try:
             with kept_state(self._model), _quietly(), reference:
-                expected = self._model(*self._inputs)
+                expected = call(self._model, self._inputs)
         except Exception as error:
             reason = f"a trial cut cannot be compared with the model ({error!r:.100})"
             return _Failure(list(indices), reason)
@@ -193,7 +194,7 @@ class _Trials:
             here = cut.groups_of(self._found.graph.operations[reference.wrong])
             reason = "a trial cut gave a wrong result (its channels are not where they seem to be)"
             return _Failure(here or list(indices), reason)
-        if outputs.shape != expected.shape or not _agree(outputs, expected):
+        if not _all_agree(outputs, expected):
             reason = "a trial cut gave a wrong result (the model's output differs)"
             return _Failure(list(indices), reason)
         return None
@@ -394,6 +395,12 @@ def _sample(result: Tensor, sources: Sequence[Order | None] | None = None) -> Te
     return result.detach().to(torch.float32, copy=True)
 
 
+def _all_agree(outputs: Any, expected: Any) -> bool:
+    """Say whether two models' outputs agree, tensor by tensor."""
+    one, other = list(tensors_in(outputs)), list(tensors_in(expected))
+    return len(one) == len(other) and all(map(_agree, one, other))
+
+
 def _agree(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
@@ -484,8 +491,8 @@ def _quietly() -> Iterator[None]:
 
 
 def _lively_model(
-    model: nn.Module, names: set[str], example_inputs: Sequence[Tensor]
-) -> tuple[nn.Module, Sequence[Tensor]]:
+    model: nn.Module, names: set[str], example_inputs: Inputs
+) -> tuple[nn.Module, Inputs]:
     """Return a copy of a model in which every channel matters, and inputs that excite them all.
 
     Weights that are zero, tiny or alike, as those of untrained normalisations and layer scales or
@@ -494,7 +501,7 @@ def _lively_model(
     """
     generator = torch.Generator().manual_seed(0)
     tensors = named_tensors(model)
-    noise = [_noise_like(tensor, generator) for tensor in example_inputs]
+    noise = mapped(lambda tensor: _noise_like(tensor, generator), example_inputs)
     copied, inputs = model, example_inputs
     for strength, inputs in ((1.0, noise), (1.0, example_inputs), (0.0, example_inputs)):
         lively = {
@@ -505,7 +512,7 @@ def _lively_model(
         copied = copy_with(model, lively, trainable=True)
         try:
             with kept_state(copied), _quietly():
-                if copied(*inputs).isfinite().all():
+                if all(tensor.isfinite().all() for tensor in tensors_in(call(copied, inputs))):
                     break
         except Exception as error:
             logger.debug("weights or inputs made up for the proof do not run", exc_info=error)
@@ -539,18 +546,16 @@ def _lively(tensor: Tensor, strength: float, generator: torch.Generator) -> Tens
     return torch.where(small, 0.1 * noise.abs() + 0.05, tensor * factors)
 
 
-def check_uncut(
-    model: nn.Module, network: SlimmableNetwork, example_inputs: Sequence[Tensor]
-) -> None:
+def check_uncut(model: nn.Module, network: SlimmableNetwork, example_inputs: Inputs) -> None:
     """Make sure that the variant with all units is the model, with the model's own weights.
 
     Raises:
         UnsupportedLayerError: It gives other outputs.
     """
     with _quietly(), kept_state(model):
-        expected = model(*example_inputs)
-        outputs = own_buffers(network.uncompressed())(*example_inputs)
-    if not _agree(outputs, expected):
+        expected = call(model, example_inputs)
+        outputs = call(own_buffers(network.uncompressed()), example_inputs)
+    if not _all_agree(outputs, expected):
         raise UnsupportedLayerError(
             "target: the variant with all units gives other outputs than the model; list the "
             "layers in space.skip that its forward pass treats by their place"

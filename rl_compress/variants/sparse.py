@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rl_compress.costs.precision import Precision
 from rl_compress.costs.sparse import SparseCosts
@@ -26,6 +25,7 @@ from rl_compress.importance.units import Units
 from rl_compress.model.axes import named_tensors
 from rl_compress.model.graph import trace
 from rl_compress.model.groups import quantizable_layers
+from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import plan_bits
 from rl_compress.space.search_space import GroupChoices, SearchSpace
 from rl_compress.space.space_config import SpaceConfig, parse_n_of_m
@@ -42,7 +42,7 @@ from rl_compress.variants.slimmable import without_weights
 
 def prepare_sparse(
     model: nn.Module,
-    example_inputs: Sequence[Tensor],
+    example_inputs: Inputs,
     config: SpaceConfig,
     target: Target | None,
     contribution: ContributionConfig,

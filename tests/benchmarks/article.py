@@ -39,7 +39,7 @@ from rl_compress.quantizers.model import quantize_weights
 from rl_compress.quantizers.quantized_tensor import quantize_tensor
 from rl_compress.quantizers.quantizer import nearest
 from rl_compress.registry import QUANTIZERS
-from rl_compress.repair.activations import calibration_inputs
+from rl_compress.repair.activations import calibration_pass
 from rl_compress.repair.recalibration import recalibrate_batchnorm
 from rl_compress.report.quantizer_plots import quantizer_plot
 from rl_compress.runs.environment import describe_environment
@@ -176,7 +176,7 @@ def error_feedback(target: Any, model: nn.Module) -> list[dict[str, Any]]:
         if isinstance(layer, nn.Conv2d | nn.Linear)
     ]
     with torch.no_grad():
-        model(calibration_inputs(target, model, 4))
+        calibration_pass(target, model, 4)(model)
     for handle in handles:
         handle.remove()
     rows = []
@@ -228,7 +228,7 @@ def awareness() -> dict[str, Any]:
                 target,
                 space.quantization,
                 FinetuningConfig(epochs=10, seed=seed),
-                calibration_inputs(target, model, 4),
+                calibration_pass(target, model, 4),
                 device=CPU,
                 bits=bits,
             )

@@ -18,8 +18,11 @@ class Agreement(Score):
     def __call__(self, variant: nn.Module) -> float:
         agreed, count = 0, 0
         with torch.no_grad():
-            for inputs, _ in self.target.batches("search"):
-                chosen = (model(inputs).argmax(1) for model in (variant, self.reference))
-                agreed += int(torch.eq(*chosen).sum())
-                count += len(inputs)
+            for batch in self.target.batches("search"):
+                one, other = (
+                    self.target.forward(model, batch).argmax(1)
+                    for model in (variant, self.reference)
+                )
+                agreed += int((one == other).sum())
+                count += len(one)
         return self.config.scale * agreed / count

@@ -28,7 +28,9 @@ def _quantize_weights(model: nn.Module, config: QuantizationConfig) -> dict[str,
 def _quantize_activations(
     model: nn.Module, inputs: torch.Tensor, config: QuantizationConfig
 ) -> dict[str, ActivationQuantizer]:
-    return quantize_activations(model, inputs, config, LayerBits.same(model, config).activations)
+    return quantize_activations(
+        model, lambda m: m(inputs), config, LayerBits.same(model, config).activations
+    )
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
@@ -66,7 +68,7 @@ def test_skipped_layers_stay_as_they_are() -> None:
     inputs = torch.randn(4, 1, 8, 8)
     ranges = quantize_activations(
         model,
-        inputs,
+        lambda m: m(inputs),
         config,
         LayerBits.same(model, config, lambda layer: layer != "fc2").activations,
     )

@@ -71,6 +71,26 @@ def test_workers_have_shapes_and_what_an_evaluation_reads() -> None:
         cloudpickle.loads(sent)(**config.options)
 
 
+def test_workers_have_batches_of_the_same_form() -> None:
+    def some(count: int) -> dict[str, torch.Tensor]:
+        x = torch.arange(float(count))[:, None]
+        return {"x": x, "labels": torch.arange(count) % 4, "mask": x > 3}
+
+    data = {"train": some(100), "test": [{"x": torch.ones(1), "label": 0}] * 3, "search": some(9)}
+    with held_target(_model(), data) as config:
+        own = make_target(config)
+        received = cloudpickle.loads(cloudpickle.dumps(portable_factory(config)))(**config.options)
+        for name in ("calibration", "search"):
+            pairs = zip(own.batches(name), received.batches(name), strict=True)
+            for one, other in pairs:
+                parts = zip(own.input_tensors(one), received.input_tensors(other), strict=True)
+                assert all(torch.equal(mine, theirs) for mine, theirs in parts)
+                assert torch.equal(own.labels(one), received.labels(other))
+        assert list(next(iter(received.batches("search")))[0]) == ["x", "mask"]
+        assert len(received.split("test")) == 0
+        assert received.class_axis(torch.zeros(2, 4)) == 1
+
+
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with held_target(_model(), DATA) as config:

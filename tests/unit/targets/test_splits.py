@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rl_compress.errors import TargetError
+from rl_compress.targets.batches import NestedDataset
 from rl_compress.targets.splits import check_splits, digests, disjoint_splits
 from rl_compress.targets.target import SPLITS, Target
 
@@ -156,17 +157,35 @@ def test_broken_inputs_are_found(value: float, lazy: bool) -> None:
 
 @pytest.mark.parametrize(
     "unusable",
-    [iter([1]), None, _Items([3]), _Items([{"x": torch.zeros(2)}])],
-    ids=["iterator", "none", "numbers", "dictionaries"],
+    [iter([1]), None],
+    ids=["iterator", "none"],
 )
 def test_what_is_no_map_style_dataset_of_pairs_is_refused(unusable: Any) -> None:
     with pytest.raises(TargetError, match="'train' cannot be read as a map-style dataset"):
         check_splits(_Target({**_sound(), "train": unusable}))
 
 
-def test_inputs_must_be_tensors() -> None:
-    with pytest.raises(TargetError, match=r"'train' must hold .*type list"):
-        check_splits(_Target({**_sound(), "train": _Items([([1, 2], 0)])}))
+@pytest.mark.parametrize(
+    ("sample", "kind"), [(([1, 2], 0), "list"), (3, "int"), ({"text": "one"}, "dict")]
+)
+def test_inputs_must_be_tensors(sample: Any, kind: str) -> None:
+    with pytest.raises(TargetError, match=f"'train' must hold .*type {kind}"):
+        check_splits(_Target({**_sound(), "train": _Items([sample])}))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_samples_of_several_inputs_are_the_same_where_all_of_them_are(lazy: bool) -> None:
+    def split(first: int, shift: int) -> Any:
+        numbers = torch.arange(first, first + 4)[:, None]
+        data = NestedDataset({"x": numbers, "mask": numbers + shift, "labels": numbers[:, 0]})
+        return _Items([data[index] for index in range(4)]) if lazy else data
+
+    splits = {name: split(10 * number, 0) for number, name in enumerate(SPLITS)}
+    splits["test"] = split(10 * SPLITS.index("search"), 1)
+    check_splits(_Target(splits))
+    splits["test"] = split(10 * SPLITS.index("search") + 3, 0)
+    with pytest.raises(TargetError, match=r"'search' and 'test' share 1 sample"):
+        check_splits(_Target(splits))
 
 
 def test_a_sample_in_two_tensor_datasets_is_found() -> None:

@@ -175,7 +175,7 @@ def test_stages_end_where_the_next_layer_begins(name: str, first: str, count: in
 
 def test_a_truncated_network_stops_at_its_layer() -> None:
     model = zoo.make("plain")
-    truncated = Truncated(model, "conv2", zoo.EXAMPLE[0], 5)
+    truncated = Truncated(model, "conv2", zoo.EXAMPLE, 5)
     inputs = torch.randn(3, 1, 8, 8)
     expected = truncated.head(torch.relu(model.bn1(model.conv1(inputs))).mean(dim=(2, 3)))
     torch.testing.assert_close(truncated(inputs), expected)

@@ -86,7 +86,7 @@ def _train(
         target,
         config,
         FinetuningConfig(epochs=2, batch_size=16),
-        inputs,
+        lambda m: m(inputs),
         device=CPU,
         bits=LayerBits.same(model, config, lambda layer: layer == "fc2"),
         masks=masks,
