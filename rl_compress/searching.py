@@ -14,7 +14,7 @@ from rl_compress.agent.config import SearchConfig
 from rl_compress.agent.env import Problem
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, repairs_weights
+from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
 from rl_compress.evaluation.shared import SharedEvaluator, SharedMeasurements, Sharing
 from rl_compress.runs.record import EvaluationRecord
@@ -237,12 +237,13 @@ class SearchTask:
         self.on_progress(ledger.progress())
         if ledger.progress().exhausted:
             return ledger.progress(), None
-        compressor = problem.compressor
-        levels = not repairs_weights(self.subject.model, self.evaluation)
+        shared = problem.compressor.network.tensors
+        weights = write_weights(shared)
+        compressor = problem.compressor.with_tensors(shared, weights.with_suffix(""))
         kit = WorkerKit(
             target=self.target,
             problem=dataclasses.replace(problem, compressor=compressor.without_weights()),
-            weights=write_weights(compressor.shared_tensors(levels=levels)),
+            weights=weights,
             score=self.objective.score,
             evaluation=self.evaluation,
             latency=self.objective.needs_latency,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -65,19 +66,14 @@ class Compressor(Parts):
         """Return the same without tensors, to be sent to workers that map them from a file."""
         return dataclasses.replace(self, network=self.network.with_tensors({}), contribution=None)
 
-    def shared_tensors(self, *, levels: bool) -> dict[str, Tensor]:
-        """Return the tensors that workers map.
+    def with_tensors(self, tensors: dict[str, Tensor], levels: Path | None = None) -> Compressor:
+        """Return the same with the network's tensors, undoing :meth:`without_weights`.
 
         Args:
-            levels: With all levels that variants may need, where the network has levels.
+            tensors: The network's own, such as mapped ones.
+            levels: Folder where processes that have the same tensors share quantized weights.
         """
-        if levels and isinstance(self.network, SlimmableNetwork):
-            return self.network.all_tensors()
-        return self.network.tensors
-
-    def with_tensors(self, tensors: dict[str, Tensor]) -> Compressor:
-        """Return the same with the network's tensors, undoing :meth:`without_weights`."""
-        return dataclasses.replace(self, network=self.network.with_tensors(tensors))
+        return dataclasses.replace(self, network=self.network.with_tensors(tensors, levels))
 
     def cut(self, model: nn.Module, widths: Widths) -> nn.Module:
         """Make the variant from a copy of the model: smaller for channels, else with zeros."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,8 +50,10 @@ class MaskedNetwork:
         self.tensors[name + _GROUP] = group.to(torch.int32)
         self.tensors[name + _RANK] = rank.to(torch.int32)
 
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> MaskedNetwork:
-        """Return the same with other tensors, such as mapped ones."""
+    def with_tensors(
+        self, tensors: Mapping[str, Tensor], levels: Path | None = None
+    ) -> MaskedNetwork:
+        """Return the same with other tensors, such as mapped ones; there are no levels here."""
         return dataclasses.replace(self, tensors=dict(tensors))
 
     def masks(self, widths: Widths) -> dict[str, Tensor]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +29,10 @@ from rl_compress.model.axes import (
 )
 from rl_compress.model.groups import LayerGroup
 from rl_compress.quantizers.bits import Bits
-from rl_compress.quantizers.quantized_tensor import check_finite, quantize_tensor
+from rl_compress.quantizers.quantized_tensor import check_finite
 from rl_compress.space.search_space import Widths
 from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig
-from rl_compress.targets.threads import threads
+from rl_compress.variants.packed_weights import PackedWeights
 
 
 @dataclass(slots=True)
@@ -48,16 +47,12 @@ class SlimmableNetwork:
     """The groups that widths refer to, in the order of the search space."""
     bits: dict[str, Bits] = field(default_factory=dict)
     """Weights that variants take quantized, by name, and where their bits come from."""
-    quantization: QuantizationConfig | None = None
-    """How they are; its own bits do not count."""
-    levels: dict[str, Tensor] = field(default_factory=dict)
-    """Weights at bits that some variant had, by ``name@bits``."""
-    _output_axes: dict[str, int] = field(init=False, repr=False)
+    levels: PackedWeights | None = None
+    """Weights at the bits that variants had."""
     _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
     _widened: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._output_axes = quantizable_weights(self.skeleton) if self.bits else {}
         self._axes = {}
         for index, group in enumerate(self.groups):
             for axis in group.axes:
@@ -102,15 +97,8 @@ class SlimmableNetwork:
                 kept[name] = source
                 if source.choices[0] < UNQUANTIZED:
                     check_finite(self.tensors[name], name)
-        return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, config)
-
-    def all_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors and every level that a variant may need, as a copy is made of."""
-        needed = [(name, number) for name, bits in self.bits.items() for number in bits.choices]
-        # One thread for each level; torch would rather share out single operations.
-        with threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(self._kept, *zip(*needed, strict=True)))
-        return {**self.tensors, **self.levels}
+        levels = PackedWeights(config, quantizable_weights(self.skeleton))
+        return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, levels)
 
     def uncompressed(self) -> nn.Module:
         """Return the whole network, unquantized."""
@@ -139,17 +127,19 @@ class SlimmableNetwork:
 
     def to(self, device: torch.device) -> SlimmableNetwork:
         """Return the same network with its tensors on a device."""
-        both = {**self.tensors, **self.levels}
-        return self.with_tensors({name: t.to(device) for name, t in both.items()})
+        return self.with_tensors({name: t.to(device) for name, t in self.tensors.items()})
 
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> SlimmableNetwork:
-        """Return the same with other tensors and levels, such as mapped ones."""
-        own = named_tensors(self.skeleton).keys()
-        return dataclasses.replace(
-            self,
-            tensors={name: tensor for name, tensor in tensors.items() if name in own},
-            levels={name: tensor for name, tensor in tensors.items() if name not in own},
-        )
+    def with_tensors(
+        self, tensors: Mapping[str, Tensor], levels: Path | None = None
+    ) -> SlimmableNetwork:
+        """Return the same with other tensors, such as mapped ones.
+
+        Args:
+            tensors: Of the same values.
+            levels: Folder where processes that have these tensors share their levels.
+        """
+        shared = self.levels and self.levels.again(levels)
+        return dataclasses.replace(self, tensors=dict(tensors), levels=shared)
 
     def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
         """Return a group's weight matrices and kernels as they are at some widths."""
@@ -158,19 +148,11 @@ class SlimmableNetwork:
         return [self._narrowed(t, name, widths) for name, t in tensors.items() if t.ndim > 1]
 
     def _kept(self, name: str, bits: int) -> Tensor:
-        """Return a weight with a number of bits, quantized now if it was not before."""
+        """Return a weight with a number of bits."""
         weight = self.tensors[name]
-        if bits == UNQUANTIZED or self.quantization is None:
+        if bits == UNQUANTIZED or self.levels is None:
             return weight
-        level = f"{name}@{bits}"
-        if level not in self.levels:
-            config = self.quantization.model_copy(update={"weight_bits": bits})
-            # On the CPU, as the model that is delivered: elsewhere sums have another order.
-            found = quantize_tensor(
-                weight.cpu(), config, output_axis=self._output_axes[name], name=name
-            )
-            self.levels[level] = found.dequantize().to(weight)
-        return self.levels[level]
+        return self.levels.at(name, bits, weight)
 
     def _narrowed(self, tensor: Tensor, name: str, widths: Widths) -> Tensor:
         by_dim: dict[int, list[tuple[int, Axis]]] = {}

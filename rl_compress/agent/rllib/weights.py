@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from rl_compress.targets.cache import cache_dir, write_whole
@@ -26,21 +26,21 @@ def write_weights(tensors: Mapping[str, Tensor]) -> Path:
     return path
 
 
-def map_weights(path: Path, fetch: Callable[[], bytes]) -> dict[str, Tensor]:
-    """Map the tensors of a file, fetching it first where this node does not have it.
+def local_weights(path: Path, fetch: Callable[[], bytes]) -> Path:
+    """Return this node's copy of a file of weights, fetched first if there is none.
 
     Args:
         path: The file's place on the driver's node; its name is the hash of the contents.
         fetch: Returns the file's contents from elsewhere.
 
     Returns:
-        Tensors that share their memory with all other processes of the node that map the file.
+        A file whose tensors, when mapped, share their memory with all other processes of the node.
     """
     local = path if path.exists() else _path(path.stem)
     if not local.exists():
         # Two workers may fetch at once; both write the same contents and rename.
         write_whole(local, fetch())
-    return load_file(local)
+    return local
 
 
 def _path(digest: str) -> Path:

@@ -13,12 +13,13 @@ import gymnasium as gym
 import numpy as np
 import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from safetensors.torch import load_file
 
 from rl_compress.agent.env import CompressionEnv, Problem
 from rl_compress.agent.mask_env import MaskEnv
 from rl_compress.agent.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit, answer
 from rl_compress.agent.rllib.lease import Holder
-from rl_compress.agent.rllib.weights import map_weights
+from rl_compress.agent.rllib.weights import local_weights
 from rl_compress.errors import RLCompressError, SearchStalledError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import Evaluator
@@ -195,7 +196,8 @@ def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
         (reference,) = answer(coordinator.weights.remote())
         return ray.get(reference)
 
-    compressor = kit.problem.compressor.with_tensors(map_weights(kit.weights, fetch))
+    weights = local_weights(kit.weights, fetch)
+    compressor = kit.problem.compressor.with_tensors(load_file(weights), weights.with_suffix(""))
     problem = dataclasses.replace(kit.problem, compressor=compressor)
     evaluator = Evaluator(
         make_target(kit.target),

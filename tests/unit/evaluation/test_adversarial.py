@@ -16,6 +16,7 @@ from rl_compress.evaluation.straight_through import straight_through
 from rl_compress.quantizers.activations import quantize_activations
 from rl_compress.quantizers.bits import LayerBits
 from rl_compress.space.space_config import QuantizationConfig
+from rl_compress.targets.batches import NestedDataset
 from rl_compress.targets.target import SPLITS, ClassificationTarget, Target
 
 MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]
@@ -124,6 +125,30 @@ def test_the_range_is_the_search_splits_own(make_target: MakeTarget) -> None:
     assert torch.equal(clean, inputs[:10])
     assert torch.equal(labels, same)
     assert float((changed - clean).abs().max()) <= attack.ball.epsilon + 1e-6
+
+
+class _Masked(nn.Linear):
+    def forward(self, input: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(input * mask)
+
+
+def test_of_several_inputs_the_one_of_floating_point_is_changed() -> None:
+    batch = {"input": torch.randn(8, 3), "mask": torch.ones(8, 3).long()}
+    batch["labels"] = torch.arange(8) % 2
+    target = ClassificationTarget(
+        lambda: _Masked(3, 2), dict.fromkeys(SPLITS, NestedDataset(batch))
+    )
+    attack = InputAttack(target, RobustnessConfig(epsilon=0.5), key="key")
+    model = target.build()
+    ((clean, changed),) = attack.batches(model)
+    assert not torch.equal(changed["input"], batch["input"])
+    assert torch.equal(clean["input"], batch["input"])
+    assert all(torch.equal(changed[name], batch[name]) for name in ("mask", "labels"))
+    assert attack.score(model) <= target.score(model, "search")
+    batch["mask"] = batch["mask"].float()
+    two = ClassificationTarget(lambda: _Masked(3, 2), dict.fromkeys(SPLITS, NestedDataset(batch)))
+    with pytest.raises(ConfigError, match=r"one tensor of them.*torch.float32, torch.float32"):
+        InputAttack(two, RobustnessConfig(), key="key")
 
 
 class _Careless(ClassificationTarget):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import UserDict
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -36,6 +37,25 @@ def test_the_exported_model_agrees_at_any_batch_size(
     inputs = torch.rand(5, 1, 6, 6)
     (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     torch.testing.assert_close(torch.from_numpy(outputs), model(inputs).detach())
+
+
+class Named(nn.Module):
+    """Takes two inputs and an option by name, and returns what only it knows."""
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Any:
+        return UserDict(length=x.sum(dim=1), logits=x - 2 * y * scale)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_inputs_keep_their_names(tmp_path: Path, by_name: bool) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    parts = {"y": torch.rand(1, 3), "x": torch.rand(1, 3), "scale": 3.0}
+    export_onnx(Named().eval(), parts if by_name else (parts["x"], parts["y"], 3.0), path)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x, y = torch.rand(4, 3), torch.rand(4, 3)
+    _, logits = session.run(None, {"y": y.numpy(), "x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), x - 6 * y)
 
 
 def test_a_model_that_computes_otherwise_in_onnx_is_refused(tmp_path: Path) -> None:
