@@ -6,17 +6,16 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 
-from rl_compress.agent.config import BASELINES
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.ledger import Progress
+from rl_compress.registry import SEARCHERS
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.searching import SearchTask
 
-COMPARED = tuple(name for name in BASELINES if name != "contribution")
-"""Baselines that any job can be compared with."""
 
-_DETERMINISTIC = ("uniform", "global", "contribution")
-"""Algorithms that are the same search whatever the seed; they are run once."""
+def compared() -> list[str]:
+    """Return the baselines that any job can be compared with."""
+    return [name for name in SEARCHERS.built_in if _suits_any_job(name)]
 
 
 def check_baselines(names: Sequence[str]) -> None:
@@ -25,11 +24,22 @@ def check_baselines(names: Sequence[str]) -> None:
     Raises:
         ConfigError: A name is unknown.
     """
-    if unknown := [name for name in names if name not in COMPARED]:
-        raise ConfigError(
-            f"--baselines: must be among {', '.join(COMPARED)}, separated by commas, "
-            f"but got {', '.join(repr(name) for name in unknown)}"
-        )
+    for name in names:
+        try:
+            known = _suits_any_job(name)
+        except ValueError:
+            known = False
+        except ConfigError as error:
+            raise ConfigError(f"--baselines: {error}") from error
+        if not known:
+            raise ConfigError(
+                f"--baselines: must be among {', '.join(compared())}, or your own as "
+                f"package.module:Class, separated by commas, but got {name!r}"
+            )
+
+
+def _suits_any_job(name: str) -> bool:
+    return SEARCHERS.find(name).needs != "contributions"
 
 
 def plan(task: SearchTask, baselines: Sequence[str], seeds: int) -> list[tuple[str, int]]:
@@ -41,7 +51,7 @@ def plan(task: SearchTask, baselines: Sequence[str], seeds: int) -> list[tuple[s
     return [
         (name, seed)
         for name in dict.fromkeys([own, *baselines])
-        for seed in range(first, first + (1 if name in _DETERMINISTIC else seeds))
+        for seed in range(first, first + (seeds if task.search.of(name).seeded else 1))
         if (name, seed) != (own, first)
     ]
 
@@ -65,19 +75,19 @@ def run_beside(
     """
     total = evaluations * len(chosen)
     for number, (algorithm, seed) in enumerate(chosen):
-        run = RunDirectory(task.run.baselines / f"{algorithm}-seed{seed}", task.run.mirror)
+        folder = f"{algorithm.replace(':', '.')}-seed{seed}"
+        run = RunDirectory(task.run.baselines / folder, task.run.mirror)
         run.evaluations.mkdir(parents=True, exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
-        settings = task.search.model_copy(
+        settings = task.search.of(algorithm).model_copy(
             update={
-                "algorithm": algorithm,
                 "seed": seed,
                 "evaluations": evaluations,
                 # At equal numbers of evaluations nobody ends early of its own accord.
                 "convergence": None,
             }
         )
-        if settings.needs_curves and task.run.sensitivity.exists():
+        if settings.needs == "curves" and task.run.sensitivity.exists():
             shutil.copyfile(task.run.sensitivity, run.sensitivity)
 
         def hear(progress: Progress, before: int = number * evaluations) -> None:

@@ -6,6 +6,8 @@ The command line prints the message and exits with the class's ``exit_code``: 2 
 
 from __future__ import annotations
 
+import traceback
+
 
 class RLCompressError(Exception):
     """Base class of all errors that a user is expected to read."""
@@ -64,3 +66,15 @@ class SubmissionError(RLCompressError):
         """Keep the exit code of the job itself, where it has one."""
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def summary(error: BaseException) -> str:
+    """Return type, message and place of an error in one line."""
+    text = " ".join(str(error).split())[:200]
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)[1:]
+        if "site-packages" not in frame.filename and "<frozen" not in frame.filename
+    ]
+    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    return f"{type(error).__name__}: {text}{place}"

@@ -162,7 +162,13 @@ def evaluate_policy(
         subject = prepare_job(job, Path(folder), monitor)
     compressor, target = subject.compressor, subject.target
     widths = compressor.space.widths_of(policy)
-    evaluator = Evaluator(target, compressor, job.objective.score, job.evaluation.in_float32())
+    evaluator = Evaluator(
+        target,
+        compressor,
+        job.objective.score,
+        job.evaluation.in_float32(),
+        score_options=job.objective.options_of_score,
+    )
     monitor.phase("evaluation")
     costs = compressor.costs.costs(widths)
     return {
@@ -218,7 +224,7 @@ def measure_latency_table(
     check_layer_names(job.space, model)
     inputs = target.inputs_for(model)
     # Which channels go first does not matter, only how many; this ranking needs no data.
-    pruning = job.space.pruning.model_copy(update={"importance": "l1"})
+    pruning = job.space.pruning.model_copy(update={"importance": "l1", "importance_options": {}})
     compressor = Compressor.prepare(
         model, inputs, job.space.model_copy(update={"pruning": pruning})
     )

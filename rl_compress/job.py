@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import (
@@ -26,6 +26,7 @@ from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.registry import IMPORTANCES, QUANTIZERS, SCORES, SEARCHERS
 from rl_compress.robustness.vulnerability import VulnerabilityConfig
 from rl_compress.searchers.objective import ObjectiveConfig
 from rl_compress.searchers.tune_config import TuneConfig
@@ -35,6 +36,16 @@ from rl_compress.strict_yaml import load_yaml
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.training.pretraining import PretrainingConfig
 from rl_compress.training.recovery import FinetuningConfig
+from rl_compress.validation import in_words
+
+_PARTS = {
+    "space.pruning.importance": IMPORTANCES,
+    "space.quantization.quantizer": QUANTIZERS,
+    "space.quantization.activation_quantizer": QUANTIZERS,
+    "objective.score": SCORES,
+    "search.algorithm": SEARCHERS,
+}
+"""Keys that call a part by its name; their options are beside them."""
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -153,23 +164,44 @@ class Job(BaseModel):
                 "layers that become narrower; choose channel, or a space.pruning.structure that "
                 "is sparse"
             )
-        ranks_by_it = self.space.pruning.importance == "contribution"
-        if self.search.algorithm == "contribution" and not ranks_by_it:
-            raise ConfigError(
-                "search.algorithm: contribution keeps what contributes most, so units must be "
-                "ranked by that; set space.pruning.importance: contribution"
-            )
         if self.finetuning.schedule == "contribution" and (sparse or masks):
             raise ConfigError(
                 "finetuning.schedule: contribution lets channels of groups fade out; choose "
                 "one_shot, or space.pruning.structure: channels with space.action: ratio"
             )
-        if self.search.algorithm == "contribution" and self.space.action == "mask":
-            raise ConfigError(
-                "space.action: the algorithm contribution decides masks by itself; choose "
-                "action: ratio, which it fills with them, or another search.algorithm"
-            )
         return self
+
+    def named_parts(self) -> list[tuple[str, str]]:
+        """Return all parts but the target: keys, and names, ``package.module:Class`` where own."""
+        formats = [("export.formats", name) for name in self.export.formats or ()]
+        return [*((key, attrgetter(key)(self)) for key in _PARTS), *formats]
+
+    def check_parts(self) -> None:
+        """Import all that the job calls by name, and validate its options.
+
+        Raises:
+            ConfigError: Something cannot be imported, has no such option, lacks a package, or does
+                not go with another part.
+        """
+        for key, registry in _PARTS.items():
+            name = attrgetter(key)(self)
+            # What is no part is an algorithm that learns, or a score of the target's own.
+            if ":" in name or name in registry:
+                registry.load(name, attrgetter(f"{key}_options")(self), key=key)
+        self.export.wanted()
+        if self.search.needs != "contributions":
+            return
+        name = self.search.algorithm
+        if IMPORTANCES.find(self.space.pruning.importance).needs != "contributions":
+            raise ConfigError(
+                f"search.algorithm: {name} keeps what contributes most, so units must be ranked by "
+                f"that; set space.pruning.importance: contribution"
+            )
+        if self.space.action == "mask":
+            raise ConfigError(
+                f"space.action: the algorithm {name} decides masks by itself; choose action: "
+                f"ratio, which it fills with them, or another search.algorithm"
+            )
 
     def device_profile(self) -> DeviceProfile | None:
         """Return the profile of the device, if one is named.
@@ -235,8 +267,7 @@ def parse_job(data: dict[str, Any], source: str = "job") -> Job:
     try:
         return Job.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: {'; '.join(problems)}") from None
+        raise ConfigError(f"{source}: {in_words(error, Job)}") from None
 
 
 def filled_in(text: str) -> str:
@@ -281,31 +312,6 @@ def _set(data: dict[str, Any], key: str, value: Any, source: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"{source}: {parent} is a value, not a section")
     node[last] = value
-
-
-def _describe(problem: Any) -> str:
-    """Say in one line what is wrong with a key, and what is meant perhaps."""
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
-        return f"unknown key {key}; {hint}"
-    if problem["type"] == "missing":
-        return f"missing key {key}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, but got {problem['input']!r}"
-
-
-def _fields_at(location: Sequence[str]) -> list[str]:
-    """Return the keys of the section at a location."""
-    model: Any = Job
-    for part in location:
-        found = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        # Below a mapping with free keys, its values' model.
-        model = found.annotation if found else get_args(model)[-1]
-    return list(model.model_fields)
 
 
 def _one_line(error: Exception) -> str:

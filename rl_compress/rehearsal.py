@@ -120,7 +120,7 @@ def _scored_variant(job: Job, subject: Subject, target: Target) -> Widths:
             subject.compressor,
             job.objective.score,
             job.evaluation,
-            robustness=job.objective.robustness,
+            score_options=job.objective.options_of_score,
         )
     failure: Exception | None = None
     for widths in _variants(subject):

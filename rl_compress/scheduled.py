@@ -116,9 +116,12 @@ def _changes(run: RunDirectory, job: Job, asked: str) -> list[str]:
     known = _read(run)
     if changed := _differences(known, fingerprint_of_job(asked)):
         return changed
+    # Whose sources count must have been imported.
+    job.check_parts()
+    parts = [name for _, name in job.named_parts()]
     target = make_target(job.target)
     model = build_model(target, job.target)
-    return _differences(known, fingerprint_of_target(job.target, target, model))
+    return _differences(known, fingerprint_of_target(job.target, target, model, parts))
 
 
 def _read(run: RunDirectory) -> Fingerprint:

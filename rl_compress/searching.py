@@ -21,8 +21,6 @@ from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.baseline_search import run_baseline
-from rl_compress.searchers.baselines.baseline import Baseline
-from rl_compress.searchers.baselines.registry import make_baseline
 from rl_compress.searchers.convergence import Convergence
 from rl_compress.searchers.goals import Goal, drawn_budgets, reference_rewards, shares
 from rl_compress.searchers.mask_prior import mask_prior
@@ -30,6 +28,7 @@ from rl_compress.searchers.objective import Objective, ObjectiveConfig
 from rl_compress.searchers.preparation import Subject
 from rl_compress.searchers.prior import greedy_widths
 from rl_compress.searchers.score_log import ScoreLog
+from rl_compress.searchers.searcher import SearchProblem, make_searcher
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
 from rl_compress.searchers.shared_curves import (
     keep_shared,
@@ -37,7 +36,6 @@ from rl_compress.searchers.shared_curves import (
     measurement_key,
     shared_path,
 )
-from rl_compress.searchers.threshold_baselines import Contribution, Global
 from rl_compress.space.budget import Budget
 from rl_compress.space.mask_projection import decides_masks, project_mask
 from rl_compress.space.projection import project
@@ -78,7 +76,7 @@ class SearchTask:
             self.objective.score,
             self.evaluation,
             latency=self.objective.needs_latency,
-            robustness=self.objective.robustness,
+            score_options=self.objective.options_of_score,
         )
 
     def search_for_policy(self) -> tuple[Progress, str | None]:
@@ -98,7 +96,7 @@ class SearchTask:
         store = self.run.store()
         ledger = EvaluationLedger(store, self.search.evaluations, self.subject.may_win)
         self.on_progress(ledger.progress())
-        curves = self.curves(exact) if self.search.needs_curves else None
+        curves = self.curves(exact) if self.search.needs == "curves" else None
         self.run.push()
         reward = Objective(self.objective, evaluator.original_costs)
         candidates = CandidateEvaluator(evaluator, ledger, space, reward, self.identity)
@@ -119,7 +117,7 @@ class SearchTask:
             self.target,
             evaluation,
             self.objective.score,
-            self.objective.robustness,
+            self.objective.options_of_score,
             latencies=pickle.dumps(latencies),
         )
         return Sharing(self.measurements, key, self.identity.trial)
@@ -142,7 +140,7 @@ class SearchTask:
             self.target,
             self.evaluation.in_float32(),
             self.objective.score,
-            self.objective.robustness,
+            self.objective.options_of_score,
             self.search.sensitivity_levels,
         )
         if (curves := load_shared(shared)) is not None:
@@ -198,19 +196,20 @@ class SearchTask:
         candidates: CandidateEvaluator,
         curves: SensitivityCurves | None,
     ) -> tuple[Progress, str | None]:
-        space, costs = self.subject.compressor.space, self.subject.compressor.costs
-        budget = self.subject.budget
-        compressor = self.subject.compressor
-        baseline: Baseline
-        match self.search.algorithm:
-            case "global":
-                layers = [parent.name for parent in compressor.parents]
-                baseline = Global(space, compressor.importances, layers, budget, costs)
-            case "contribution":
-                assert compressor.contribution is not None, "the job ranks by contribution"
-                baseline = Contribution(space, compressor.contribution, self.contribution_threshold)
-            case algorithm:
-                baseline = make_baseline(algorithm, space, budget, costs, curves, self.search.seed)
+        budget, compressor = self.subject.budget, self.subject.compressor
+        space, costs = compressor.space, compressor.costs
+        problem = SearchProblem(
+            space,
+            budget,
+            costs,
+            self.search.seed,
+            curves,
+            importances=compressor.importances,
+            layers=[parent.name for parent in compressor.parents],
+            contribution=compressor.contribution,
+            contribution_threshold=self.contribution_threshold,
+        )
+        baseline = make_searcher(self.search.algorithm, problem, self.search.algorithm_options)
         convergence = Convergence(
             self.search.convergence, EvaluationStore(self.run.evaluations).read
         )
@@ -248,7 +247,7 @@ class SearchTask:
             score=self.objective.score,
             evaluation=self.evaluation,
             latency=self.objective.needs_latency,
-            robustness=self.objective.robustness,
+            score_options=self.objective.options_of_score,
             reward=reward,
             identity=self.identity,
             sharing=sharing,

@@ -142,7 +142,8 @@ def _search_in(
 
         def begin(model: nn.Module, target: Target) -> None:
             nonlocal settings
-            fingerprint.update(fingerprint_of_target(job.target, target, model))
+            parts = [name for _, name in job.named_parts()]
+            fingerprint.update(fingerprint_of_target(job.target, target, model, parts))
             # A trial of a sweep has its place already.
             if settings.learns and measurements is None and not _is_searched(run, job):
                 from rl_compress.agent.rllib.standby import standby
@@ -244,8 +245,9 @@ def prepare_job(
         monitor.phase("preparation")
 
     monitor.phase("preparation")
+    job.check_parts()
     contribution = job.contribution
-    if job.search.algorithm != "contribution":
+    if job.search.needs != "contributions":
         # To rank units for another search they are measured once, at full keep-ratios.
         contribution = contribution.model_copy(update={"iterations": 1})
     profile = job.device_profile()
@@ -259,6 +261,7 @@ def prepare_job(
         latency_table=None if table is None else Path(table),
         latency_batch_size=job.export.latency_batch_size,
         score=job.objective.score,
+        score_options=job.objective.options_of_score,
         train=train,
     )
 

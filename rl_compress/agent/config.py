@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from rl_compress.agent.budget_handling import BudgetHandling
 from rl_compress.agent.env import Episode
 from rl_compress.errors import ConfigError
+from rl_compress.registry import SEARCHERS, Options
+from rl_compress.searchers.searcher import Needs
 
 RLAlgorithm = Literal["ppo", "appo", "sac", "tqc"]
-Algorithm = Literal[
-    "ppo",
-    "appo",
-    "sac",
-    "tqc",
-    "uniform",
-    "global",
-    "random",
-    "greedy",
-    "evolution",
-    "greedy_evolution",
-    "tpe",
-    "cmaes",
-    "contribution",
+_LEARNING: tuple[str, ...] = get_args(RLAlgorithm)
+Algorithm = Annotated[
+    str, WithJsonSchema({"type": "string", "examples": [*_LEARNING, *SEARCHERS.built_in]})
 ]
 Network = Literal["prior", "article", "rllib"]
-
-BASELINES = (
-    "uniform",
-    "global",
-    "random",
-    "greedy",
-    "evolution",
-    "greedy_evolution",
-    "tpe",
-    "cmaes",
-    "contribution",
-)
 
 
 class PPOSettings(BaseModel):
@@ -162,8 +148,13 @@ class SearchConfig(BaseModel):
 
     algorithm: Algorithm = Field(
         default="ppo",
-        description="`ppo`, `appo` (asynchronous), `sac` and `tqc` learn; the others are baselines "
-        "under the same conditions. `tpe` and `cmaes` need the extra `optuna`.",
+        description="`ppo`, `appo` (asynchronous), `sac` and `tqc` learn; baselines under the same "
+        f"conditions are {', '.join(SEARCHERS.built_in)} (`tpe` and `cmaes` need the extra "
+        "`optuna`), and classes of your own derived from rl_compress.searchers.searcher.Searcher, "
+        "as `package.module:Class`.",
+    )
+    algorithm_options: Options = Field(
+        default_factory=dict, description="Options of an `algorithm` of your own."
     )
     evaluations: int = Field(
         default=200, ge=1, description="Distinct variants measured on the search split, exactly."
@@ -264,6 +255,20 @@ class SearchConfig(BaseModel):
     sac: SACSettings = Field(default_factory=SACSettings, description="Used by `sac`.")
     tqc: TQCSettings = Field(default_factory=TQCSettings, description="Used by `tqc`.")
 
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, name: str) -> str:
+        if name not in _LEARNING:
+            SEARCHERS.path(name, also=_LEARNING)
+        return name
+
+    @field_validator("algorithm_options")
+    @classmethod
+    def _of_no_section(cls, options: Options, info: ValidationInfo) -> Options:
+        if options and (name := info.data.get("algorithm")) in _LEARNING:
+            raise ValueError(f"the options of {name} are in search.{name}; leave these out")
+        return options
+
     @field_validator("network")
     @classmethod
     def _networks_are_for_ppo(cls, network: Network | None, info: ValidationInfo) -> Network | None:
@@ -329,7 +334,18 @@ class SearchConfig(BaseModel):
     @property
     def learns(self) -> bool:
         """Say whether the algorithm is one of RLlib's."""
-        return self.algorithm not in BASELINES
+        return self.algorithm in _LEARNING
+
+    @property
+    def seeded(self) -> bool:
+        """Say whether another seed makes another search."""
+        return self.learns or SEARCHERS.find(self.algorithm).seeded
+
+    def of(self, algorithm: str) -> SearchConfig:
+        """Return the same for another algorithm, which has no options of its own."""
+        if algorithm == self.algorithm:
+            return self
+        return self.model_copy(update={"algorithm": algorithm, "algorithm_options": {}})
 
     @property
     def screens(self) -> bool:
@@ -339,8 +355,8 @@ class SearchConfig(BaseModel):
         return self.learns and self.prior == "sensitivity" and self.episode == "whole"
 
     @property
-    def needs_curves(self) -> bool:
-        """Say whether the sensitivity curves are to be measured."""
+    def needs(self) -> Needs:
+        """Return what is to be measured beforehand."""
         if self.learns:
-            return self.prior == "sensitivity"
-        return self.algorithm in ("greedy", "greedy_evolution")
+            return "curves" if self.prior == "sensitivity" else "nothing"
+        return SEARCHERS.find(self.algorithm).needs

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.straight_through import straight_through
 from rl_compress.model.nested import joined, mapped
+from rl_compress.registry import Part
 from rl_compress.targets.batches import Batch, in_memory, moved
 from rl_compress.targets.few import detached
 from rl_compress.targets.state import scored
@@ -24,10 +25,8 @@ Loss = Callable[[nn.Module, Any], Tensor]
 """``(model, batch) -> loss``, a scalar."""
 
 
-class RobustnessConfig(BaseModel):
+class RobustnessConfig(Part.Config):
     """How strong the attack is that the score `robust_accuracy` is measured under."""
-
-    model_config = ConfigDict(extra="forbid")
 
     epsilon: float = Field(
         default=0.03,

@@ -6,8 +6,9 @@ import contextlib
 import copy
 import functools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,11 +16,10 @@ from torch import Tensor, nn
 
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
-from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.precision import Passes, Precision, passes_for
 from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.racing import Rival, Samples, looks, race
-from rl_compress.evaluation.scores import SampledScore, ScoreName, make_score
+from rl_compress.evaluation.scores import Score, ScoreName, make_score
 from rl_compress.evaluation.time_limit import within
 from rl_compress.model.kept_state import own_buffers
 from rl_compress.model.nested import Inputs
@@ -132,7 +132,7 @@ class Evaluator:
         config: EvaluationConfig,
         *,
         latency: bool = False,
-        robustness: RobustnessConfig | None = None,
+        score_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Put the shared weights on the GPU, if this process sees one, and score the reference.
 
@@ -142,7 +142,7 @@ class Evaluator:
             score: Name of the objective's score.
             config: How variants are repaired.
             latency: Measure the latency of each variant too, batch size 1.
-            robustness: How strong the attack is, where that is the score.
+            score_options: Its options.
         """
         self._target = target
         self._compressor = compressor
@@ -161,7 +161,7 @@ class Evaluator:
         self._passes = passes_for(config.precision, self._reference, inputs)
         with threads(self._threads):
             self._score = make_score(
-                score, target, self._reference, robustness, sampled=config.racing
+                score, target, self._reference, score_options, sampled=config.racing
             )
         self._known: dict[bytes, Samples] = {}
         self._ahead: _Built | None = None
@@ -259,7 +259,7 @@ class Evaluator:
     ) -> tuple[float, float]:
         """Return a variant's score and the share of the search split that it is of."""
         score = self._score
-        if not self._config.racing or not isinstance(score, SampledScore) or not score.num_samples:
+        if not self._config.racing or not score.num_samples:
             return score(variant), 1.0
         comparisons = looks(score.num_samples, self._target.batch_size)
         if not comparisons:
@@ -279,7 +279,7 @@ class Evaluator:
             self._remember(widths, found.samples)
         return found.score, found.share
 
-    def _samples_of(self, widths: Widths, score: SampledScore) -> Samples:
+    def _samples_of(self, widths: Widths, score: Score) -> Samples:
         """Return a rival's samples, scored once more if another process measured it."""
         samples = self._known.get(widths.tobytes())
         if samples is None:

@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from rl_compress.errors import (
-    ConfigError,
-    CorruptFileError,
-    RLCompressError,
-    UnsupportedLayerError,
-)
-from rl_compress.export.manifest import CostChange, FileEntry, InputSpec, Manifest
-from rl_compress.export.onnx_export import export_onnx, onnx_available, require_onnx
-from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
-from rl_compress.export.tensor_file import read_tensors, write_tensors
+from rl_compress.errors import ConfigError, CorruptFileError, RLCompressError, summary
+from rl_compress.export.format import Delivered, Format
+from rl_compress.export.manifest import FileEntry, InputSpec, Manifest
+from rl_compress.export.native import WEIGHTS_FILE, Native
+from rl_compress.export.packed_state import Packing, unpack_state
+from rl_compress.export.tensor_file import read_tensors
 from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
+from rl_compress.registry import FORMATS, Options
 from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
 from rl_compress.variants.copied_out import make_room
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rl_compress.space.compression_policy import CompressionPolicy
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_FILE = "model.safetensors"
 POLICY_FILE = "policy.json"
 MANIFEST_FILE = "manifest.json"
-ONNX_FILE = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A format to write."""
+
+    name: str
+    format: Format
+    required: bool
+    """Whether delivery fails without it."""
 
 
 class ExportConfig(BaseModel):
@@ -46,6 +50,15 @@ class ExportConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    formats: list[Annotated[str, FORMATS]] | None = Field(
+        default=None,
+        description=f"What to write: {', '.join(FORMATS.built_in)}, or classes of your own derived "
+        "from rl_compress.export.format.Format, as `package.module:Class`; `native` is always "
+        "written. By default that, and what `onnx` says.",
+    )
+    format_options: dict[str, Options] = Field(
+        default_factory=dict, description="Options of formats, by their names."
+    )
     onnx: bool | None = Field(
         default=None,
         description="Write model.onnx too; None: when the onnx extra is installed, and a model "
@@ -54,6 +67,41 @@ class ExportConfig(BaseModel):
     latency_batch_size: int = Field(
         default=1, ge=1, description="Samples per batch when latency is measured."
     )
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> ExportConfig:
+        if self.formats is not None and self.onnx is not None:
+            raise ConfigError("export.onnx: export.formats says what to write; leave it out")
+        if unknown := self.format_options.keys() - {*(self.formats or ()), "native", "onnx"}:
+            raise ConfigError(f"export.format_options: {min(unknown)} is not in export.formats")
+        return self
+
+    def wanted(self) -> list[Wanted]:
+        """Return the formats to write, of those that are not required only what can be.
+
+        Raises:
+            ConfigError: There is no such format or option, or a required one lacks a package.
+        """
+        asked = {"native": True} | dict.fromkeys(self.formats or (), True)
+        if self.formats is None and self.onnx is not False:
+            asked["onnx"] = bool(self.onnx)
+        found = []
+        for name, required in asked.items():
+            made, options = FORMATS.load(
+                name,
+                self.format_options.get(name),
+                key="export.formats",
+                options_key=f"export.format_options.{name}",
+            )
+            one = made(options)
+            try:
+                one.check()
+            except ConfigError:
+                if required:
+                    raise
+            else:
+                found.append(Wanted(name, one, required))
+        return found
 
 
 def save_artifact(
@@ -81,37 +129,30 @@ def save_artifact(
 
     Raises:
         UnsupportedLayerError: The model's state is more than tensors.
-        ConfigError: ONNX was asked for, but the onnx extra is not installed.
-        RLCompressError: ONNX was asked for, but the model cannot be exported; all the rest has
-            been written.
+        ConfigError: A format was asked for that lacks a package.
+        RLCompressError: A format was asked for that the model cannot be written in; all the rest
+            has been written.
     """
-    if config.onnx:
-        require_onnx()
+    formats = config.wanted()
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     if unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
+    delivered = Delivered(model, manifest, policy, example_inputs, packing or Packing())
+    failures = []
     try:
         (unfinished / POLICY_FILE).write_text(policy.to_json(indent=2) + "\n", encoding="utf-8")
-        packing = packing or Packing()
-        tensors, aliases = _store_once(model.state_dict())
-        tensors, packed = pack_state(tensors, packing)
-        write_tensors(tensors, unfinished / WEIGHTS_FILE, packed=bool(packed))
-        # safetensors makes files that only their owner can read.
-        shutil.copymode(unfinished / POLICY_FILE, unfinished / WEIGHTS_FILE)
-        onnx_error, failure = _try_onnx(model, example_inputs, unfinished / ONNX_FILE, config)
+        for wanted in formats:
+            failure = _try(wanted, delivered, unfinished)
+            if failure is not None and wanted.required:
+                failures.append(failure)
+            elif failure is not None:
+                logger.warning("no %s: %s", wanted.name, failure)
         files = sorted(path for path in unfinished.iterdir() if path.is_file())
         manifest = manifest.model_copy(
             update={
                 "inputs": _input_specs(example_inputs),
-                "aliases": aliases,
-                "packed": packed,
-                "activations": {
-                    layer: quantizer.describe()
-                    for layer, quantizer in packing.quantization.activations.items()
-                },
-                "costs": _with_size(manifest.costs, stored_bytes(tensors)),
-                "onnx_max_error": onnx_error,
+                **delivered.entries,
                 "files": {path.name: FileEntry.of(path) for path in files},
             }
         )
@@ -119,10 +160,9 @@ def save_artifact(
         _replace(unfinished, directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    if failure is not None:
-        if config.onnx:
-            raise RLCompressError(f"{failure} (the other files are in {directory})") from failure
-        logger.warning("no %s: %s", ONNX_FILE, failure)
+    if failures:
+        first = failures[0]
+        raise RLCompressError(f"{first} (the other files are in {directory})") from first
     return manifest
 
 
@@ -197,53 +237,25 @@ def load_compressed(directory: Path | str, *, model: nn.Module | None = None) ->
     return model.eval()
 
 
-def _with_size(costs: Mapping[str, CostChange], size_bytes: int) -> dict[str, CostChange]:
-    """Put the size that was really written in the place of the predicted one."""
-    if "size_bytes" not in costs:
-        return dict(costs)
-    change = costs["size_bytes"].model_copy(update={"delivered": size_bytes})
-    return {**costs, "size_bytes": change}
-
-
-def _store_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors to store, and for each name left out the name it is stored under."""
-    stored: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    names: dict[tuple[object, ...], str] = {}
-    storages: set[tuple[object, ...]] = set()
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise UnsupportedLayerError(
-                f"{name}: a model's state must be tensors, but got {type(tensor).__name__}; "
-                f"keep it out of the state dict, for it cannot be saved without a pickle"
-            )
-        storage = (tensor.device, tensor.untyped_storage().data_ptr())
-        view = (*storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and view in names:
-            aliases[name] = names[view]
-            continue
-        names[view] = name
-        # Different views of one storage are tied again by the architecture; here each is whole.
-        copied = tensor.clone() if storage in storages else tensor
-        storages.add(storage)
-        stored[name] = copied.detach().cpu().contiguous()
-    return stored, aliases
-
-
-def _try_onnx(
-    model: nn.Module, example_inputs: Inputs, path: Path, config: ExportConfig
-) -> tuple[float | None, RLCompressError | None]:
-    """Return the error of the ONNX file, or why there is none."""
-    if config.onnx is False or not onnx_available():
-        return None, None
+def _try(wanted: Wanted, delivered: Delivered, folder: Path) -> RLCompressError | None:
+    """Write a format, or leave nothing of it and return why."""
+    before = set(folder.iterdir())
     try:
-        error = export_onnx(model, example_inputs, path)
-    except RLCompressError as failure:
-        for rest in path.parent.glob(f"{path.name}*"):
+        for path in wanted.format.write(delivered, folder):
+            # Some writers make files that only their owner can read.
+            shutil.copymode(folder / POLICY_FILE, path)
+    except Exception as error:
+        # What this package cannot read again is not delivered.
+        if isinstance(wanted.format, Native):
+            raise
+        for rest in set(folder.iterdir()) - before:
             rest.unlink()
-        return None, failure
-    shutil.copymode(path.with_name(POLICY_FILE), path)
-    return error, None
+        if isinstance(error, RLCompressError):
+            return error
+        failure = RLCompressError(f"export.formats: {wanted.name} failed ({summary(error)})")
+        failure.__cause__ = error
+        return failure
+    return None
 
 
 def _replace(new: Path, directory: Path) -> None:

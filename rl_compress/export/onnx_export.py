@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError, RLCompressError
+from rl_compress.export.format import Delivered, Format
 from rl_compress.model.nested import Inputs, call, joined, mapped, tensors_in
 
 if TYPE_CHECKING:
@@ -29,22 +30,23 @@ _EXTERNAL_FROM_BYTES = 1_900_000_000
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def onnx_available() -> bool:
-    """Say whether the onnx extra is installed."""
-    return all(importlib.util.find_spec(package) for package in _PACKAGES)
+class Onnx(Format):
+    """One graph with a free batch size; weights beyond 1.9 GB go into a second file."""
 
+    def check(self) -> None:
+        """See :meth:`Format.check`."""
+        if not all(importlib.util.find_spec(package) for package in _PACKAGES):
+            raise ConfigError(
+                "export.onnx: needs onnx, onnxscript and onnxruntime; "
+                "install them with `pip install rl-compress[onnx]`, or set export.onnx to false"
+            )
 
-def require_onnx() -> None:
-    """Make sure that the onnx extra is installed.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if not onnx_available():
-        raise ConfigError(
-            "export.onnx: needs onnx, onnxscript and onnxruntime; "
-            "install them with `pip install rl-compress[onnx]`, or set export.onnx to false"
-        )
+    def write(self, delivered: Delivered, folder: Path) -> list[Path]:
+        """See :meth:`Format.write`."""
+        path = folder / "model.onnx"
+        error = export_onnx(delivered.model, delivered.example_inputs, path)
+        delivered.entries["onnx_max_error"] = error
+        return sorted(folder.glob(f"{path.name}*"))
 
 
 def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path) -> float:
@@ -59,10 +61,8 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path) -> float:
         Largest difference of any output in onnxruntime, relative to the largest output.
 
     Raises:
-        ConfigError: The onnx extra is not installed.
         RLCompressError: The model cannot be exported, or the exported one computes otherwise.
     """
-    require_onnx()
     model = _returning_tensors(copy.deepcopy(model).cpu())
     inputs = mapped(lambda tensor: tensor.detach().cpu(), example_inputs)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())

@@ -1,9 +1,11 @@
-"""What calibration data says of single weights: gradients, and the size of their inputs."""
+"""What importances look at: weights, and what calibration data says of them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -11,8 +13,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from rl_compress.importance.contribution import ContributionResult
+from rl_compress.model.axes import named_tensors, quantizable_weights
 from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
+
+_BATCHES = 4
+"""Calibration batches that gradients and activations are taken from."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a network's weights; what takes computation is computed when asked for."""
+
+    model: nn.Module
+    """In evaluation mode; to be left as it is."""
+    target: Target | None = None
+    """Supplies calibration data."""
+    contribution: ContributionResult | None = None
+    """What contribution pruning found, for importances that need it."""
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+        return named_tensors(self.model)
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Weights of convolutions and linear layers by name, float64 on the CPU."""
+        names = quantizable_weights(self.model)
+        return {name: self.model.get_parameter(name).detach().double().cpu() for name in names}
+
+    @cached_property
+    def input_norms(self) -> dict[str, Tensor]:
+        """Norms of what weights are multiplied by; see :func:`input_norms`."""
+        return input_norms(self.model, self._data, _BATCHES)
+
+    @cached_property
+    def gradients(self) -> list[dict[str, Tensor]]:
+        """Gradients by weight for some calibration batches; see :func:`weight_gradients`."""
+        return weight_gradients(self.model, self._data, self.weights, _BATCHES)
+
+    @property
+    def _data(self) -> Target:
+        assert self.target is not None, "an importance that needs data must say so"
+        return self.target
 
 
 def weight_gradients(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rl_compress.quantizers.factory import make_quantizer
+from rl_compress.quantizers.factory import make_quantizer, remake_quantizer
 from rl_compress.quantizers.quantizer import Parameters, Quantizer
 from rl_compress.space.space_config import QuantizationConfig
 
@@ -39,8 +39,7 @@ class ActivationQuantizer:
     def describe(self) -> dict[str, Any]:
         """Return the quantizer and its parameters as plain data; floats survive JSON exactly."""
         return {
-            "quantizer": self.quantizer.name,
-            "bits": self.quantizer.bits,
+            **self.quantizer.identity,
             "parameters": {
                 name: {"dtype": str(p.dtype).removeprefix("torch."), "values": p.tolist()}
                 for name, p in self.parameters.items()
@@ -54,9 +53,7 @@ class ActivationQuantizer:
             name: torch.tensor(entry["values"], dtype=getattr(torch, entry["dtype"]))
             for name, entry in description["parameters"].items()
         }
-        config = QuantizationConfig()
-        quantizer = make_quantizer(description["quantizer"], description["bits"], config)
-        return cls(quantizer, parameters)
+        return cls(remake_quantizer(description), parameters)
 
 
 def quantize_activations(
@@ -89,7 +86,9 @@ def quantize_activations(
     def fit(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         name = names[layer]
         if name not in found:
-            quantizer = make_quantizer(config.activation_quantizer, bits[name], config)
+            quantizer = make_quantizer(
+                config.activation_quantizer, bits[name], config, config.activation_quantizer_options
+            )
             found[name] = ActivationQuantizer(quantizer, quantizer.fit(_sample(arguments[0])))
         return found[name](layer, arguments)
 

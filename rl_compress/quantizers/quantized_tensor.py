@@ -12,7 +12,7 @@ from torch import Tensor
 from rl_compress.errors import ConfigError
 from rl_compress.quantizers.blocks import Blocking
 from rl_compress.quantizers.error import sqnr_db
-from rl_compress.quantizers.factory import make_quantizer
+from rl_compress.quantizers.factory import make_quantizer, remake_quantizer
 from rl_compress.quantizers.packing import pack_bits, packed_bytes, unpack_bits
 from rl_compress.quantizers.quantizer import Parameters, Quantizer
 from rl_compress.space.space_config import QuantizationConfig
@@ -59,8 +59,7 @@ class QuantizedTensor:
     def describe(self) -> dict[str, Any]:
         """Return as plain data what the tensors do not tell."""
         return {
-            "quantizer": self.quantizer.name,
-            "bits": self.bits,
+            **self.quantizer.identity,
             "shape": list(self.codes.shape),
             "granularity": self.blocking.granularity,
             "output_axis": self.blocking.output_axis,
@@ -73,12 +72,11 @@ class QuantizedTensor:
     ) -> QuantizedTensor:
         """Rebuild from :meth:`to_tensors` and :meth:`describe`."""
         shape = torch.Size(description["shape"])
-        bits = description["bits"]
-        codes = unpack_bits(tensors[CODES], bits, shape.numel()).reshape(shape)
+        codes = unpack_bits(tensors[CODES], description["bits"], shape.numel()).reshape(shape)
         return cls(
             codes,
             {name: tensor for name, tensor in tensors.items() if name != CODES},
-            make_quantizer(description["quantizer"], bits, QuantizationConfig()),
+            remake_quantizer(description),
             Blocking(
                 description["granularity"], description["output_axis"], description["group_size"]
             ),
@@ -100,7 +98,9 @@ def quantize_tensor(
         ConfigError: Groups do not divide the inputs, or a value is NaN or infinite.
     """
     check_finite(tensor, name)
-    quantizer = make_quantizer(config.quantizer, config.weight_levels[0], config)
+    quantizer = make_quantizer(
+        config.quantizer, config.weight_levels[0], config, config.quantizer_options
+    )
     blocking = Blocking.of(config, tensor.shape, output_axis, name)
     blocks = blocking.split(tensor.detach().float())
     parameters = quantizer.fit(blocks)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rl_compress.errors import ConfigError
-from rl_compress.registry import QUANTIZERS
+from rl_compress.registry import QUANTIZERS, Part
 from rl_compress.space.space_config import QuantizationConfig
 
 Parameters = dict[str, Tensor]
@@ -22,7 +23,7 @@ Clip = Callable[[Tensor, Choose], Tensor]
 """Finds how far blocks reach before they are clipped (:mod:`rl_compress.quantizers.ranges`)."""
 
 
-class Quantizer(ABC):
+class Quantizer(Part, ABC):
     """Maps values to the nearest of ``2^bits`` levels, which differ from block to block."""
 
     def __init__(self, bits: int, clip: Clip) -> None:
@@ -37,6 +38,7 @@ class Quantizer(ABC):
         """
         if not 1 <= bits <= 8:
             raise ConfigError(f"a quantizer's bits must be 1 to 8, but got {bits}")
+        super().__init__()
         self.bits = bits
         self.clip = clip
 
@@ -49,6 +51,13 @@ class Quantizer(ABC):
     def name(self) -> str:
         """Return the name by which its class is found again."""
         return QUANTIZERS.name_of(type(self))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return, as plain data, what it is made again from."""
+        options = self.config.model_dump(mode="json")
+        named = {"quantizer": self.name, "bits": self.bits}
+        return {**named, "options": options} if options else named
 
     @property
     def num_levels(self) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.ledger import Ledger, Progress
-from rl_compress.searchers.baselines.baseline import Baseline, Keep
 from rl_compress.searchers.convergence import Convergence
+from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.mask_projection import decides_masks, project_mask
 from rl_compress.space.projection import project
@@ -25,7 +25,7 @@ _FAILURES = 20
 
 
 def run_baseline(
-    baseline: Baseline,
+    baseline: Searcher,
     candidates: CandidateEvaluator,
     ledger: Ledger,
     space: SearchSpace,
@@ -80,7 +80,7 @@ def run_baseline(
 
 
 def _realise(
-    keep: Keep, baseline: Baseline, budget: Budget, space: SearchSpace, cost_function: CostFunction
+    keep: Keep, baseline: Searcher, budget: Budget, space: SearchSpace, cost_function: CostFunction
 ) -> Widths:
     if decides_masks(space):
         return project_mask(keep >= _STAYS, keep, budget, space, cost_function)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.scores import ScoreName
+from rl_compress.registry import Options
 from rl_compress.runs.pareto import SCORE
 from rl_compress.space.budget import COSTS, LATENCY
 
@@ -23,8 +24,13 @@ class ObjectiveConfig(BaseModel):
         description=(
             "`fidelity`: closeness to the uncompressed model's outputs, no labels needed; the "
             "target's own score by its name, such as `accuracy` or `r2`; or `robust_accuracy`: "
-            "that score on inputs crafted against the variant."
+            "that score on inputs crafted against the variant; or a class of your own derived from "
+            "rl_compress.evaluation.scores.Score, as `package.module:Class`."
         ),
+    )
+    score_options: Options = Field(
+        default_factory=dict,
+        description="Options of a `score` of your own, or those of `robust_accuracy`.",
     )
     weights: dict[str, float] = Field(
         default_factory=lambda: {"score": 1.0},
@@ -34,7 +40,8 @@ class ObjectiveConfig(BaseModel):
         ),
     )
     robustness: RobustnessConfig = Field(
-        default_factory=RobustnessConfig, description="How strong the attack of that score is."
+        default_factory=RobustnessConfig,
+        description="Options of `robust_accuracy`, if not in `score_options`.",
     )
     pareto: list[str] | None = Field(
         default=None,
@@ -62,6 +69,13 @@ class ObjectiveConfig(BaseModel):
             if len(set(objectives)) < len(objectives):
                 raise ValueError("an objective is named twice")
         return objectives
+
+    @property
+    def options_of_score(self) -> Options:
+        """Return the score's options; `robust_accuracy` had a section of its own for them."""
+        if self.score == "robust_accuracy" and not self.score_options:
+            return self.robustness.model_dump()
+        return self.score_options
 
     @property
     def needs_latency(self) -> bool:

@@ -15,14 +15,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.costs.latency_table import LatencyTable, find_latency_table
 from rl_compress.errors import ConfigError
-from rl_compress.evaluation.scores import FIDELITY, check_score
+from rl_compress.evaluation.scores import find_score
 from rl_compress.importance.contribution import Train
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.model.axes import layer_of, named_tensors, quantizable_weights
 from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import Bits
-from rl_compress.quantizers.quantizer import Quantizer
-from rl_compress.registry import QUANTIZERS
 from rl_compress.searchers.goals import Within
 from rl_compress.space.budget import LATENCY, Budget
 from rl_compress.space.patterns import check_patterns
@@ -120,7 +118,8 @@ def prepare(
     contribution: ContributionConfig | None = None,
     latency_table: Path | None = None,
     latency_batch_size: int = 1,
-    score: str = FIDELITY,
+    score: str = "fidelity",
+    score_options: Mapping[str, Any] | None = None,
     train: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
 ) -> Subject:
     """Build and check everything that can be wrong before a search starts.
@@ -135,6 +134,7 @@ def prepare(
             the table of this machine in the cache.
         latency_batch_size: Samples in a forward pass that the budget bounds the latency of.
         score: Name of the objective's score.
+        score_options: Its options.
         train: Trains the target's model, in place, before anything else is done with it.
 
     Raises:
@@ -143,14 +143,9 @@ def prepare(
     """
     target = make_target(target_config)
     check_splits(target)
-    check_score(score, target)
+    find_score(score, target, score_options)
     model = build_model(target, target_config)
     check_layer_names(space, model)
-    for key in ("quantizer", "activation_quantizer"):
-        try:
-            QUANTIZERS.find(getattr(space.quantization, key), Quantizer)
-        except ConfigError as error:
-            raise ConfigError(f"space.quantization.{key}: {error}") from error
     with user_code(f"example_inputs() of {type(target).__name__}"):
         example_inputs = target.inputs_for(model)
     check_outputs(target, model, example_inputs)

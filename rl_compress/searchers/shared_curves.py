@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rl_compress import __version__
 from rl_compress.errors import CorruptFileError
-from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.model.nested import tensors_in
 from rl_compress.searchers.preparation import Subject
@@ -26,7 +27,7 @@ def shared_path(
     target: TargetConfig,
     evaluation: EvaluationConfig,
     score: str,
-    robustness: RobustnessConfig,
+    score_options: Mapping[str, Any],
     count: int,
 ) -> Path:
     """Return where the cache keeps the curves of a search, named by all that decides them.
@@ -36,10 +37,10 @@ def shared_path(
         target: Its section of the job.
         evaluation: How variants are repaired.
         score: Name of the score.
-        robustness: How strong the attack is, where that is the score.
+        score_options: Its options.
         count: Measurements per dimension.
     """
-    key = measurement_key(subject, target, evaluation, score, robustness)
+    key = measurement_key(subject, target, evaluation, score, score_options)
     name = hashlib.sha256(f"{key} {count}".encode()).hexdigest()[:32]
     return cache_dir() / "sensitivity" / f"{name}.parquet"
 
@@ -49,7 +50,7 @@ def measurement_key(
     target: TargetConfig,
     evaluation: EvaluationConfig,
     score: str,
-    robustness: RobustnessConfig,
+    score_options: Mapping[str, Any],
     *,
     latencies: bytes = b"",
 ) -> str:
@@ -57,15 +58,16 @@ def measurement_key(
 
     That is the weights as they are ordered, modules, the space, how variants are repaired and
     scored, the target's options, a batch of its calibration and search splits, and the source files
-    that define target and model (a user edits those without changing a job). Budget, weights of the
-    reward, algorithm and seed decide which variants are measured, not what is found.
+    that define target, model and the user's own parts (which are edited without changing a job).
+    Budget, weights of the reward, algorithm and seed decide which variants are measured, not what
+    is found.
 
     Args:
         subject: The prepared target.
         target: Its section of the job.
         evaluation: How variants are repaired.
         score: Name of the score.
-        robustness: How strong the attack is, where that is the score.
+        score_options: Its options.
         latencies: What they come from, where they are part of what is found.
     """
     compressor = subject.compressor
@@ -86,7 +88,7 @@ def measurement_key(
         "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
         "evaluation": evaluation.model_dump(mode="json", exclude=without),
         "score": score,
-        "robustness": robustness.model_dump(mode="json"),
+        "score_options": dict(score_options),
     }
     digest.update(json.dumps(described, sort_keys=True, default=str).encode() + latencies)
     for name, tensor in sorted(compressor.network.tensors.items()):
@@ -95,7 +97,9 @@ def measurement_key(
     for split in ("calibration", "search"):
         for tensor in tensors_in(next(iter(subject.target.batches(split)))):
             add_tensor(digest, tensor)
-    for path in sorted(set(source_files(target.factory, subject.target, subject.model))):
+    quantization = compressor.config.quantization
+    parts = [score, quantization.quantizer, quantization.activation_quantizer]
+    for path in source_files([target.factory, *parts], subject.target, subject.model):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
 

@@ -9,31 +9,14 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    WithJsonSchema,
     field_validator,
 )
 
-from rl_compress.registry import QUANTIZERS
+from rl_compress.registry import IMPORTANCES, QUANTIZERS, Options
 
-Criterion = Literal[
-    "l1",
-    "l2",
-    "batchnorm",
-    "taylor",
-    "geometric_median",
-    "activation",
-    "contribution",
-    "random",
-]
-QuantizerName = Annotated[
-    str,
-    AfterValidator(QUANTIZERS.check),
-    WithJsonSchema({"type": "string", "examples": list(QUANTIZERS.built_in)}),
-]
 Granularity = Literal["tensor", "channel", "group"]
 RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
 
@@ -77,13 +60,17 @@ class PruningConfig(BaseModel):
         ge=1,
         description="Widths are multiples of this many channels; 8 or 16 suits vector units.",
     )
-    importance: Criterion = Field(
+    importance: Annotated[str, IMPORTANCES] = Field(
         default="l2",
         description=(
             "What ranks the units of a group: norm of their weights (l1, l2), `batchnorm` scale, "
             "first-order `taylor`, distance from the `geometric_median`, weight times `activation` "
-            "(Wanda), `contribution`, or `random`."
+            "(Wanda), `contribution`, `random`, or a class of your own derived from "
+            "rl_compress.importance.importance.Importance, as `package.module:Class`."
         ),
+    )
+    importance_options: Options = Field(
+        default_factory=dict, description="Options of an `importance` of your own."
     )
 
     @field_validator("structure", mode="before")
@@ -127,15 +114,21 @@ class QuantizationConfig(BaseModel):
         description="Bits of each input of a layer, likewise; `auto` searches them where the "
         "budget bounds bops.",
     )
-    quantizer: QuantizerName = Field(
+    quantizer: Annotated[str, QUANTIZERS] = Field(
         default="symmetric",
-        description="How weights are mapped to codes: symmetric, uniform, piecewise, "
-        "cumulative_shift, polynomial, kmeans, or a class of your own derived from "
-        "rl_compress.quantizers.quantizer.Quantizer, as `package.module:Class`.",
+        description=f"How weights are mapped to codes: {', '.join(QUANTIZERS.built_in)}, or a "
+        "class of your own derived from rl_compress.quantizers.quantizer.Quantizer, as "
+        "`package.module:Class`.",
     )
-    activation_quantizer: QuantizerName = Field(
+    quantizer_options: Options = Field(
+        default_factory=dict, description="Options of a `quantizer` of your own."
+    )
+    activation_quantizer: Annotated[str, QUANTIZERS] = Field(
         default="uniform",
         description="How activations are mapped to codes, per tensor; likewise.",
+    )
+    activation_quantizer_options: Options = Field(
+        default_factory=dict, description="Options of an `activation_quantizer` of your own."
     )
     granularity: Granularity = Field(
         default="channel",

@@ -24,9 +24,10 @@ _OWN = "rl_compress"
 def stage(job: Job, folder: Path, include: Sequence[Path] = ()) -> None:
     """Copy a job and the files that it names into a folder, at the same relative paths.
 
-    These are the job with all defaults filled in, the top-level module or package of the target's
-    factory unless it is installed, the target's weights, and the device's profile with its table
-    of latencies. Absolute paths in the job are taken to be the cluster's, and stay as they are.
+    These are the job with all defaults filled in, the top-level modules or packages of the
+    target's factory and of own parts unless they are installed, the target's weights, and the
+    device's profile with its table of latencies. Absolute paths in the job are taken to be the
+    cluster's, and stay as they are.
 
     Args:
         job: A valid job; its relative paths start from the current folder.
@@ -42,8 +43,10 @@ def stage(job: Job, folder: Path, include: Sequence[Path] = ()) -> None:
         profile = job.device_profile()
         if profile is not None and profile.latency_table is not None:
             named.append(Path(profile.latency_table))
-    for source in _local_modules(job.target.factory):
-        _copy(source, folder / source.name)
+    locate_factory(job.target.factory)
+    for key, name in [("target.factory", job.target.factory), *job.named_parts()]:
+        for source in _local_modules(key, name) if ":" in name else ():
+            _copy(source, folder / source.name)
     for path in named:
         if not path.is_absolute() and not str(path).startswith("~"):
             _copy_relative(path, folder, "the job")
@@ -73,12 +76,12 @@ def requirements(pip: Iterable[str], folder: Path) -> list[str]:
     return found
 
 
-def _local_modules(factory: str) -> list[Path]:
-    """Return the files or folders of a factory's top-level module that clusters cannot have."""
-    name = locate_factory(factory)[0].partition(".")[0]
+def _local_modules(key: str, path: str) -> list[Path]:
+    """Return the files or folders of a path's top-level module that clusters cannot have."""
+    name = path.partition(":")[0].partition(".")[0]
     if name == "__main__":
         raise TargetError(
-            f"target.factory: {factory!r} is of the program that runs here, and not on a cluster; "
+            f"{key}: {path!r} is of the program that runs here, and not on a cluster; "
             f"put it into a module, and name that"
         )
     if name == _OWN:
@@ -88,7 +91,7 @@ def _local_modules(factory: str) -> list[Path]:
     spec = importlib.util.find_spec(name)
     if spec is None:
         raise TargetError(
-            f"target.factory: there is no module {name!r} (for {factory!r}), neither installed "
+            f"{key}: there is no module {name!r} (for {path!r}), neither installed "
             f"nor in {here}; start in the folder that holds it, or install it"
         )
     if spec.submodule_search_locations:

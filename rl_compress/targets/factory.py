@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rl_compress.errors import TargetError
+from rl_compress.errors import ConfigError, TargetError
 from rl_compress.model.plain_weights import plain_weights
+from rl_compress.registry import TARGETS
 from rl_compress.targets.checkpoint import load_weights
 from rl_compress.targets.target import Target
 from rl_compress.targets.user_code import summary
-
-_BUILT_IN = {
-    "digits": "rl_compress.targets.digits:digits",
-    "fashion_mnist": "rl_compress.targets.fashion_mnist:fashion_mnist",
-    "regression": "rl_compress.targets.regression:regression",
-}
-
+from rl_compress.validation import did_you_mean
 
 _PROGRAM = "__main__"
 
@@ -43,7 +34,7 @@ class TargetConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     factory: str = Field(
-        description="A built-in target (digits, fashion_mnist, regression) or "
+        description=f"A built-in target ({', '.join(TARGETS.built_in)}) or "
         "`package.module:callable`."
     )
     options: dict[str, Any] = Field(
@@ -162,13 +153,10 @@ def locate_factory(name: str) -> tuple[str, str]:
     Raises:
         TargetError: It is neither built in nor ``package.module:callable``.
     """
-    path = _BUILT_IN.get(name, name)
-    module_name, _, attribute = path.partition(":")
-    if not module_name or not attribute:
-        raise TargetError(
-            f"target.factory: unknown factory {name!r}{_did_you_mean(name, _BUILT_IN)}; built in "
-            f"are {', '.join(_BUILT_IN)}; name your own as package.module:callable"
-        )
+    try:
+        module_name, _, attribute = TARGETS.path(name).partition(":")
+    except ValueError as error:
+        raise TargetError(f"target.factory: {error}, but got {name!r}") from None
     return module_name, attribute
 
 
@@ -209,40 +197,11 @@ def _find(name: str) -> Callable[..., Any]:
             "target.factory: the model was given by a program that held it in memory; give it "
             "again: search(model=…, data=…), or load_compressed(folder, model=…)"
         )
-    module_name, attribute = locate_factory(name)
-    # As `python -m` does: a job beside the user's code finds it.
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
+    locate_factory(name)
     try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and _is_part_of(error.name, module_name):
-            raise TargetError(
-                f"target.factory: there is no module {error.name!r} (for {name!r}), neither "
-                f"installed nor in {here}; start in the folder that holds it, or install it"
-            ) from None
-        raise TargetError(
-            f"target.factory: importing {module_name} failed ({summary(error)}); "
-            f"`python -m {module_name}` shows all"
-        ) from error
-    try:
-        found = getattr(module, attribute)
-    except AttributeError:
-        if module_name == _PROGRAM:
-            raise TargetError(
-                f"target.factory: {name!r} is of the script or notebook that runs, but this one "
-                f"has no {attribute!r}; define it there, or put it into a module and name that"
-            ) from None
-        raise TargetError(
-            f"target.factory: module {module_name} has no {attribute!r}"
-            f"{_did_you_mean(attribute, dir(module))}; name a function or class in it"
-        ) from None
-    if not callable(found):
-        raise TargetError(
-            f"target.factory: {module_name}:{attribute} must be callable, but is of type "
-            f"{type(found).__name__}; name a function that returns a Target, or a Target class"
-        )
-    return found
+        return TARGETS.find(name)
+    except ConfigError as error:
+        raise TargetError(f"target.factory: {error}") from error.__cause__
 
 
 def _check_options(factory: Callable[..., Any], config: TargetConfig) -> None:
@@ -263,7 +222,7 @@ def _check_options(factory: Callable[..., Any], config: TargetConfig) -> None:
         if key not in known and inspect.Parameter.VAR_KEYWORD not in by_kind:
             raise TargetError(
                 f"target.options.{key}: {config.factory} has no such option"
-                f"{_did_you_mean(key, known)}; it takes {', '.join(known) or 'none'}"
+                f"{did_you_mean(key, known)}; it takes {', '.join(known) or 'none'}"
             )
     for parameter in named:
         if parameter.default is parameter.empty and parameter.name not in config.options:
@@ -281,13 +240,3 @@ def _check_options(factory: Callable[..., Any], config: TargetConfig) -> None:
 def _is_finite(tensor: Tensor) -> bool:
     # Extremes are NaN where any value is, and need no tensor of the same size.
     return not tensor.numel() or all(bool(x.isfinite()) for x in tensor.aminmax())
-
-
-def _is_part_of(missing: str | None, module_name: str) -> bool:
-    """Say whether a module that was not found is the one asked for, or a package around it."""
-    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""

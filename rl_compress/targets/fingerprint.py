@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ def fingerprint_of_job(job: str) -> Fingerprint:
     return {"version": __version__, "job": hashlib.sha256(job.encode()).hexdigest()}
 
 
-def fingerprint_of_target(config: TargetConfig, target: Target, model: nn.Module) -> Fingerprint:
+def fingerprint_of_target(
+    config: TargetConfig, target: Target, model: nn.Module, parts: Iterable[str] = ()
+) -> Fingerprint:
     """Return the digests of a target's model and data.
 
     The model's is over its modules, its state and the source files that define it and the target.
@@ -46,10 +48,11 @@ def fingerprint_of_target(config: TargetConfig, target: Target, model: nn.Module
         config: The target's section of the job.
         target: Supplies the splits.
         model: As it is built, before it is trained.
+        parts: Names of the other parts of the job, whose sources count too where they are own.
     """
     digest = hashlib.sha256()
     _add_model(digest, model)
-    for path in sorted(set(source_files(config.factory, target, model))):
+    for path in source_files([config.factory, *parts], target, model):
         digest.update(path.read_bytes())
     return {"model": digest.hexdigest(), "data": digest_of_data(target)}
 
@@ -67,14 +70,16 @@ def add_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def source_files(factory: str, *parts: object) -> Iterator[Path]:
-    """Yield the source files of a factory and of objects' classes, as far as there are any.
+def source_files(named: Iterable[str], *parts: object) -> list[Path]:
+    """Return the source files of what a job names and of objects' classes, as far as there are any.
 
     Args:
-        factory: ``package.module:callable``.
+        named: As ``package.module:name``; names of what is built in do not matter.
         parts: The target, its model.
     """
-    names = [factory.partition(":")[0], *(type(part).__module__ for part in parts)]
+    own = [name.partition(":")[0] for name in named if ":" in name]
+    names = [*own, *(type(part).__module__ for part in parts)]
+    found = set()
     for module in filter(None, map(sys.modules.get, names)):
         # What is typed in, or built in, has no file.
         try:
@@ -82,7 +87,8 @@ def source_files(factory: str, *parts: object) -> Iterator[Path]:
         except TypeError:
             continue
         if path is not None and Path(path).is_file():
-            yield Path(path)
+            found.add(Path(path))
+    return sorted(found)
 
 
 def digest_of_data(target: Target) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rl_compress.errors import TargetError
+from rl_compress.validation import did_you_mean
 
 T = TypeVar("T")
 
@@ -24,10 +24,9 @@ def choose(key: str, value: Any, choices: Mapping[str, T]) -> T:
     """
     if isinstance(value, str) and value in choices:
         return choices[value]
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
     raise TargetError(
-        f"target.options.{key}: must be one of {', '.join(choices)}, but got {value!r}{hint}"
+        f"target.options.{key}: must be one of {', '.join(choices)}, but got {value!r}"
+        f"{did_you_mean(str(value), choices)}"
     )
 
 

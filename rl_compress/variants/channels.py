@@ -11,7 +11,8 @@ from rl_compress.costs.analytic import AnalyticCosts
 from rl_compress.costs.precision import Precision
 from rl_compress.importance.contribution import Train, contribution_pruning
 from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.importance.importance import channel_scores, ranked
+from rl_compress.importance.evidence import Evidence
+from rl_compress.importance.importance import make_importance, ranked
 from rl_compress.importance.units import Units
 from rl_compress.model.axes import Axis
 from rl_compress.model.groups import LayerGroup, quantizable_layers, some
@@ -20,7 +21,7 @@ from rl_compress.quantizers.bits import plan_bits
 from rl_compress.space.search_space import GroupChoices, SearchSpace
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
-from rl_compress.variants.parts import Parts, check_mask_size, needed, some_prunable
+from rl_compress.variants.parts import Parts, check_mask_size, some_prunable
 from rl_compress.variants.proof import check_uncut, find_proved_groups
 from rl_compress.variants.slimmable import SlimmableNetwork
 
@@ -39,10 +40,11 @@ def prepare_channels(
     order = quantizable_layers(model, graph.order)
     prunable = some_prunable(groups)
     found = None
-    if config.pruning.importance == "contribution":
+    importance = make_importance(config.pruning, target)
+    if importance.needs == "contributions" and target is not None:
         units = Units.channels(model, prunable)
-        found = contribution_pruning(model, units, needed(target), contribution, train=train)
-    scores = channel_scores(model, prunable, config.pruning.importance, target, found)
+        found = contribution_pruning(model, units, target, contribution, train=train)
+    scores = importance.units(Evidence(model, target, found), prunable)
     orders = [ranked(values) for values in scores]
     if config.action == "mask":
         check_mask_size(sum(group.num_units for group in prunable), config)

@@ -16,7 +16,6 @@ from rl_compress.model.groups import LayerGroup
 from rl_compress.quantizers.bits import BitPlan
 from rl_compress.space.search_space import SearchSpace
 from rl_compress.space.space_config import SpaceConfig
-from rl_compress.targets.target import Target
 from rl_compress.variants.masked import MaskedNetwork
 from rl_compress.variants.slimmable import SlimmableNetwork
 
@@ -77,14 +76,3 @@ def check_mask_size(units: int, config: SpaceConfig) -> None:
             f"({config.max_mask_units:,d}); choose action: ratio, a coarser "
             f"space.pruning.structure, or list layers in space.skip"
         )
-
-
-def needed(target: Target | None) -> Target:
-    """Return the target that contributions are measured on.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    if target is None:
-        raise ConfigError("space.pruning.importance: contribution needs a target with data")
-    return target

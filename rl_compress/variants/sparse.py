@@ -13,7 +13,8 @@ from rl_compress.costs.sparse import SparseCosts
 from rl_compress.errors import ConfigError
 from rl_compress.importance.contribution import Train, contribution_pruning
 from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.importance.importance import names_of, unit_sums, weight_scores
+from rl_compress.importance.evidence import Evidence
+from rl_compress.importance.importance import make_importance, names_of, unit_sums
 from rl_compress.importance.structures import (
     element_ranks,
     element_units,
@@ -34,7 +35,6 @@ from rl_compress.variants.parts import (
     Parts,
     Scores,
     check_mask_size,
-    needed,
     some_prunable,
 )
 from rl_compress.variants.slimmable import without_weights
@@ -57,13 +57,14 @@ def prepare_sparse(
     names = names_of(prunable)
     maps = {name: element_units(tensors[name], name, pruning) for name in names}
     found = None
-    if pruning.importance == "contribution":
+    importance = make_importance(pruning, target)
+    if importance.needs == "contributions" and target is not None:
         shape = pruning.block_shape if pruning.structure == "blocks" else (1, 1)
         units = Units.blocks(model, names, shape)
-        found = contribution_pruning(model, units, needed(target), contribution, train=train)
+        found = contribution_pruning(model, units, target, contribution, train=train)
         scores = found.ranking()
     else:
-        elements = weight_scores(model, pruning.importance, target)
+        elements = importance.weights(Evidence(model, target))
         scores = [
             unit_sums(elements[name], maps[name], int(maps[name].max()) + 1) for name in names
         ]

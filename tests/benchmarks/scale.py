@@ -189,7 +189,7 @@ def _kit(job: Job, subject: Subject) -> WorkerKit:
         score="fidelity",
         evaluation=EvaluationConfig(),
         latency=False,
-        robustness=job.objective.robustness,
+        score_options=job.objective.options_of_score,
         reward=Objective(job.objective, costs),
         identity=RunIdentity(run="scale", algorithm="none", seed=0),
     )

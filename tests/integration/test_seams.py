@@ -2,62 +2,126 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from running import read_records, run_here, write_job
-from safetensors.torch import load_file
 
 from rl_compress import load_compressed
+from rl_compress.export.manifest import Manifest
 
-THIRDS = '''
-import torch
+OWN = Path(__file__).parent.parent / "own_parts"
 
-from rl_compress.quantizers.quantizer import Quantizer
+JOB: dict[str, Any] = {
+    "space__pruning__importance": "own_importance:Power",
+    "space__pruning__importance_options": {"power": 3.0},
+    "space__quantization": {
+        "quantizer": "own_quantizer:Even",
+        "quantizer_options": {"reach": 0.9},
+        "weight_bits": [2, 4],
+    },
+    "budget": {"size_bytes": 0.1},
+    "objective": {"score": "own_score:Agreement", "score_options": {"scale": 10.0}},
+    "search__algorithm": "own_searcher:Near",
+    "search__algorithm_options": {"spread": 0.3},
+    "search__evaluations": 4,
+    "export": {
+        "formats": ["own_format:Listing"],
+        "format_options": {"own_format:Listing": {"name": "tensors.txt"}},
+    },
+}
 
 
-class Thirds(Quantizer):
-    """Levels evenly between the extremes of a block."""
-
-    def fit(self, blocks):
-        return {"low": blocks.amin(1, keepdim=True), "high": blocks.amax(1, keepdim=True)}
-
-    def levels(self, parameters):
-        steps = torch.linspace(0, 1, self.num_levels)
-        return parameters["low"] + steps * (parameters["high"] - parameters["low"])
-'''
+@pytest.fixture(autouse=True)
+def _beside_own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(OWN)
 
 
-def test_a_quantizer_of_the_users_own_is_searched_with_and_delivered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "own_thirds.py").write_text(THIRDS)
-    monkeypatch.chdir(tmp_path)
-    job = write_job(
-        tmp_path,
-        space__quantization={"quantizer": "own_thirds:Thirds", "weight_bits": [2, 4]},
-        budget={"size_bytes": 0.1},
-        search__evaluations=4,
-    )
-    outcome = run_here("search", job, "--output", tmp_path / "run")
+def test_own_parts_go_the_whole_way(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = write_job(tmp_path, **JOB)
+    outcome = run_here("search", job, "--baselines", "own_searcher:Near", "--output", run)
     assert outcome.code == 0, outcome.stderr
-    assert len(read_records(tmp_path / "run")) == 4
+    records = read_records(run)
+    assert {record.algorithm for record in records} == {"own_searcher:Near"}
+    assert len(records) == 4
+    # The score counts samples of 128, in units of the option.
+    assert all(0 < r.score <= 10 and (12.8 * r.score).is_integer() for r in records)
 
-    best = tmp_path / "run" / "best"
-    stored = json.dumps(json.loads((best / "manifest.json").read_text()))
-    assert "own_thirds:Thirds" in stored
-    assert load_file(best / "model.safetensors")
-    loaded = load_compressed(best)
-    weights = [p for name, p in loaded.named_parameters() if name.endswith("weight") and p.ndim > 1]
+    manifest = Manifest.load(run / "best" / "manifest.json")
+    own = {"quantizer": "own_quantizer:Even", "options": {"reach": 0.9}}
+    assert manifest.packed
+    assert all(own.items() <= packed["quantized"].items() for packed in manifest.packed.values())
+    assert "conv1.weight" in (run / "best" / "tensors.txt").read_text()
+    assert {"tensors.txt", "model.safetensors"} <= manifest.files.keys()
+
+    weights = [p for p in load_compressed(run / "best").parameters() if p.ndim > 1]
     assert any(len(torch.unique(weight[0])) <= 16 < weight[0].numel() for weight in weights)
+    # It reads as it is written.
+    again = run_here("search", run / "job.yaml", "--resume", "--output", run)
+    assert again.code == 0, again.stderr
+    assert len(read_records(run)) == 4
+    assert "own_searcher:Near" in (run / "summary.json").read_text()
 
 
-def test_a_part_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
-    job = write_job(tmp_path, space__quantization__quantizer="own_thords:Thirds")
+KEYS = [
+    ("space.pruning.importance", "tailor", "taylor"),
+    ("space.quantization.quantizer", "symetric", "symmetric"),
+    ("objective.score", "fidelty", "fidelity"),
+    ("search.algorithm", "evolutoin", "evolution"),
+    ("export.formats", "onxx", "onnx"),
+]
+
+
+@pytest.mark.parametrize(("key", "name", "near"), KEYS, ids=lambda value: str(value))
+def test_a_wrong_name_is_refused_with_the_nearest_and_all_there_are(
+    tmp_path: Path, key: str, name: str, near: str
+) -> None:
+    value = [name] if key == "export.formats" else name
+    job = write_job(tmp_path, export={}, **{key.replace(".", "__"): value})
     outcome = run_here("check", job)
     assert outcome.code == 2
-    assert outcome.error.startswith(
-        "error: space.quantization.quantizer: own_thords:Thirds: cannot be imported"
-    )
+    assert key in outcome.error
+    assert f"did you mean {near}?" in outcome.error
+    assert "package.module:Class" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantizer": "own_thords:Even"}, "quantizer: there is no module 'own_thords'"),
+        ({"quantizer": "own_quantizer:Evn"}, "own_quantizer has no 'Evn'; did you mean Even?"),
+        ({"quantizer": "own_score:Agreement"}, "must be a class derived from rl_compress.quant"),
+        (
+            {"quantizer_options": {"raech": 1}},
+            "quantization.quantizer_options.raech; did you mean reach?",
+        ),
+        ({"quantizer_options": {"reach": 2}}, "quantizer_options.reach: Input should be less than"),
+    ],
+)
+def test_what_is_no_part_or_option_is_refused_at_once(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    quantization = {**JOB["space__quantization"], **changes}
+    outcome = run_here("check", write_job(tmp_path, **{**JOB, "space__quantization": quantization}))
+    assert outcome.code == 2
+    assert message in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"search": {"algorithm": "ppo", "algorithm_options": {"a": 1}}}, "are in search.ppo"),
+        ({"objective": {"score": "accuracy", "score_options": {"a": 1}}}, "score_options.a"),
+        ({"export": {"formats": ["native"], "onnx": True}}, "export.formats says what to write"),
+        ({"export": {"format_options": {"text": {}}}}, "text is not in export.formats"),
+    ],
+)
+def test_options_of_nothing_are_refused(
+    tmp_path: Path, section: dict[str, Any], message: str
+) -> None:
+    outcome = run_here("check", write_job(tmp_path, **section))
+    assert outcome.code == 2
+    assert message in outcome.error

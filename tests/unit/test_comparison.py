@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from rl_compress.agent.config import BASELINES, SearchConfig
-from rl_compress.comparison import COMPARED, check_baselines, plan
+from rl_compress.agent.config import SearchConfig
+from rl_compress.comparison import check_baselines, compared, plan
 from rl_compress.errors import ConfigError
 from rl_compress.searching import SearchTask
 
@@ -16,8 +16,9 @@ def _task(**search: Any) -> SearchTask:
 
 
 def test_known_baselines_pass() -> None:
-    check_baselines(COMPARED)
-    assert set(COMPARED) <= set(BASELINES)
+    check_baselines(compared())
+    check_baselines([*compared(), "rl_compress.searchers.baselines.uniform:Uniform"])
+    assert "contribution" not in compared()
 
 
 @pytest.mark.parametrize("names", [["random", "contribution"], [""], ["ppo"]])

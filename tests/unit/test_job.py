@@ -136,7 +136,7 @@ def test_an_unknown_key_is_named_with_a_suggestion(job_file: Path, text: str, me
         pytest.param("search: {evaluations: 0}\n", "search.evaluations: .*got 0", id="range"),
         pytest.param(
             "search: {algorithm: dqn}\n",
-            "search.algorithm: .*'ppo', 'appo', 'sac', 'tqc'",
+            "search.algorithm: must be ppo, appo, sac, tqc, uniform, .*package.module:Class",
             id="choice",
         ),
         pytest.param("search: 3\n", "search: .*got 3", id="section"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from rl_compress.agent.rllib.lease import Holder, Lease
 from rl_compress.agent.rllib.metrics import RunMetrics
 from rl_compress.agent.rllib.turns import Turns
 from rl_compress.errors import RLCompressError, SearchStalledError, StorageError
-from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.candidates import Reward, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
@@ -69,7 +68,7 @@ class WorkerKit:
     evaluation: EvaluationConfig
     latency: bool
     """Whether each variant's latency is measured."""
-    robustness: RobustnessConfig
+    score_options: Mapping[str, Any]
     reward: Reward
     identity: RunIdentity
     sharing: Sharing | None = None

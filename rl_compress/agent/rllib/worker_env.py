@@ -205,6 +205,6 @@ def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
         kit.score,
         kit.evaluation,
         latency=kit.latency,
-        robustness=kit.robustness,
+        score_options=kit.score_options,
     )
     return kit, problem, evaluator

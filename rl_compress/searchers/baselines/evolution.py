@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.searchers.baselines.baseline import Keep
-from rl_compress.space.budget import Budget, CostFunction
+from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 from rl_compress.space.mask_projection import decides_masks
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Widths
 
 _OFFSPRING = 8
 """Full evaluations in a generation. EvoPress makes 128 offspring and lets 16 and then 4 of them
@@ -28,7 +30,7 @@ _TRIES = 20
 """Mutations drawn for one that was not proposed before."""
 
 
-class Evolution:
+class Evolution(Searcher):
     """(1 + 8) evolution: some dimensions a step up, others down until the budget holds again.
 
     In EvoPress a switch lowers one layer and raises another of the same size. Here costs differ,
@@ -36,37 +38,23 @@ class Evolution:
     on, as the raised ones make necessary; the projection gives back what the last one freed.
     """
 
-    fill = True
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        budget: Budget,
-        cost_function: CostFunction,
-        seed: int,
-        start: Keep | None = None,
-    ) -> None:
-        """Start from one vector.
-
-        Args:
-            space: Allowed levels.
-            budget: Upper bounds; must be feasible.
-            cost_function: Exact costs; monotone in every dimension.
-            seed: Of the mutations.
-            start: The first parent; by default the uniform vector at the budget, as published.
-        """
-        self._space, self._budget, self._costs = space, budget, cost_function
-        self._masks = decides_masks(space)
-        if start is None:
-            start = np.full(len(space), 1.0 if self._masks else 0.5)
-        self._parent: Keep = start
+    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+        """Start from one vector; the seed is that of the mutations."""
+        super().__init__(problem, config)
+        self._space, self._budget, self._costs = problem.space, problem.budget, problem.costs
+        self._masks = decides_masks(problem.space)
+        self._parent = self._start()
         self._parent_reward = -np.inf
-        self._levels = [np.array(group.widths) for group in space.groups]
+        self._levels = [np.array(group.widths) for group in problem.space.groups]
         self._top = np.array([len(levels) - 1 for levels in self._levels])
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(problem.seed)
         self._begun = False
         self._brood: list[tuple[float, Keep]] = []
         self._proposed: set[bytes] = set()
+
+    def _start(self) -> Keep:
+        """Return the first parent: the uniform vector at the budget, as published."""
+        return np.full(len(self._space), 1.0 if self._masks else 0.5)
 
     def ask(self) -> Keep:
         """Return the start, the first time, then mutations of the parent."""
@@ -141,3 +129,15 @@ class Evolution:
 
     def _keep_at(self, position: npt.NDArray[np.int64]) -> Keep:
         return self._widths_at(position) / self._space.num_units
+
+
+class GreedyEvolution(Evolution):
+    """Evolution that starts from the prior."""
+
+    needs = "curves"
+
+    def _start(self) -> Keep:
+        curves = self.problem.curves
+        assert curves is not None, "it is said to need them"
+        prior = greedy_widths(curves, self._budget, self._space, self._costs)
+        return prior / self._space.num_units

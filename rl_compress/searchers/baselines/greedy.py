@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from rl_compress.searchers.baselines.baseline import Keep
 from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 from rl_compress.searchers.sensitivity import SensitivityCurves
-from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.budget import Budget
+from rl_compress.space.search_space import Widths
 
 _TIGHTER = 0.97
 """Factor from one budget to the next in the sweep below the budget."""
@@ -24,7 +25,7 @@ _TRIES = 30
 """Doubts in a row that lead to nothing new, after which the budget counts as exhausted."""
 
 
-class Greedy:
+class Greedy(Searcher):
     """First the prior; then in turn the prior of doubted curves, and of a tighter budget.
 
     The losses of single dimensions do not really add up. A doubt multiplies all losses of each
@@ -33,27 +34,15 @@ class Greedy:
     """
 
     fill = False
+    needs = "curves"
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        curves: SensitivityCurves,
-        budget: Budget,
-        cost_function: CostFunction,
-        seed: int = 0,
-    ) -> None:
-        """Keep what the prior needs.
-
-        Args:
-            space: Allowed levels.
-            curves: What each dimension's compression costs alone.
-            budget: Upper bounds; must be feasible.
-            cost_function: Exact costs.
-            seed: Of the doubts.
-        """
-        self._space, self._curves = space, curves
-        self._budget, self._costs = budget, cost_function
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+        """Keep what the prior needs; the seed is that of the doubts."""
+        super().__init__(problem, config)
+        assert problem.curves is not None, "it is said to need them"
+        self._space, self._curves = problem.space, problem.curves
+        self._budget, self._costs = problem.budget, problem.costs
+        self._rng = np.random.default_rng(problem.seed)
         self._proposed: set[bytes] = set()
         self._remaining = self._in_turn()
 
@@ -61,9 +50,6 @@ class Greedy:
         """Return the next vector that was not returned before."""
         widths = next(self._remaining, None)
         return None if widths is None else widths / self._space.num_units
-
-    def tell(self, keep: Keep, reward: float) -> None:
-        """Nothing is learned."""
 
     def _in_turn(self) -> Iterator[Widths]:
         prior = self._prior(self._curves, self._budget)

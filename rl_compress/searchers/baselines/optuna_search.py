@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import abstractmethod
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rl_compress.errors import ConfigError
-from rl_compress.searchers.baselines.baseline import Keep
-from rl_compress.space.search_space import SearchSpace
-
-Sampler = Literal["tpe", "cmaes"]
-
-_PACKAGES = {"tpe": ("optuna",), "cmaes": ("optuna", "cmaes")}
+from rl_compress.registry import SEARCHERS
+from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 
 
-class OptunaSearch:
+class OptunaSearch(Searcher):
     """A study with one real parameter for each dimension, the fraction kept."""
 
-    fill = True
+    packages: ClassVar[tuple[str, ...]] = ("optuna",)
 
-    def __init__(self, name: Sampler, space: SearchSpace, seed: int) -> None:
+    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
         """Create the study.
-
-        Args:
-            name: ``tpe``: the multivariate tree-structured Parzen estimator (Bergstra et al., 2011;
-                Falkner et al., 2018); ``cmaes``: covariance matrix adaptation (Hansen, 2016).
-            space: Allowed levels.
-            seed: Of the sampler.
 
         Raises:
             ConfigError: Optuna is not installed.
         """
-        if any(find_spec(package) is None for package in _PACKAGES[name]):
+        super().__init__(problem, config)
+        if any(find_spec(package) is None for package in self.packages):
             raise ConfigError(
-                f"search.algorithm: {name} needs Optuna; pip install 'rl-compress[optuna]'"
+                f"search.algorithm: {SEARCHERS.name_of(type(self))} needs Optuna; "
+                f"pip install 'rl-compress[optuna]'"
             )
         import optuna
 
         self._optuna = optuna
+        space = problem.space
         lowest = space.smallest_widths / space.num_units
         self._parameters: dict[str, Any] = {
             group.label: optuna.distributions.FloatDistribution(float(low), 1.0)
@@ -52,7 +46,7 @@ class OptunaSearch:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study = optuna.create_study(
-                direction="maximize", sampler=_sampler(optuna, name, seed)
+                direction="maximize", sampler=self._sampler(optuna, problem.seed)
             )
         optuna.logging.set_verbosity(verbosity)
         self._trial: Any = None
@@ -74,8 +68,22 @@ class OptunaSearch:
         else:
             self._study.tell(self._trial, reward)
 
+    @abstractmethod
+    def _sampler(self, optuna: Any, seed: int) -> Any:
+        """Return what proposes."""
 
-def _sampler(optuna: Any, name: Sampler, seed: int) -> Any:
-    if name == "tpe":
+
+class TPE(OptunaSearch):
+    """The multivariate tree-structured Parzen estimator (Bergstra et al., 2011; Falkner, 2018)."""
+
+    def _sampler(self, optuna: Any, seed: int) -> Any:
         return optuna.samplers.TPESampler(multivariate=True, seed=seed)
-    return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+class CMAES(OptunaSearch):
+    """Covariance matrix adaptation (Hansen, 2016)."""
+
+    packages = ("optuna", "cmaes")
+
+    def _sampler(self, optuna: Any, seed: int) -> Any:
+        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)

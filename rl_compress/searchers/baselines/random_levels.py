@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from rl_compress.searchers.baselines.baseline import Keep
+from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 from rl_compress.space.mask_projection import decides_masks
-from rl_compress.space.search_space import SearchSpace
 
 
-class Random:
+class Random(Searcher):
     """For every dimension one of its allowed levels, all equally likely."""
 
-    fill = True
-
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
         """Seed the generator."""
+        super().__init__(problem, config)
+        space = problem.space
         self._levels = [np.array(group.widths) / group.num_units for group in space.groups]
         self._masks = decides_masks(space)
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(problem.seed)
 
     def ask(self) -> Keep:
         """Draw a candidate; of a mask first how dense it is."""
@@ -26,6 +27,3 @@ class Random:
             density = self._rng.uniform()
             return (self._rng.uniform(size=len(self._levels)) < density).astype(float)
         return np.array([self._rng.choice(levels) for levels in self._levels])
-
-    def tell(self, keep: Keep, reward: float) -> None:
-        """Nothing is learned."""

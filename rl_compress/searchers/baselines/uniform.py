@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rl_compress.searchers.baselines.baseline import Keep
+from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.mask_projection import decides_masks
-from rl_compress.space.search_space import SearchSpace
 
 _TIGHTER = 0.97
 """Factor from one candidate to the next."""
@@ -15,25 +14,20 @@ _HALF = 0.5
 """With masks, the fraction kept from which a unit stays."""
 
 
-class Uniform:
+class Uniform(Searcher):
     """The same fraction everywhere: first at the budget, then at ever tighter ones."""
 
     fill = False
-
-    def __init__(self, space: SearchSpace) -> None:
-        """Start from the uncompressed target."""
-        self._space = space
-        self._keep = 1.0
+    seeded = False
+    _keep = 1.0
 
     def ask(self) -> Keep | None:
         """Return the next, slightly lower, uniform candidate."""
-        keep = np.full(len(self._space), self._keep)
-        if (keep * self._space.num_units < self._space.smallest_widths).all():
+        space = self.problem.space
+        keep = np.full(len(space), self._keep)
+        if (keep * space.num_units < space.smallest_widths).all():
             return None
-        if decides_masks(self._space) and self._keep < _HALF:
+        if decides_masks(space) and self._keep < _HALF:
             return None  # a unit of its own is either kept or not
         self._keep *= _TIGHTER
         return keep
-
-    def tell(self, keep: Keep, reward: float) -> None:
-        """Nothing is learned."""

@@ -15,7 +15,7 @@ from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.evaluation.racing import Rival
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.baseline_search import run_baseline
-from rl_compress.searchers.baselines.registry import make_baseline
+from rl_compress.searchers.searcher import SearchProblem, make_searcher
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import SearchSpace, Widths
@@ -97,7 +97,7 @@ class Part:
             candidates = CandidateEvaluator(
                 self, ledger, space, lambda score, _costs: score, identity
             )
-            baseline = make_baseline(algorithm, space, budget, self, curves, seed)
+            baseline = make_searcher(algorithm, SearchProblem(space, budget, self, seed, curves))
             run_baseline(baseline, candidates, ledger, space, budget, self)
             progress = ledger.progress()
         assert progress.best is not None, "the budget is feasible"

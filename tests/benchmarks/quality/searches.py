@@ -54,7 +54,8 @@ class Searched:
 def search(prepared: Prepared, job: Job) -> Searched:
     """Run a job's search, in a directory of its own that is thrown away."""
     evaluator, space = prepared.evaluator, prepared.subject.compressor.space
-    curves = prepared.curves(job.search.sensitivity_levels) if job.search.needs_curves else None
+    needs = job.search.needs
+    curves = prepared.curves(job.search.sensitivity_levels) if needs == "curves" else None
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder) / "run")
         run.create(job.to_yaml())

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import rl_compress
-from rl_compress.agent.config import BASELINES
 from rl_compress.job import Job, parse_job, with_values
 from rl_compress.monitor import SilentMonitor
+from rl_compress.registry import SEARCHERS
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.searchers.preparation import Subject
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
@@ -60,7 +60,7 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     **{
         name: Variant({"search.algorithm": name})
-        for name in BASELINES
+        for name in SEARCHERS.built_in
         if name not in ("global", "contribution")
     },
     "ppo": Variant({"search.algorithm": "ppo"}),
@@ -177,7 +177,7 @@ def _cache_file(job: Job, subject: Subject) -> Path:
         job.target,
         job.evaluation,
         job.objective.score,
-        job.objective.robustness,
+        job.objective.options_of_score,
         count=0,
     )
     digest.update(named.stem.encode())

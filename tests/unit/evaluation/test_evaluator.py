@@ -12,7 +12,8 @@ from torch.utils.data import TensorDataset
 
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Recalibration
-from rl_compress.evaluation.scores import Fidelity, TargetScore
+from rl_compress.evaluation.fidelity import Fidelity
+from rl_compress.evaluation.scores import TargetScore
 from rl_compress.space.search_space import Widths
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
@@ -85,7 +86,7 @@ def test_a_model_that_is_always_right_scores_a_hundred() -> None:
     labels = torch.arange(8) % 4
     data = TensorDataset(torch.eye(4)[labels], labels)
     target = ClassificationTarget(nn.Identity, dict.fromkeys(SPLITS, data), batch_size=3)
-    assert TargetScore(target)(nn.Identity()) == 100.0
+    assert TargetScore(target, nn.Identity())(nn.Identity()) == 100.0
 
 
 def test_costs_are_the_analytic_ones_and_time_is_measured(

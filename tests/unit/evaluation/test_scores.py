@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from rl_compress.errors import ConfigError
-from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
-from rl_compress.evaluation.scores import Fidelity, RobustScore, TargetScore, make_score
+from rl_compress.evaluation.fidelity import Fidelity
+from rl_compress.evaluation.robust_score import RobustScore
+from rl_compress.evaluation.scores import TargetScore, make_score
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Batch, Target
 from rl_compress.variants.compressor import Compressor
@@ -89,7 +90,8 @@ def test_the_targets_own_score_goes_by_its_name() -> None:
     target = _Regression()
     assert make_score("r2", target, target.build())(target.build()) == 0.5
     with pytest.raises(
-        ConfigError, match=r"objective.score: .*'accuracy'.*offers r2, fidelity and robust_accuracy"
+        ConfigError,
+        match=r"objective.score: must be r2, fidelity, robust_accuracy, or your own .*'accuracy'",
     ):
         make_score("accuracy", target, target.build())
 
@@ -105,18 +107,18 @@ def test_robust_accuracy_falls_with_the_strength_of_the_attack() -> None:
     model = target.build()
     clean = target.score(model, "search")
     scores = [
-        make_score("robust_accuracy", target, model, RobustnessConfig(epsilon=epsilon))(model)
+        make_score("robust_accuracy", target, model, {"epsilon": epsilon})(model)
         for epsilon in (1e-6, 0.03, 0.1)
     ]
     assert clean == scores[0] >= scores[1] > scores[2]
-    several = RobustnessConfig(epsilon=0.1, steps=5)
+    several = {"epsilon": 0.1, "steps": 5}
     assert make_score("robust_accuracy", target, model, several)(model) <= scores[2]
 
 
 def test_each_variant_is_attacked_through_its_own_gradient() -> None:
     target = tiny()
     reference = target.build()
-    robust = make_score("robust_accuracy", target, reference, RobustnessConfig(epsilon=0.1))
+    robust = make_score("robust_accuracy", target, reference, {"epsilon": 0.1})
     blind = nn.Sequential(reference, _Reshaped(lambda logits: logits.round().detach() + 0 * logits))
     # Its gradient is zero, so no input is changed.
     assert robust(blind) == target.score(blind, "search") > robust(reference)

@@ -18,7 +18,7 @@ from rl_compress.errors import (
     RunDirectoryError,
     UnsupportedLayerError,
 )
-from rl_compress.export import artifact
+from rl_compress.export import native, onnx_export
 from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
 from rl_compress.export.manifest import FileEntry, Manifest
 from rl_compress.model.axes import Axis
@@ -168,7 +168,7 @@ def test_a_failure_half_way_leaves_the_older_artefact(
     def fail(*_: object, **_options: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(artifact, "write_tensors", fail)
+    monkeypatch.setattr(native, "write_tensors", fail)
     with pytest.raises(OSError, match="disk full"):
         save(best, compressed)
     assert Manifest.load(best / "manifest.json") == before
@@ -299,9 +299,8 @@ class TestFailingOnnx:
             path.write_bytes(b"half a file")
             raise RLCompressError("export.onnx: the model cannot be exported")
 
-        monkeypatch.setattr(artifact, "export_onnx", fail)
-        monkeypatch.setattr(artifact, "onnx_available", lambda: True)
-        monkeypatch.setattr(artifact, "require_onnx", lambda: None)
+        monkeypatch.setattr(onnx_export, "export_onnx", fail)
+        monkeypatch.setattr(onnx_export, "_PACKAGES", ())
 
     def test_is_only_warned_of_by_default(
         self, compressed: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture

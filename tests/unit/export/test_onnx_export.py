@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError, RLCompressError
 from rl_compress.export import onnx_export
-from rl_compress.export.onnx_export import MAX_ERROR, export_onnx
+from rl_compress.export.onnx_export import MAX_ERROR, Onnx, export_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,10 +64,7 @@ def test_a_model_that_computes_otherwise_in_onnx_is_refused(tmp_path: Path) -> N
         export_onnx(Noisy().eval(), (torch.rand(1, 4),), tmp_path / "model.onnx")
 
 
-def test_without_the_extra_the_remedy_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "_PACKAGES", ("no_such_package",))
-    assert not onnx_export.onnx_available()
     with pytest.raises(ConfigError, match="pip install"):
-        export_onnx(nn.Identity(), (torch.rand(1, 4),), tmp_path / "model.onnx")
+        Onnx().check()

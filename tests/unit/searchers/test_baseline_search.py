@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rl_compress.searchers.baseline_search import run_baseline
 from rl_compress.searchers.baselines.greedy import Greedy
 from rl_compress.searchers.baselines.random_levels import Random
 from rl_compress.searchers.convergence import Convergence
+from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import measure_sensitivity
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import SearchSpace, Widths
@@ -21,6 +23,7 @@ from rl_compress.space.search_space import SearchSpace, Widths
 VALUES = np.array([0.4, 0.1, 0.3, 0.2, 0.0, 0.05])
 COMPRESSOR = make_compressor(VALUES)
 BUDGET = Budget((("params", 3.0),))
+PROBLEM = SearchProblem(COMPRESSOR.space, BUDGET, COMPRESSOR.costs)
 
 
 class Candidates:
@@ -58,7 +61,7 @@ def _run(candidates: Candidates, baseline: Any, patience: int | None = None) -> 
 
 def test_random_masks_meet_the_budget(tmp_path: Path) -> None:
     candidates = Candidates(tmp_path, COMPRESSOR.space, limit=30)
-    assert _run(candidates, Random(COMPRESSOR.space, seed=0)) is None
+    assert _run(candidates, Random(PROBLEM)) is None
     masks = np.array(candidates.measured)
     assert len(masks) == 30
     assert set(masks.ravel()) == {0, 1}
@@ -69,13 +72,13 @@ def test_the_greedy_mask_is_carried_out_as_it_is(tmp_path: Path) -> None:
     space = COMPRESSOR.space
     curves = measure_sensitivity(space, lambda widths: float(VALUES @ widths), 1)
     candidates = Candidates(tmp_path, space, limit=1)
-    _run(candidates, Greedy(space, curves, BUDGET, COMPRESSOR.costs))
+    _run(candidates, Greedy(dataclasses.replace(PROBLEM, curves=curves)))
     assert candidates.measured[0].tolist() == [1, 0, 1, 1, 0, 0]
 
 
 def test_a_baseline_ends_when_it_has_converged(tmp_path: Path) -> None:
     candidates = Candidates(tmp_path, COMPRESSOR.space)
-    reason = _run(candidates, Random(COMPRESSOR.space, seed=0), patience=5)
+    reason = _run(candidates, Random(PROBLEM), patience=5)
     assert reason == "converged: no better policy in 5 evaluations"
     rewards = [record.reward for record in candidates.store.read()]
     assert rewards.index(max(rewards)) == len(rewards) - 1 - 5
@@ -85,7 +88,7 @@ def test_a_converged_baseline_stays_so_when_it_is_resumed(tmp_path: Path) -> Non
     found = []
     for _ in range(2):
         candidates = Candidates(tmp_path, COMPRESSOR.space)
-        reason = _run(candidates, Random(COMPRESSOR.space, seed=0), patience=5)
+        reason = _run(candidates, Random(PROBLEM), patience=5)
         found.append((reason, [record.evaluation_id for record in candidates.store.read()]))
     assert found[0] == found[1]
     assert candidates.measured == []
@@ -93,10 +96,10 @@ def test_a_converged_baseline_stays_so_when_it_is_resumed(tmp_path: Path) -> Non
 
 def test_an_interrupted_baseline_converges_where_it_would_have(tmp_path: Path) -> None:
     whole = Candidates(tmp_path / "whole", COMPRESSOR.space)
-    _run(whole, Random(COMPRESSOR.space, seed=0), patience=5)
+    _run(whole, Random(PROBLEM), patience=5)
     first = Candidates(tmp_path / "parts", COMPRESSOR.space, limit=len(whole.measured) - 3)
-    assert _run(first, Random(COMPRESSOR.space, seed=0), patience=5) is None
+    assert _run(first, Random(PROBLEM), patience=5) is None
     second = Candidates(tmp_path / "parts", COMPRESSOR.space)
-    assert _run(second, Random(COMPRESSOR.space, seed=0), patience=5) is not None
+    assert _run(second, Random(PROBLEM), patience=5) is not None
     assert len(second.measured) == 3
     assert [r.policy_id for r in second.store.read()] == [r.policy_id for r in whole.store.read()]

@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rl_compress.agent.config import SearchConfig
-from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.precision import Precision
@@ -53,7 +52,7 @@ def _path(subject: Subject | None = None, **changes: Any) -> Path:
         "target": TargetConfig(factory="nowhere:target"),
         "evaluation": EvaluationConfig(),
         "score": "fidelity",
-        "robustness": RobustnessConfig(),
+        "score_options": {},
         "count": 4,
     }
     return shared_path(subject or _subject(), **(arguments | changes))
@@ -79,9 +78,10 @@ def test_the_same_search_finds_the_same_curves() -> None:
         {"target": TargetConfig(factory="nowhere:target", options={"samples": 3})},
         {"evaluation": EvaluationConfig(recalibration="none")},
         {"score": "accuracy"},
+        {"score_options": {"epsilon": 0.2}},
         {"count": 5},
     ],
-    ids=["weights", "data", "space", "options", "evaluation", "score", "count"],
+    ids=["weights", "data", "space", "options", "evaluation", "score", "score options", "count"],
 )
 def test_what_decides_curves_is_in_their_key(changes: dict[str, Any]) -> None:
     assert _path(**changes) != _path()
@@ -92,7 +92,7 @@ def test_measurements_are_shared_whatever_curves_have_in_common() -> None:
         "target": TargetConfig(factory="nowhere:target"),
         "evaluation": EvaluationConfig(timeout_s=5.0),
         "score": "fidelity",
-        "robustness": RobustnessConfig(),
+        "score_options": {},
     }
     key = measurement_key(_subject(), **arguments)
     keys = [

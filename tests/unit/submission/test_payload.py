@@ -96,7 +96,7 @@ def test_a_devices_profile_travels_with_its_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "include", "message"),
     [
-        ({"target__factory": "digitz"}, [], "did you mean 'digits'"),
+        ({"target__factory": "digitz"}, [], "did you mean digits"),
         ({"target__factory": "not_there:target"}, [], "there is no module 'not_there'"),
         ({"target__weights": "net.pt"}, [], "there is no net.pt"),
         ({}, ["../outside"], "lies outside of"),

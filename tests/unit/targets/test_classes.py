@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from rl_compress.errors import TargetError
-from rl_compress.evaluation.scores import Fidelity
+from rl_compress.evaluation.fidelity import Fidelity
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 
 SHAPES = [

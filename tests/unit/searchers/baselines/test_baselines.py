@@ -3,27 +3,20 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import zoo
 from torch.utils.data import TensorDataset
 
-from rl_compress.agent.config import BASELINES, SearchConfig
+from rl_compress.agent.config import SearchConfig
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.baseline_search import run_baseline
-from rl_compress.searchers.baselines.baseline import Baseline
-from rl_compress.searchers.baselines.evolution import Evolution
-from rl_compress.searchers.baselines.greedy import Greedy
-from rl_compress.searchers.baselines.optuna_search import OptunaSearch
-from rl_compress.searchers.baselines.random_levels import Random
-from rl_compress.searchers.baselines.registry import make_baseline
 from rl_compress.searchers.baselines.uniform import Uniform
-from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.searchers.searcher import SearchProblem, make_searcher
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
 from rl_compress.space.space_config import PruningConfig, SpaceConfig
@@ -31,65 +24,10 @@ from rl_compress.targets.target import SPLITS, ClassificationTarget
 from rl_compress.variants.compressor import Compressor
 
 
-def _proposals(baseline: Baseline, count: int) -> np.ndarray:
-    """Ask and tell a reward that depends on the proposal."""
-    asked = []
-    for _ in range(count):
-        keep = baseline.ask()
-        assert keep is not None
-        asked.append(keep)
-        baseline.tell(keep, -float(((keep - 0.3) ** 2).sum()))
-    return np.array(asked)
-
-
-SEEDED = ["random", "evolution", "greedy_evolution", "greedy", "tpe", "cmaes"]
-
-
-@pytest.mark.parametrize("name", SEEDED)
-def test_a_seed_decides_the_proposals(
-    name: str, compressor: Compressor, budget: Budget, curves: SensitivityCurves
+def test_uniform_tightens_from_everything_to_the_smallest(
+    compressor: Compressor, budget: Budget
 ) -> None:
-    def propose(seed: int) -> np.ndarray:
-        baseline = make_baseline(name, compressor.space, budget, compressor.costs, curves, seed)
-        return _proposals(baseline, 15)
-
-    np.testing.assert_array_equal(propose(1), propose(1))
-    assert (propose(1) != propose(2)).any()
-
-
-@pytest.mark.parametrize("name", SEEDED)
-def test_proposals_are_fractions_of_allowed_widths(
-    name: str, compressor: Compressor, budget: Budget, curves: SensitivityCurves
-) -> None:
-    space = compressor.space
-    baseline = make_baseline(name, space, budget, compressor.costs, curves, 0)
-    asked = _proposals(baseline, 15)
-    assert (asked >= space.smallest_widths / space.num_units).all()
-    assert (asked <= 1).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("uniform", Uniform),
-        ("random", Random),
-        ("greedy", Greedy),
-        ("evolution", Evolution),
-        ("greedy_evolution", Evolution),
-        ("tpe", OptunaSearch),
-        ("cmaes", OptunaSearch),
-    ],
-)
-def test_baselines_by_name(
-    name: str, kind: type, compressor: Compressor, budget: Budget, curves: SensitivityCurves
-) -> None:
-    assert name in BASELINES
-    found = make_baseline(name, compressor.space, budget, compressor.costs, curves, 0)
-    assert isinstance(found, kind)
-
-
-def test_uniform_tightens_from_everything_to_the_smallest(compressor: Compressor) -> None:
-    uniform = Uniform(compressor.space)
+    uniform = Uniform(SearchProblem(compressor.space, budget, compressor.costs))
     asked = []
     while (keep := uniform.ask()) is not None:
         asked.append(keep)
@@ -103,7 +41,7 @@ def test_uniform_tightens_from_everything_to_the_smallest(compressor: Compressor
 def test_the_first_uniform_candidate_is_at_the_budget(
     compressor: Compressor, budget: Budget
 ) -> None:
-    keep = Uniform(compressor.space).ask()
+    keep = Uniform(SearchProblem(compressor.space, budget, compressor.costs)).ask()
     assert keep is not None
     widths = project(keep, budget, compressor.space, compressor.costs, fill=False)
     assert 0.8 < budget.usage(compressor.costs.costs(widths)) <= 1.0
@@ -122,7 +60,7 @@ def test_the_first_uniform_candidate_is_at_the_budget(
     ids=["ppo", "no-prior", "greedy", "greedy_evolution", "random", "tpe"],
 )
 def test_what_an_algorithm_needs(config: SearchConfig, learns: bool, curves: bool) -> None:
-    assert (config.learns, config.needs_curves) == (learns, curves)
+    assert (config.learns, config.needs == "curves") == (learns, curves)
 
 
 class Run:
@@ -150,7 +88,7 @@ class Run:
         self.progress: list[Progress] = []
 
     def search(self, name: str, candidates: CandidateEvaluator | None = None) -> str | None:
-        baseline = make_baseline(name, self.space, self.budget, self.costs, None, 0)
+        baseline = make_searcher(name, SearchProblem(self.space, self.budget, self.costs))
         return run_baseline(
             baseline,
             candidates or self.candidates,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from looped_batch import LoopedBatch
 
-from rl_compress.searchers.baselines.evolution import Evolution
-from rl_compress.searchers.baselines.registry import make_baseline
+from rl_compress.searchers.baselines.evolution import Evolution, GreedyEvolution
 from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
@@ -33,7 +33,9 @@ class Costs(LoopedBatch):
 
 def _evolve(budget: Budget, count: int, start: np.ndarray | None = None) -> list[Widths]:
     """Return the mutations as proposed; all fail, so the start stays their parent."""
-    evolution = Evolution(SPACE, budget, Costs(), 0, start)
+    evolution = Evolution(SearchProblem(SPACE, budget, Costs()))
+    if start is not None:
+        evolution._parent = start
     evolution.tell(evolution.ask(), 0.0)
     found = []
     for _ in range(count):
@@ -85,7 +87,7 @@ def test_an_uncompressed_parent_is_cut() -> None:
 def test_evolution_improves(compressor: Compressor, budget: Budget) -> None:
     space, costs = compressor.space, compressor.costs
     aim = project(np.array([0.9, 0.2, 0.6]), budget, space, costs) / space.num_units
-    evolution = Evolution(space, budget, costs, seed=0)
+    evolution = Evolution(SearchProblem(space, budget, costs))
     rewards = []
     for _ in range(200):
         keep = project(evolution.ask(), budget, space, costs) / space.num_units
@@ -99,16 +101,17 @@ def test_it_starts_uniform_at_the_budget_or_at_the_prior(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves
 ) -> None:
     space, costs = compressor.space, compressor.costs
-    uniform = make_baseline("evolution", space, budget, costs, None, 0).ask()
+    problem = SearchProblem(space, budget, costs, curves=curves)
+    uniform = Evolution(problem).ask()
     assert uniform is not None
     assert len(set(uniform.tolist())) == 1
-    prior = make_baseline("greedy_evolution", space, budget, costs, curves, 0).ask()
+    prior = GreedyEvolution(problem).ask()
     assert prior == pytest.approx(greedy_widths(curves, budget, space, costs) / space.num_units)
 
 
 def test_evolution_survives_failures() -> None:
     for first in (-1.0, float("-inf")):
-        evolution = Evolution(SPACE, BOPS, Costs(), seed=0)
+        evolution = Evolution(SearchProblem(SPACE, BOPS, Costs()))
         start = evolution.ask()
         evolution.tell(start, first)
         for _ in range(16):
@@ -119,7 +122,8 @@ def test_evolution_survives_failures() -> None:
 
 
 def test_equals_replace_the_parent() -> None:
-    evolution = Evolution(SPACE, BOPS, Costs(), 0, START / SPACE.num_units)
+    evolution = Evolution(SearchProblem(SPACE, BOPS, Costs()))
+    evolution._parent = START / SPACE.num_units
     evolution.tell(evolution.ask(), 1.0)
     brood = [evolution.ask() for _ in range(8)]
     for keep in brood:

@@ -5,6 +5,7 @@ from looped_batch import LoopedBatch
 
 from rl_compress.searchers.baselines.greedy import Greedy
 from rl_compress.searchers.prior import additive_loss, greedy_widths
+from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
@@ -22,7 +23,7 @@ def test_greedy_begins_with_the_prior(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves
 ) -> None:
     space, costs = compressor.space, compressor.costs
-    first = _asked(Greedy(space, curves, budget, costs), space, 1)[0]
+    first = _asked(Greedy(SearchProblem(space, budget, costs, curves=curves)), space, 1)[0]
     assert first.tolist() == greedy_widths(curves, budget, space, costs).tolist()
 
 
@@ -30,7 +31,7 @@ def test_greedy_goes_on_with_other_good_vectors_and_tighter_budgets(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves
 ) -> None:
     space, costs = compressor.space, compressor.costs
-    asked = _asked(Greedy(space, curves, budget, costs), space, 21)
+    asked = _asked(Greedy(SearchProblem(space, budget, costs, curves=curves)), space, 21)
     assert len({tuple(widths) for widths in asked}) == 21
     assert all(budget.admits(costs.costs(widths)) for widths in asked)
     spent = [costs.costs(widths)["macs"] for widths in asked[2::2]]
@@ -50,7 +51,7 @@ def test_greedy_ends_when_it_knows_of_nothing_else() -> None:
 
     space = SearchSpace(tuple(GroupChoices(name, 3, (1, 2, 3)) for name in "ab"))
     curves = SensitivityCurves(("a", "b"), ((3, 1), (3, 1)), ((0.0, -1.0), (0.0, -2.0)))
-    greedy = Greedy(space, curves, Budget((("macs", 4.0),)), Costs())
+    greedy = Greedy(SearchProblem(space, Budget((("macs", 4.0),)), Costs(), curves=curves))
     asked = [tuple(widths.tolist()) for widths in _asked(greedy, space, 100)]
     assert len(asked) == len(set(asked))
     assert {(1, 3), (1, 1)} <= set(asked)

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from rl_compress.errors import ConfigError
-from rl_compress.searchers.baselines.optuna_search import OptunaSearch, Sampler
+from rl_compress.searchers.baselines.optuna_search import CMAES, TPE, OptunaSearch
+from rl_compress.searchers.searcher import SearchProblem
+from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.search_space import GroupChoices, SearchSpace
 
 SPACE = SearchSpace(
@@ -18,6 +20,7 @@ SPACE = SearchSpace(
         GroupChoices("conv", 8, (2, 3, 4, 5, 6, 8), "weight_bits"),
     )
 )
+PROBLEM = SearchProblem(SPACE, Budget(()), cast("CostFunction", None))
 AIM = np.array([0.3, 1.0, 0.8])
 
 
@@ -30,37 +33,40 @@ def _rewards(search: OptunaSearch, count: int) -> list[float]:
     return rewards
 
 
-@pytest.mark.parametrize("name", ["tpe", "cmaes"])
-def test_the_sampler_learns(name: Sampler) -> None:
-    rewards = _rewards(OptunaSearch(name, SPACE, seed=0), 80)
+@pytest.mark.parametrize("sampler", [TPE, CMAES])
+def test_the_sampler_learns(sampler: type[OptunaSearch]) -> None:
+    rewards = _rewards(sampler(PROBLEM), 80)
     assert np.mean(rewards[-20:]) > 0.5 * np.mean(rewards[:20])
     assert max(rewards) > -0.01
 
 
-@pytest.mark.parametrize("name", ["tpe", "cmaes"])
-def test_failed_variants_are_no_obstacle(name: Sampler) -> None:
-    search = OptunaSearch(name, SPACE, seed=0)
+@pytest.mark.parametrize("sampler", [TPE, CMAES])
+def test_failed_variants_are_no_obstacle(sampler: type[OptunaSearch]) -> None:
+    search = sampler(PROBLEM)
     for _ in range(12):
         search.tell(search.ask(), float("-inf"))
     assert max(_rewards(search, 40)) > -0.1
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["tpe", "cmaes"])
-def test_the_sampler_is_silent(name: Sampler, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("sampler", [TPE, CMAES])
+def test_the_sampler_is_silent(
+    sampler: type[OptunaSearch], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG, logger="optuna"):
-        _rewards(OptunaSearch(name, SPACE, seed=0), 15)
+        _rewards(sampler(PROBLEM), 15)
     assert caplog.records == []
 
 
-@pytest.mark.parametrize(("name", "missing"), [("tpe", "optuna"), ("cmaes", "cmaes")])
+@pytest.mark.parametrize(("sampler", "missing"), [(TPE, "optuna"), (CMAES, "cmaes")])
 def test_a_missing_package_is_named(
-    name: Sampler, missing: str, monkeypatch: pytest.MonkeyPatch
+    sampler: type[OptunaSearch], missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find(package: str, *_args: Any) -> object | None:
         return None if package == missing else importlib.util.find_spec(package)
 
     monkeypatch.setattr("rl_compress.searchers.baselines.optuna_search.find_spec", find)
+    name = sampler.__name__.lower()
     expected = rf"search.algorithm: {name} needs Optuna; pip install 'rl-compress\[optuna\]'"
     with pytest.raises(ConfigError, match=expected):
-        OptunaSearch(name, SPACE, seed=0)
+        sampler(PROBLEM)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from looped_batch import LoopedBatch
 
-from rl_compress.searchers.threshold_baselines import Contribution, Global
+from rl_compress.searchers.baselines.thresholds import Contribution, Global
+from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
 
@@ -21,6 +22,10 @@ class Count(LoopedBatch):
 JOINT = SearchSpace((*SPACE.groups, GroupChoices("a", 8, (4, 8), "weight_bits")))
 
 
+def _problem(space: SearchSpace, bound: float = 99, **known: Any) -> SearchProblem:
+    return SearchProblem(space, Budget((("params", bound),)), Count(), **known)
+
+
 def _all(baseline: Any, space: SearchSpace = SPACE) -> list[list[float]]:
     found = []
     while (keep := baseline.ask()) is not None:
@@ -31,15 +36,14 @@ def _all(baseline: Any, space: SearchSpace = SPACE) -> list[list[float]]:
 def test_all_units_compete_relative_to_their_layer() -> None:
     # Relative to the means 2.5 and 10: 1.6 .8 1.2 .4 and 1.5 .5.
     importances = [np.array([4.0, 2.0, 3.0, 1.0]), np.array([15.0, 5.0])]
-    baseline = Global(SPACE, importances, ["a", "b"], Budget((("params", 5),)), Count())
+    baseline = Global(_problem(SPACE, 5, importances=importances, layers=["a", "b"]))
     assert _all(baseline) == [[3, 2], [3, 1], [2, 1], [1, 1], [1, 1]]
 
 
 def test_units_of_one_layer_share_its_mean() -> None:
     single = SearchSpace(tuple(GroupChoices(f"u{i}", 1, (0, 1)) for i in range(3)))
     importances = [np.array([1.0]), np.array([3.0]), np.array([10.0])]
-    budget = Budget((("params", 2),))
-    first = Global(single, importances, ["a", "a", "b"], budget, Count()).ask()
+    first = Global(_problem(single, 2, importances=importances, layers=["a", "a", "b"])).ask()
     # Relative: 0.5, 1.5 within a; 1 alone in b.
     assert first is not None
     assert first.tolist() == [0, 1, 1]
@@ -50,7 +54,7 @@ def test_contribution_begins_with_what_it_kept_then_moves_the_threshold() -> Non
     result: Any = SimpleNamespace(
         kept_fractions=lambda: np.array([0.75, 0.5]), by_group=lambda: contributions
     )
-    found = _all(Contribution(SPACE, result, 0.4))
+    found = _all(Contribution(_problem(SPACE, contribution=result, contribution_threshold=0.4)))
     assert found[0] == [3, 1]
     # Just below .5: .9, .5, .7 stay; just below .3: .3 too; just below .7, .1, .9 and 0.
     assert found[1:] == [[2, 1], [2, 2], [1, 1], [3, 2], [1, 0], [4, 2]]
@@ -58,8 +62,8 @@ def test_contribution_begins_with_what_it_kept_then_moves_the_threshold() -> Non
 
 def test_units_compete_with_the_most_bits_first() -> None:
     importances = [np.array([4.0, 2.0, 3.0, 1.0]), np.array([15.0, 5.0])]
-    budget = Budget((("params", 11),))
-    found = _all(Global(JOINT, importances, ["a", "b"], budget, Count()), JOINT)
+    problem = _problem(JOINT, 11, importances=importances, layers=["a", "b"])
+    found = _all(Global(problem), JOINT)
     assert found[:2] == [[2, 1, 8], [1, 1, 8]]
     assert [4, 2, 4] in found
 
@@ -69,6 +73,7 @@ def test_contribution_keeps_the_most_bits() -> None:
         kept_fractions=lambda: np.array([0.75, 0.5]),
         by_group=lambda: [np.array([0.9, 0.1, 0.5, 0.0]), np.array([0.3, 0.7])],
     )
-    found = _all(Contribution(JOINT, result, 0.4), JOINT)
+    problem = _problem(JOINT, contribution=result, contribution_threshold=0.4)
+    found = _all(Contribution(problem), JOINT)
     assert [bits for _, _, bits in found] == [8] * len(found)
     assert found[0] == [3, 1, 8]

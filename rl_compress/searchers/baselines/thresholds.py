@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.importance.contribution import ContributionResult
-from rl_compress.space.budget import Budget, CostFunction
+from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 from rl_compress.space.search_space import SearchSpace
-
-Keep = npt.NDArray[np.float64]
 
 _STEP = 0.98
 """Factor from one number of units kept in all to the next."""
 
 
-class Global:
+class Global(Searcher):
     """Global ranking: all units compete, where uniform pruning ranks within each group.
 
     Importances are divided by their mean over the group, or over the layer that single units are
@@ -30,29 +28,16 @@ class Global:
     """
 
     fill = False
+    seeded = False
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        importances: Sequence[npt.NDArray[np.float64]],
-        layers: Sequence[str],
-        budget: Budget,
-        cost_function: CostFunction,
-    ) -> None:
-        """Rank all units.
-
-        Args:
-            space: Allowed widths.
-            importances: For each width of the space the importance of its units.
-            layers: For each width of the space the layer group it is in.
-            budget: Upper bounds.
-            cost_function: Exact costs of widths.
-        """
-        self._space, self._budget, self._costs = space, budget, cost_function
-        self._relative = _by_layer_mean(importances, layers)
+    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+        """Rank all units."""
+        super().__init__(problem, config)
+        self._space, self._budget, self._costs = problem.space, problem.budget, problem.costs
+        self._relative = _by_layer_mean(problem.importances, problem.layers)
         self._sorted = np.sort(np.concatenate(self._relative))[::-1]
         self._count = float(len(self._sorted))
-        self._bits = _levels_of_bits(space)
+        self._bits = _levels_of_bits(problem.space)
 
     def ask(self) -> Keep | None:
         """Return the next candidate within the budget."""
@@ -71,11 +56,8 @@ class Global:
             self._count = float(len(self._sorted))
         return None
 
-    def tell(self, keep: Keep, reward: float) -> None:
-        """Nothing is learned."""
 
-
-class Contribution:
+class Contribution(Searcher):
     """Contribution pruning by itself: what it kept, then what other thresholds would have kept.
 
     After the first candidate the others come from the same contributions, with thresholds tighter
@@ -83,16 +65,15 @@ class Contribution:
     """
 
     fill = False
+    needs = "contributions"
+    seeded = False
 
-    def __init__(self, space: SearchSpace, result: ContributionResult, threshold: float) -> None:
-        """Collect the thresholds.
-
-        Args:
-            space: Its widths are those of the groups in ``result``.
-            result: What the iteration found.
-            threshold: The job's.
-        """
-        self._prunes = space.prunes
+    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+        """Collect the thresholds."""
+        super().__init__(problem, config)
+        result, threshold = problem.contribution, problem.contribution_threshold
+        assert result is not None, "it is said to need it"
+        self._prunes = problem.space.prunes
         self._first: Keep | None = self._with_bits(result.kept_fractions())
         self._contributions = result.by_group()
         found = np.unique(np.concatenate(self._contributions))
@@ -110,9 +91,6 @@ class Contribution:
         if threshold is None:
             return None
         return self._with_bits([(scores > threshold).mean() for scores in self._contributions])
-
-    def tell(self, keep: Keep, reward: float) -> None:
-        """Nothing is learned."""
 
     def _with_bits(self, kept: npt.ArrayLike) -> Keep:
         """Extend fractions of units by the most bits; the projection lowers both together."""
