@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-from rl_compress.model.axes import is_depthwise, match_widths, quantizable_weights
+from rl_compress.model.axes import match_widths, quantizable_weights
+from rl_compress.model.layers import channels_read, is_convolution, is_depthwise
 from rl_compress.model.nested import Inputs, call
 from rl_compress.targets.target import device_of
 
@@ -173,9 +173,10 @@ def _narrowed(layer: Any, memory: Tensor, first: int, second: int, output_axis: 
     return narrowed.eval()
 
 
-def _input_shape(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _input_shape(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of an input with as many channels as a layer takes."""
-    if isinstance(layer, _ConvNd):
-        axis = len(shape) - len(layer.kernel_size) - 1
-        return (*shape[:axis], layer.in_channels, *shape[axis + 1 :])
-    return (*shape[:-1], layer.in_features)  # type: ignore[arg-type]
+    # A single sample may lack the axis of samples, so channels are counted from behind.
+    axis = len(shape) - 1
+    if is_convolution(layer):
+        axis -= len(layer.kernel_size)
+    return (*shape[:axis], channels_read(layer), *shape[axis + 1 :])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from rl_compress.errors import ConfigError
 from rl_compress.importance.evidence import Evidence
 from rl_compress.importance.importance import Importance, Scores
 from rl_compress.model.groups import LayerGroup
+from rl_compress.model.layers import is_batchnorm
 
 
 class BatchNormScale(Importance):
@@ -30,7 +30,7 @@ def _scales(evidence: Evidence, group: LayerGroup) -> Scores:
         evidence.tensors[axis.tensor].detach().double().abs().cpu().numpy()[axis.positions].mean(1)
         for axis in group.axes
         if axis.tensor.endswith(".weight")
-        and isinstance(evidence.model.get_submodule(axis.tensor[: -len(".weight")]), _BatchNorm)
+        and is_batchnorm(evidence.model.get_submodule(axis.tensor[: -len(".weight")]))
     ]
     if not scales:
         raise ConfigError(

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from rl_compress.importance.contribution import ContributionResult
 from rl_compress.model.axes import named_tensors, quantizable_weights
+from rl_compress.model.layers import along_inputs, channel_axis, is_weighted
 from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 
@@ -109,15 +109,10 @@ def input_norms(model: nn.Module, target: Target, max_batches: int) -> dict[str,
 
     def note(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         values = arguments[0].detach().double()
-        channels = -1 if isinstance(layer, nn.Linear) else 1
-        summed = values.square().movedim(channels, 0).flatten(1).sum(dim=1).cpu()
+        summed = values.square().movedim(channel_axis(layer), 0).flatten(1).sum(dim=1).cpu()
         squares[layer] = squares.get(layer, torch.zeros(1)) + summed
 
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | _ConvNd)
-    }
+    layers = {name: layer for name, layer in model.named_modules() if is_weighted(layer)}
     handles = [layer.register_forward_pre_hook(note) for layer in layers.values()]
     try:
         with torch.no_grad():
@@ -127,19 +122,7 @@ def input_norms(model: nn.Module, target: Target, max_batches: int) -> dict[str,
         for handle in handles:
             handle.remove()
     return {
-        f"{name}.weight" if name else "weight": _along_weight(layer, squares[layer].sqrt())
+        f"{name}.weight" if name else "weight": along_inputs(layer, squares[layer].sqrt())
         for name, layer in layers.items()
         if layer in squares
     }
-
-
-def _along_weight(layer: Any, norms: Tensor) -> Tensor:
-    """Give the norms of input channels the shape in which they meet the weight."""
-    if isinstance(layer, nn.Linear):
-        return norms[None, :]
-    kernel = [1] * len(layer.kernel_size)
-    if isinstance(layer, _ConvTransposeNd):
-        return norms.reshape(-1, 1, *kernel)
-    # The filters of each part of a grouped convolution see the channels of that part.
-    by_part = norms.reshape(layer.groups, 1, -1).expand(-1, layer.out_channels // layer.groups, -1)
-    return by_part.reshape(layer.out_channels, -1, *kernel)

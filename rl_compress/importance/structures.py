@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.errors import ConfigError
 from rl_compress.importance.units import block_map
-from rl_compress.model.axes import is_depthwise, quantizable_weights
+from rl_compress.model.axes import quantizable_weights
 from rl_compress.model.groups import LayerGroup
+from rl_compress.model.layers import kind_of
 from rl_compress.space.search_space import GroupChoices
 from rl_compress.space.space_config import PruningConfig, SpaceConfig, parse_n_of_m
 
@@ -63,14 +63,11 @@ def _describe(
             reason = f"its {inputs} inputs are no multiple of {pattern[1]}"
     elif config.pruning.structure == "blocks":
         num_units = int(block_map(weight, name, config.pruning.block_shape).max()) + 1
-    kind = "linear"
-    if isinstance(layer, _ConvNd):
-        kind = "depthwise" if is_depthwise(layer) else "grouped" if layer.groups > 1 else "conv"
     return LayerGroup(
         name=layer_name,
         layers=(layer_name,),
         producers=(layer_name,),
-        kind=kind,
+        kind=kind_of(layer),
         num_units=num_units,
         channels=weight.shape[0],
         axes=(),

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError
-from rl_compress.model.axes import is_depthwise, named_tensors, output_axis
+from rl_compress.model.axes import named_tensors, output_axis
 from rl_compress.model.groups import LayerGroup
+from rl_compress.model.layers import is_depthwise, is_weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +140,7 @@ def block_map(tensor: Tensor, name: str, shape: tuple[int, int]) -> Tensor:
 
 def _reads(layer: nn.Module | None, attribute: str, axis: int) -> bool:
     """Say whether an axis of a layer's weight runs along the channels that it reads."""
-    if layer is None or attribute != "weight" or is_depthwise(layer):
-        return False
-    if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+    if attribute != "weight" or not is_weighted(layer) or is_depthwise(layer):
         return False
     return axis == 1 - (output_axis(layer, attribute) or 0)
 

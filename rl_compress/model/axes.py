@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from rl_compress.model.layers import is_depthwise, is_weighted
+
 _BLOCK = 1 << 18
 """Weights that are copied at once."""
 
@@ -69,7 +71,7 @@ def quantizable_weights(
     return {
         f"{name}.weight" if name else "weight": int(bool(getattr(layer, "transposed", False)))
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | _ConvNd)
+        if is_weighted(layer)
         and not skips(name)
         and (f"{name}.weight" if name else "weight") in known
     }
@@ -88,11 +90,6 @@ def unsupported_layers(model: nn.Module) -> dict[str, str]:
 def layer_of(weight: str) -> str:
     """Return the name of the layer that a tensor, given by its full name, belongs to."""
     return weight.rpartition(".")[0]
-
-
-def is_depthwise(layer: nn.Module) -> bool:
-    """Say whether every channel of a convolution has a filter of its own."""
-    return isinstance(layer, _ConvNd) and layer.groups == layer.out_channels > 1
 
 
 def output_axis(layer: nn.Module, tensor: str) -> int | None:

@@ -11,7 +11,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.model.axes import (
     Axis,
-    is_depthwise,
     layer_of,
     named_tensors,
     output_axis,
@@ -19,6 +18,7 @@ from rl_compress.model.axes import (
     unsupported_layers,
 )
 from rl_compress.model.graph import Graph, trace
+from rl_compress.model.layers import is_depthwise
 from rl_compress.model.nested import Inputs
 from rl_compress.model.positions import FIXED, Ids
 from rl_compress.space.space_config import SpaceConfig

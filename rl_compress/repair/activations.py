@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
+from rl_compress.model.layers import channel_axis, is_weighted
 from rl_compress.model.nested import joined
 from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
@@ -30,7 +30,7 @@ def repairable_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | _ConvNd) and owners[id(layer.weight)] == 1
+        if is_weighted(layer) and owners[id(layer.weight)] == 1
     }
 
 
@@ -93,5 +93,5 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
 
 def output_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
     """View a layer's outputs as rows of channels, shape ``(samples and positions, channels)``."""
-    rows = outputs.movedim(1, -1) if isinstance(layer, _ConvNd) else outputs
+    rows = outputs.movedim(channel_axis(layer), -1)
     return rows.reshape(-1, rows.shape[-1])

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rl_compress.model.layers import channel_axis
 from rl_compress.repair.activations import (
     calibration_pass,
     hooked,
@@ -60,9 +61,8 @@ def correct_bias(
             wanted = wanted[kept[name].to(wanted.device)]
         shift = wanted - _channel_means(layer, output)
         layer.bias = nn.Parameter(layer.bias + shift, requires_grad=False)
-        if not isinstance(layer, nn.Linear):
-            shift = shift.reshape(-1, *[1] * (output.ndim - 2))
-        return output + shift
+        behind = output.ndim - 1 - channel_axis(layer) % output.ndim
+        return output + shift.reshape(-1, *[1] * behind)
 
     with hooked([layer.register_forward_hook(correct) for layer in layers.values()]):
         run(model)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from rl_compress.model.layers import is_batchnorm
 from rl_compress.model.nested import num_samples
 from rl_compress.repair.activations import hooked
 from rl_compress.targets.batches import moved
@@ -113,7 +113,5 @@ class _Moments:
 def _tracking(model: nn.Module) -> list[Any]:
     # Any, because torch declares buffers that every one of these layers has as optional.
     return [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+        layer for layer in model.modules() if is_batchnorm(layer) and layer.running_mean is not None
     ]

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
+from rl_compress.model.layers import is_convolution
 from rl_compress.repair.activations import (
     calibration_pass,
     hooked,
@@ -105,16 +106,12 @@ _PLAIN = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.for
 
 def _is_fitted(layer: nn.Module) -> bool:
     # A layer with a forward pass of its own may pad its inputs, or scale its weight.
-    if type(layer).forward not in _PLAIN:
-        return False
-    if isinstance(layer, _ConvNd):
-        return layer.groups == 1 and not isinstance(layer, _ConvTransposeNd)
-    return True
+    return type(layer).forward in _PLAIN and getattr(layer, "groups", 1) == 1
 
 
 def _count_rows(layer: nn.Module, inputs: Tensor) -> int:
     """Return the number of rows of a layer's output, as :func:`output_rows` numbers them."""
-    if not isinstance(layer, _ConvNd):
+    if not is_convolution(layer):
         return inputs.numel() // inputs.shape[-1]
     padding = layer._reversed_padding_repeated_twice
     around = [padding[2 * i] + padding[2 * i + 1] for i in reversed(range(len(padding) // 2))]
@@ -142,7 +139,7 @@ def _input_rows(layer: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
     Returns:
         Shape ``(rows, weights per output channel)``, in the order of the layer's weight.
     """
-    if not isinstance(layer, _ConvNd):
+    if not is_convolution(layer):
         return inputs.reshape(-1, inputs.shape[-1])[chosen]
     # Only the windows asked for are gathered: unfolding whole images would take kernel-size times
     # their memory.

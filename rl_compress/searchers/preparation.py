@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.costs.latency_table import LatencyTable, find_latency_table
 from rl_compress.errors import ConfigError
@@ -19,6 +18,7 @@ from rl_compress.evaluation.scores import find_score
 from rl_compress.importance.contribution import Train
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.model.axes import layer_of, named_tensors, quantizable_weights
+from rl_compress.model.layers import is_weighted
 from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import Bits
 from rl_compress.searchers.goals import Within
@@ -190,7 +190,7 @@ def check_layer_names(space: SpaceConfig, model: nn.Module) -> None:
         ConfigError: A pattern fits no layer.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    weighted = [name for name, part in modules.items() if isinstance(part, nn.Linear | _ConvNd)]
+    weighted = [name for name, part in modules.items() if is_weighted(part)]
     weighted += [name for name in map(layer_of, quantizable_weights(model)) if name not in weighted]
     named = weighted
     if space.pruning.structure == "channels":

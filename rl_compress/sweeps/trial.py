@@ -20,6 +20,7 @@ from rl_compress.export.artifact import load_compressed
 from rl_compress.export.manifest import Manifest
 from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job, parse_job, with_values
+from rl_compress.model.layers import is_weighted
 from rl_compress.monitor import SilentMonitor
 from rl_compress.report.run_files import RunFiles, read_run
 from rl_compress.runs.record import EvaluationRecord
@@ -189,5 +190,5 @@ def _figures(job: Job, run: RunDirectory) -> dict[str, Any]:
 
 def _features_kept(model: nn.Module) -> list[int]:
     """Return the inputs that reach the first layer of a model."""
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    first = next(filter(is_weighted, model.modules()))
     return torch.nonzero(first.weight.detach().abs().sum(dim=0)).flatten().tolist()

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from rl_compress.errors import ConfigError
+from rl_compress.model.layers import channel_axis, is_weighted
 from rl_compress.model.nested import Inputs, call
 from rl_compress.targets.batches import moved, picked
 from rl_compress.targets.target import Target
@@ -62,7 +62,7 @@ class Truncated(nn.Module):
         finally:
             handle.remove()
         # Channels come first, but in sequences, which linear layers read, last.
-        if values.ndim > 2 and isinstance(layer, nn.Linear):
+        if values.ndim > 2 and channel_axis(layer) == -1:
             values = values.flatten(1, -2).mean(dim=1)
         elif values.ndim > 2:
             values = values.flatten(2).mean(dim=2)
@@ -94,9 +94,7 @@ def find_stages(
                 raise ConfigError(f"pretraining.stages: the model has no layer {name!r}")
         return list(named)
     called = [
-        name
-        for name in _call_order(model, example_inputs, device)
-        if isinstance(modules[name], nn.Linear | _ConvNd)
+        name for name in _call_order(model, example_inputs, device) if is_weighted(modules[name])
     ]
     ends = called[1:]
     if not ends:

@@ -100,6 +100,28 @@ def test_ray_is_not_imported_outside_its_packages(file: str) -> None:
     assert [name for _, name in _imports(file) if name.split(".")[0] == "ray"] == []
 
 
+def test_kinds_of_layers_are_told_apart_where_models_are_data() -> None:
+    """A new kind of layer is made known in `model/` and `variants/` alone."""
+    found = []
+    for file in FILES:
+        if file.startswith(("model/", "variants/")):
+            continue
+        names = {name for _, name in _imports(file) if name.startswith("torch.nn.")}
+        classes = {name.rpartition(".")[2] for name in names}
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "isinstance",
+                "issubclass",
+            ):
+                kinds = set(
+                    ast.unparse(node.args[1]).replace("(", "").replace(")", "").split(" | ")
+                )
+                kinds -= {"nn.Module", "nn.Parameter"}
+                if any(kind.startswith("nn.") or kind in classes for kind in kinds):
+                    found.append(f"{file}:{node.lineno}")
+    assert found == []
+
+
 def test_the_monitor_knows_only_the_evaluation() -> None:
     own = {name.split(".")[1] for _, name in _imports("monitor.py") if "rl_compress" in name}
     assert own == {"evaluation"}

@@ -22,6 +22,7 @@ from torch.nn import functional
 from rl_compress.agent.config import Network
 from rl_compress.agent.mask_observation import CONTEXT, UNIT_FEATURES
 from rl_compress.agent.rllib.distribution import MaskDistribution
+from rl_compress.model.layers import is_weighted
 
 _HIDDEN = (64, 64)
 _UNIT_HIDDEN = (32, 32)
@@ -43,8 +44,7 @@ class PriorCentredModule(DefaultPPOTorchRLModule):
     def setup(self) -> None:
         """Build RLlib's networks, then set the last layer of the policy."""
         super().setup()
-        layers: list[Any] = [layer for layer in self.pi.modules() if isinstance(layer, nn.Linear)]
-        head = layers[-1]
+        head: Any = [layer for layer in self.pi.modules() if is_weighted(layer)][-1]
         with torch.no_grad():
             head.weight.mul_(_HEAD_GAIN)
             if isinstance(self.action_space, gym.spaces.MultiDiscrete):
