@@ -25,7 +25,7 @@ from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.preparation import Subject, check_layer_names
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.sensitivity import PRUNING, SensitivityCurves
 from rl_compress.session import make_task, prepare_job
 from rl_compress.space.budget import Budget
@@ -62,7 +62,7 @@ def best_policy(
         if subject is None:
             return record.costs()
         compressor = subject.compressor
-        return compressor.costs.costs(compressor.space.widths_of(record.realised_policy()))
+        return compressor.costs.costs(compressor.space.levels_of(record.realised_policy()))
 
     within = [
         record for record in records if record.scored_in_full and bounds.admits(costs(record))
@@ -130,8 +130,8 @@ def map_attacks(
         evaluator = task.make_evaluator()
         monitor.phase("sensitivity")
         curves, compressor = task.curves(evaluator), subject.compressor
-        widths = greedy_widths(curves, subject.budget, compressor.space, compressor.costs)
-        after = evaluator.variant(widths).cpu()
+        levels = greedy_levels(curves, subject.budget, compressor.space, compressor.costs)
+        after = evaluator.variant(levels).cpu()
     maps = []
     for name, model in (("before", subject.model), ("after", after)):
         monitor.phase(f"attacks {name} compression")
@@ -161,7 +161,7 @@ def evaluate_policy(
     with tempfile.TemporaryDirectory() as folder:
         subject = prepare_job(job, Path(folder), monitor)
     compressor, target = subject.compressor, subject.target
-    widths = compressor.space.widths_of(policy)
+    levels = compressor.space.levels_of(policy)
     evaluator = Evaluator(
         target,
         compressor,
@@ -170,13 +170,13 @@ def evaluate_policy(
         score_options=job.objective.options_of_score,
     )
     monitor.phase("evaluation")
-    costs = compressor.costs.costs(widths)
+    costs = compressor.costs.costs(levels)
     return {
-        "policy_id": compressor.space.policy_of(widths).policy_id,
+        "policy_id": compressor.space.policy_of(levels).policy_id,
         "scores": {
             f"{target.score_name} ({split})": (
                 scored(target, subject.model, split),
-                scored(target, evaluator.variant(widths), split),
+                scored(target, evaluator.variant(levels), split),
             )
         },
         "costs": {cost: (subject.original_costs[cost], costs[cost]) for cost in costs},
@@ -232,7 +232,7 @@ def measure_latency_table(
     table = LatencyTable.build(
         model,
         compressor.network.groups,
-        compressor.network.variant,
+        compressor.variant,
         compressor.space,
         inputs,
         batch_size=job.export.latency_batch_size,

@@ -27,7 +27,7 @@ from rl_compress.session import make_task, prepare_job
 from rl_compress.space.budget import LATENCY
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.space.mask_projection import decides_masks
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 
 def load_for_budget(path: Path, overrides: Sequence[str], budget: Sequence[str]) -> Job:
@@ -102,9 +102,9 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     reward = Objective(job.objective, evaluator.original_costs)
     errors: list[str] = []
 
-    def measure(widths: Widths) -> float | None:
+    def measure(levels: Levels) -> float | None:
         try:
-            found = evaluator.evaluate(widths)
+            found = evaluator.evaluate(levels)
         except EvaluationError as error:
             errors.append(str(error))
             return None
@@ -115,8 +115,8 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     known = Known.of(records, space)
     compared: list[Proposal] = []
     if stored is not None:
-        widths = space.widths_of(stored)
-        compared.append(Proposal("the best evaluated", widths, measure(widths)))
+        levels = space.levels_of(stored)
+        compared.append(Proposal("the best evaluated", levels, measure(levels)))
     costs, budget = subject.compressor.costs, subject.budget
     for found in proposals(space, costs, budget, curves, known, original, measure):
         compared.append(found)
@@ -129,4 +129,4 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     said = ", ".join(f"{name} {best[name]:.4f}" for name in dict.fromkeys(o.name for o in scored))
     failed = f"; {len(errors)} cannot be scored ({errors[-1]})" if errors else ""
     monitor.say(f"reward on the search split: {said}{failed}; {taken.name} is taken")
-    return space.policy_of(taken.widths)
+    return space.policy_of(taken.levels)

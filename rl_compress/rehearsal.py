@@ -26,7 +26,7 @@ from rl_compress.model.nested import call, tensors_in
 from rl_compress.searchers.preparation import Subject
 from rl_compress.space.mask_projection import decides_masks, project_mask
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.targets.few import kept_random_state, with_few_samples
 from rl_compress.targets.target import SPLITS, Target
 from rl_compress.targets.user_code import summary
@@ -75,7 +75,7 @@ def _rehearse(job: Job, subject: Subject, samples: int) -> None:
     if job.pretraining.mode != "none":
         with _stage("pre-training"):
             _pretrain(job, copy.deepcopy(model), subject.target, samples)
-    widths = _scored_variant(job, subject, target)
+    levels = _scored_variant(job, subject, target)
     outputs: list[Tensor] = []
     with tempfile.TemporaryDirectory() as folder:
         with _stage("fine-tuning and delivery"):
@@ -88,7 +88,7 @@ def _rehearse(job: Job, subject: Subject, samples: int) -> None:
                 compressor=subject.compressor,
                 budget=subject.budget,
                 latency_table=subject.latency_table,
-                widths=widths,
+                levels=levels,
                 evaluation=job.evaluation,
                 finetuning=finetuning,
                 contribution=contribution,
@@ -109,7 +109,7 @@ def _pretrain(job: Job, model: nn.Module, target: Target, samples: int) -> None:
         pretrain(model, few, config, Path(folder), device=device)
 
 
-def _scored_variant(job: Job, subject: Subject, target: Target) -> Widths:
+def _scored_variant(job: Job, subject: Subject, target: Target) -> Levels:
     """Return the smallest variant that can be scored: the smallest of all, or the uniform one.
 
     A search goes on where some variants cannot be scored.
@@ -123,25 +123,25 @@ def _scored_variant(job: Job, subject: Subject, target: Target) -> Widths:
             score_options=job.objective.options_of_score,
         )
     failure: Exception | None = None
-    for widths in _variants(subject):
+    for levels in _variants(subject):
         try:
-            evaluator.evaluate(widths)
+            evaluator.evaluate(levels)
         except Exception as error:
             failure = error
         else:
-            return widths
+            return levels
     with _stage("scoring a variant"):
         assert failure is not None, "there are variants"
         raise failure
 
 
-def _variants(subject: Subject) -> Iterator[Widths]:
+def _variants(subject: Subject) -> Iterator[Levels]:
     compressor = subject.compressor
     space, costs = compressor.space, compressor.costs
-    yield space.smallest_widths
+    yield space.smallest
     if decides_masks(space):
         importances = np.concatenate(compressor.importances)
-        yield project_mask(space.full_widths, importances, subject.budget, space, costs)
+        yield project_mask(space.full, importances, subject.budget, space, costs)
     else:
         yield project(np.full(len(space), 0.5), subject.budget, space, costs)
 

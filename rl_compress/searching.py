@@ -26,7 +26,7 @@ from rl_compress.searchers.goals import Goal, drawn_budgets, reference_rewards, 
 from rl_compress.searchers.mask_prior import mask_prior
 from rl_compress.searchers.objective import Objective, ObjectiveConfig
 from rl_compress.searchers.preparation import Subject
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.score_log import ScoreLog
 from rl_compress.searchers.searcher import SearchProblem, make_searcher
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
@@ -39,7 +39,7 @@ from rl_compress.searchers.shared_curves import (
 from rl_compress.space.budget import Budget
 from rl_compress.space.mask_projection import decides_masks, project_mask
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.targets.factory import TargetConfig
 
 logger = logging.getLogger(__name__)
@@ -149,15 +149,16 @@ class SearchTask:
             return curves
         failed = False
 
-        def measure(widths: Widths) -> float | None:
+        def measure(levels: Levels) -> float | None:
             nonlocal failed
-            score = log(widths)
+            score = log(levels)
             failed = failed or score is None
             return score
 
-        log = ScoreLog(path.with_suffix(".jsonl"), lambda widths: _score(evaluator, widths))
+        space = self.subject.compressor.space
+        log = ScoreLog(path.with_suffix(".jsonl"), space, lambda levels: _score(evaluator, levels))
         curves = measure_sensitivity(
-            self.subject.compressor.space,
+            space,
             measure,
             self.search.sensitivity_levels,
             self.on_sensitivity,
@@ -184,7 +185,7 @@ class SearchTask:
         reward = Objective(self.objective, exact.original_costs)
         for record in records:
             if record.policy_id not in rewards:
-                score = _score(exact, space.widths_of(record.realised_policy()))
+                score = _score(exact, space.levels_of(record.realised_policy()))
                 if score is not None:
                     rewards[record.policy_id] = reward(score, record.costs())
                     self.run.write_ranking(rewards)
@@ -274,17 +275,17 @@ class SearchTask:
         """Set up the agent's problem; its reference is the first variant of the run."""
         subject, compressor = self.subject, self.subject.compressor
         space, costs, budget = compressor.space, compressor.costs, subject.budget
-        prior: Widths | None = None
+        prior: Levels | None = None
         if decides_masks(space):
             importances = np.concatenate(compressor.importances)
-            uniform = project_mask(space.full_widths, importances, budget, space, costs)
+            uniform = project_mask(space.full, importances, budget, space, costs)
             if curves is not None:
                 prior = mask_prior(curves, budget, space, costs, reward)
         else:
             uniform = project(np.full(len(space), 0.5), budget, space, costs)
             if curves is not None:
-                prior = greedy_widths(curves, budget, space, costs)
-        references = [uniform, space.smallest_widths]
+                prior = greedy_levels(curves, budget, space, costs)
+        references = [uniform, space.smallest]
         record = _first(candidates, references if prior is None else [prior, *references])
         screens = self.search.screens and not decides_masks(space)
         spread = 0.0
@@ -293,7 +294,7 @@ class SearchTask:
             with contextlib.suppress(EvaluationError):
                 if (far := candidates(uniform)) is not None:
                     spread = abs(record.reward - far.reward)
-        full = compressor.space.full_widths
+        full = compressor.space.full
         original = evaluator.evaluate(full).score if curves is None else curves.original_score
         original_reward = reward(original, evaluator.original_costs)
         own = Goal(budget, prior, record.reward)
@@ -324,38 +325,38 @@ class SearchTask:
         if not self.subject.others:
             return ()
 
-        def recommended(budget: Budget) -> Widths:
+        def recommended(budget: Budget) -> Levels:
             if curves is None:
                 return project(np.full(len(space), 0.5), budget, space, costs)
-            return greedy_widths(curves, budget, space, costs)
+            return greedy_levels(curves, budget, space, costs)
 
         drawn = drawn_budgets([own.budget, *self.subject.others])
         levels = [recommended(one.budget) for one in drawn]
         measured = [own.reference_reward] + [
-            _first(candidates, [widths, space.smallest_widths]).reward
-            for widths in levels[1 : 1 + len(self.subject.others)]
+            _first(candidates, [found, space.smallest]).reward
+            for found in levels[1 : 1 + len(self.subject.others)]
         ]
         rewards = reference_rewards(drawn, measured, original_reward)
         dealt = shares(drawn, [original_reward - reward for reward in rewards])
         return tuple(
-            Goal(one.budget, None if curves is None else widths, reference, share)
-            for one, widths, reference, share in zip(drawn, levels, rewards, dealt, strict=True)
+            Goal(one.budget, None if curves is None else found, reference, share)
+            for one, found, reference, share in zip(drawn, levels, rewards, dealt, strict=True)
         )
 
 
-def _score(evaluator: Evaluator | SharedEvaluator, widths: Widths) -> float | None:
+def _score(evaluator: Evaluator | SharedEvaluator, levels: Levels) -> float | None:
     try:
-        return evaluator.evaluate(widths).score
+        return evaluator.evaluate(levels).score
     except Exception as error:
         logger.warning("a variant could not be evaluated (%s: %s)", type(error).__name__, error)
         return None
 
 
-def _first(candidates: CandidateEvaluator, references: list[Widths]) -> EvaluationRecord:
+def _first(candidates: CandidateEvaluator, references: list[Levels]) -> EvaluationRecord:
     """Return the record of the first reference that can be evaluated."""
-    for number, widths in enumerate(references):
+    for number, levels in enumerate(references):
         try:
-            record = candidates(widths)
+            record = candidates(levels)
         except EvaluationError:
             if number + 1 == len(references):
                 raise

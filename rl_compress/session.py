@@ -364,7 +364,7 @@ def compress(
 
     Args:
         job: The target, and how to fine-tune and export.
-        policy: A decision for every prunable group; rounded to allowed widths.
+        policy: A decision for every prunable group; rounded to what is allowed.
         output: Folder of the artefact; must not exist, or be an older artefact.
         pretraining: Folder with the checkpoints of the job's pre-training, to be taken up; by
             default one beside ``output``.
@@ -400,7 +400,7 @@ def _verify(
     def fine_tune(policy: CompressionPolicy) -> FineTuned:
         return fine_tune_variant(
             subject.model,
-            space.widths_of(policy),
+            space.levels_of(policy),
             target=target,
             compressor=subject.compressor,
             evaluation=job.evaluation,
@@ -428,8 +428,8 @@ def _deliver(
     job: Job, subject: Subject, policy: CompressionPolicy, directory: Path, monitor: Monitor
 ) -> Manifest:
     compressor = subject.compressor
-    widths = compressor.space.widths_of(policy)
-    if not subject.budget.admits(costs := compressor.costs.costs(widths)):
+    levels = compressor.space.levels_of(policy)
+    if not subject.budget.admits(costs := compressor.costs.costs(levels)):
         raise ConfigError(f"policy: its costs {costs} exceed the budget {subject.budget.as_dict()}")
     return deliver(
         directory,
@@ -440,7 +440,7 @@ def _deliver(
         compressor=compressor,
         budget=subject.budget,
         latency_table=subject.latency_table,
-        widths=widths,
+        levels=levels,
         evaluation=job.evaluation,
         finetuning=job.finetuning,
         contribution=job.contribution,

@@ -1,4 +1,4 @@
-"""The compression environment: the agent decides group by group, the episode's end is evaluated.
+"""The compression environment: one decision after the other, the episode's end is evaluated.
 
 Action space
     ``Box(-1, 1)``, one number for each dimension decided in the step. With a prior it moves the
@@ -16,8 +16,8 @@ Rewards
     episode is played for one of them, relative to its own prior
     (:mod:`rl_compress.searchers.goals`).
 Episode end
-    After the last group (``episode: layerwise``) or the only step (``episode: whole``). The last
-    ``info`` holds ``evaluation_id`` and ``reward``, or ``exhausted`` when the run's number of
+    After the last dimension (``episode: layerwise``) or the only step (``episode: whole``). The
+    last ``info`` holds ``evaluation_id`` and ``reward``, or ``exhausted`` when the run's number of
     evaluations was reached, or ``error`` when the variant could not be evaluated.
 """
 
@@ -40,11 +40,11 @@ from rl_compress.searchers.screening import Known, Records, Screening
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.variants.compressor import Compressor
 
 Episode = Literal["layerwise", "whole"]
-Evaluate = Callable[[Widths, str], EvaluationRecord | None]
+Evaluate = Callable[[Levels, str], EvaluationRecord | None]
 
 _REWARD_BOUND = 3.0
 
@@ -62,8 +62,8 @@ class Problem:
     budget: Budget
     curves: SensitivityCurves | None
     """Sensitivity curves; None where no prior is used."""
-    prior: Widths | None
-    """The prior's widths, shape ``(num_groups,)``; None for plain actions."""
+    prior: Levels | None
+    """The prior, shape ``(D,)``; None for plain actions."""
     screens: bool = False
     """Whether a reward predictor improves proposals, and the agent starts from the best so far."""
     reference_reward: float
@@ -105,7 +105,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
         Args:
             problem: What is to be compressed.
-            evaluate: ``(widths, candidate JSON) -> record``, None when evaluations are used up.
+            evaluate: ``(levels, candidate JSON) -> record``, None when evaluations are used up.
             records: Returns what was measured so far, to learn from.
         """
         self._records = records
@@ -120,7 +120,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._problem = problem
         self._evaluate = evaluate
         self._space = problem.compressor.space
-        self._units, self._smallest = self._space.num_units, self._space.smallest_widths
+        self._smallest = self._space.kept(self._space.smallest)
         self._costs = problem.compressor.costs
         self._observer = Observer(
             problem.compressor,
@@ -137,11 +137,11 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         )
         self._nothing_left = np.zeros(self._observer.size, dtype=np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (decisions,), dtype=np.float32)
-        self._group = self._next_open(0)
+        self._dimension = self._next_open(0)
         self._keep = np.ones(len(self._space))
-        self._widths = self._space.full_widths
+        self._levels = self._space.full
         self._proposed: set[tuple[int, ...]] = set()
-        self._centre, self._known = self._space.full_widths, Known.nothing()
+        self._centre, self._known = np.ones(len(self._space)), Known.nothing()
         self._own = Known.nothing()
 
     def reset(
@@ -155,15 +155,15 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         if self._problem.goals:
             self._goal = pick(self._problem.goals, self.np_random)
             self._observer.face(self._goal.budget, self._goal.prior)
-        self._group = self._next_open(0)
+        self._dimension = self._next_open(0)
         self._keep = np.ones(len(self._space))
-        self._widths = self._space.full_widths
-        return self._observer.observe(self._group, self._widths), {}
+        self._levels = self._space.full
+        return self._observer.observe(self._dimension, self._levels), {}
 
     def step(
         self, action: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Decide the next group, or all.
+        """Decide the next dimension, or all.
 
         Raises:
             SearchStalledError: The agent has diverged.
@@ -175,38 +175,37 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             )
         for value in np.asarray(action, dtype=np.float64):
             self._decide(float(np.clip(value, -1.0, 1.0)))
-        done = self._group == len(self._space)
+        done = self._dimension == len(self._space)
         if not done:
-            return self._observer.observe(self._group, self._widths), 0.0, False, False, {}
+            return self._observer.observe(self._dimension, self._levels), 0.0, False, False, {}
         reward, info = self._finish()
         return self._nothing_left, reward, True, False, info
 
     def _next_open(self, start: int) -> int:
-        """Return the first group from ``start`` on that has a choice, else the number of groups."""
-        groups = self._space.groups
-        return next((i for i in range(start, len(groups)) if groups[i].is_open), len(groups))
+        """Return the first dimension from ``start`` on that has a choice, else their number."""
+        dimensions = self._space.dimensions
+        open_ones = (i for i in range(start, len(dimensions)) if dimensions[i].is_open)
+        return next(open_ones, len(dimensions))
 
     def _decide(self, value: float) -> None:
-        index, units = self._group, self._units
+        index, dimension = self._dimension, self._space.dimensions[self._dimension]
         prior, problem = self._goal.prior, self._problem
         if prior is not None:
             if index == self._next_open(0):
-                self._centre = self._best_known(prior)
-            keep = self._centre[index] / units[index] + problem.residual_scale * value
+                self._centre = self._space.kept(self._best_known(prior))
+            keep = self._centre[index] + problem.residual_scale * value
         else:
-            keep = plain_keep(value, self._space.groups[index])
-        smallest = self._smallest[index] / units[index]
-        self._keep[index] = min(max(keep, smallest), 1.0)
-        wanted = float(self._keep[index] * units[index])
-        self._widths[index] = self._space.groups[index].nearest(wanted)
+            keep = plain_keep(value, dimension)
+        self._keep[index] = min(max(keep, self._smallest[index]), 1.0)
+        self._levels[index] = dimension.nearest(float(self._keep[index] * dimension.full))
         if problem.budget_handling == "clip":
-            self._widths[index] = clip(
-                self._widths, index, self._goal.budget, self._space, self._costs
+            self._levels[index] = clip(
+                self._levels, index, self._goal.budget, self._space, self._costs
             )
-            self._keep[index] = self._widths[index] / units[index]
-        self._group = self._next_open(index + 1)
+            self._keep[index] = dimension.amounts[self._levels[index]] / dimension.full
+        self._dimension = self._next_open(index + 1)
 
-    def _best_known(self, prior: Widths) -> Widths:
+    def _best_known(self, prior: Levels) -> Levels:
         """Return the levels that the actions are relative to."""
         if self._screening is None:
             return prior
@@ -214,8 +213,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._known = self._records().with_others(self._own)
         return self._screening.affordable(self._known, self._goal.budget).best(prior)
 
-    def _new_widths(self) -> Widths:
-        """Return the decisions' widths on the budget, or near them if this env had them before.
+    def _new_levels(self) -> Levels:
+        """Return the decisions' levels on the budget, or near them if this env had them before.
 
         A converged agent proposes the same variants again and again; a variant nearby tells it
         more than the one it knows, and the run its number of evaluations.
@@ -225,7 +224,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             proposal = project(keep, budget, self._space, self._costs)
             return self._screening.improve(proposal, budget, self._known, self.np_random)
         for _ in range(_NEARBY_TRIES):
-            widths = bring_within(
+            levels = bring_within(
                 self._problem.budget_handling,
                 keep,
                 budget,
@@ -233,26 +232,24 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
                 self._costs,
                 fill=self._goal.prior is not None,
             )
-            if tuple(widths.tolist()) not in self._proposed:
+            if tuple(levels.tolist()) not in self._proposed:
                 break
             keep = self._keep * np.exp(self.np_random.normal(0.0, noise, len(self._keep)))
             noise *= _NOISE_GROWTH
-        self._proposed.add(tuple(widths.tolist()))
-        return widths
+        self._proposed.add(tuple(levels.tolist()))
+        return levels
 
     def _finish(self) -> tuple[float, dict[str, Any]]:
         """Evaluate the candidate that the decisions make up."""
-        widths = self._new_widths()
-        wanted = np.where(self._space.prunes, np.round(self._keep, 6) * self._units, widths)
-        candidate = self._space.policy_of(wanted)
-        self._widths = widths
+        self._levels = levels = self._new_levels()
+        candidate = self._space.policy_asked_for(self._keep, levels)
         try:
-            record = self._evaluate(widths, candidate.to_json())
+            record = self._evaluate(levels, candidate.to_json())
         except EvaluationError as error:
             return -_REWARD_BOUND, {"error": str(error)}
         if record is None:
             return 0.0, {"exhausted": True}
-        self._own = self._own.with_others(Known(widths[None], np.array([record.reward])))
+        self._own = self._own.with_others(Known(levels[None], np.array([record.reward])))
         advantage = record.reward - self._goal.reference_reward
         advantage /= self._problem.reward_scale(self._goal)
         reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))

@@ -36,7 +36,7 @@ from rl_compress.agent.env import Evaluate, Problem
 from rl_compress.agent.mask_observation import MaskObserver
 from rl_compress.errors import EvaluationError
 from rl_compress.space.mask_projection import project_mask
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 _SMALLEST_UNIT = 0.05
 """Least loss of reward that counts as 1: five points of accuracy."""
@@ -59,7 +59,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
 
         Args:
             problem: What is to be compressed; its space is one of masks.
-            evaluate: ``(widths, candidate JSON) -> record``, None when evaluations are used up.
+            evaluate: ``(mask, candidate JSON) -> record``, None when evaluations are used up.
             steps: Steps of an episode, at least 1.
         """
         self._problem = problem
@@ -72,7 +72,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         self._unit = max(lost, _SMALLEST_UNIT)
         importance = np.concatenate(compressor.importances)
         self._observer = MaskObserver(
-            compressor.network,
+            compressor,
             self._space,
             problem.budget,
             self._costs,
@@ -91,7 +91,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         )
         self.action_space = gym.spaces.MultiDiscrete([2] * len(self._space))
         self._step = 0
-        self._mask = self._space.full_widths
+        self._mask = self._space.full
         self._value = 0.0
         self._proposed: set[bytes] = set()
 
@@ -103,7 +103,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         if seed is not None:
             self._proposed.clear()
         self._step = 0
-        self._mask = self._space.full_widths
+        self._mask = self._space.full
         self._value = 0.0
         return self._observe(), {}
 
@@ -111,7 +111,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         self, action: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Remove units from the current variant, and measure what is left."""
-        wanted: Widths = self._mask * (np.asarray(action) > 0)
+        wanted: Levels = self._mask * (np.asarray(action) > 0)
         self._mask = self._new_mask(wanted)
         self._step += 1
         before = self._value
@@ -124,13 +124,13 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
             return self._observe(), 0.0, True, False, {"exhausted": True}
         self._value = compressed((record.reward - self._problem.original_reward) / self._unit)
         info = {"evaluation_id": record.evaluation_id, "reward": record.reward}
-        done = self._step == self._steps or (self._mask == self._space.smallest_widths).all()
+        done = self._step == self._steps or (self._mask == self._space.smallest).all()
         return self._observe(), self._value - before, bool(done), False, info
 
     def _observe(self) -> npt.NDArray[np.float32]:
         return self._observer.observe(self._mask, self._value, self._step / self._steps)
 
-    def _new_mask(self, wanted: Widths) -> Widths:
+    def _new_mask(self, wanted: Levels) -> Levels:
         """Return the mask on the budget, or in the first step one nearby if this env had it before.
 
         A converged agent proposes the same mask again and again; one nearby tells it more. Later
@@ -149,7 +149,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         self._proposed.add(mask.tobytes())
         return mask
 
-    def _on_budget(self, mask: Widths) -> Widths:
+    def _on_budget(self, mask: Levels) -> Levels:
         return project_mask(mask, self._keep, self._problem.budget, self._space, self._costs)
 
 

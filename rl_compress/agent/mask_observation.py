@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from rl_compress.agent.observation import weight_statistics
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 _BINS = 16
 _RANGE = 3.0
@@ -48,10 +48,10 @@ CONTEXT = _BINS + 5 + 4
 UNIT_FEATURES = 4
 
 
-class Network(Protocol):
+class Variants(Protocol):
     """Anything that builds variants from masks."""
 
-    def variant(self, widths: Widths) -> nn.Module:
+    def variant(self, levels: Levels) -> nn.Module:
         """Return the variant, its removed weights being absent or zero."""
 
 
@@ -60,7 +60,7 @@ class MaskObserver:
 
     def __init__(
         self,
-        network: Network,
+        variants: Variants,
         space: SearchSpace,
         budget: Budget,
         cost_function: CostFunction,
@@ -71,18 +71,18 @@ class MaskObserver:
         """Compute what does not change.
 
         Args:
-            network: Builds variants.
+            variants: Builds them.
             space: A space of masks.
             budget: Upper bounds.
-            cost_function: Exact costs of widths.
-            importance: Importance of each unit by the job's criterion, shape ``(num_groups,)``.
+            cost_function: Exact costs of masks.
+            importance: Importance of each unit by the job's criterion, shape ``(D,)``.
             curves: The score without each unit, or None.
             unit: Loss of score that counts as 1.
         """
-        self._network = network
+        self._variants = variants
         self._budget = budget
         self._costs = cost_function
-        full = space.full_widths
+        full = space.full
         self._std = float(self._kept_weights(full).std(unbiased=False)) or 1.0
         logarithms = np.log(np.maximum(importance, _LEAST * importance.max() or 1.0))
         single = np.eye(len(space), dtype=np.int64)
@@ -109,11 +109,11 @@ class MaskObserver:
         """Largest absolute value in an observation."""
         return _BOUND
 
-    def observe(self, mask: Widths, value: float, step: float) -> npt.NDArray[np.float32]:
+    def observe(self, mask: Levels, value: float, step: float) -> npt.NDArray[np.float32]:
         """Return the observation of a variant.
 
         Args:
-            mask: The variant's mask, shape ``(num_groups,)``.
+            mask: The variant's mask, shape ``(D,)``.
             value: Its reward against the uncompressed target's.
             step: Share of the episode's steps taken.
 
@@ -138,12 +138,12 @@ class MaskObserver:
         counts = torch.histc(weights.clamp(-limit, limit), _BINS, -limit, limit)
         return (counts / max(len(weights), 1)).tolist()
 
-    def _kept_weights(self, mask: Widths) -> Tensor:
+    def _kept_weights(self, mask: Levels) -> Tensor:
         """Return the weights that a variant has left, shape ``(num_weights,)``."""
-        weights = _weights(self._network.variant(mask))
+        weights = _weights(self._variants.variant(mask))
         return weights[weights != 0]
 
-    def _usage(self, mask: Widths) -> float:
+    def _usage(self, mask: Levels) -> float:
         return self._budget.usage(self._costs.costs(mask))
 
 

@@ -1,1 +1,1 @@
-"""Costs: counted exactly from widths, and latency as measured."""
+"""Costs: counted exactly from levels, and latency as measured."""

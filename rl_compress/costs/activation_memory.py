@@ -54,18 +54,18 @@ class ActivationMemory:
         self._fixed, self._per_unit = table[:, 0], table[:, 1 : 1 + num_groups]
         self._of_rest = table[:, 1 + num_groups :]
 
-    def peak_bytes(self, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def peak_bytes(self, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the bytes alive at the worst moment of a forward pass of one sample.
 
         Args:
-            widths: Units kept in each group, shape ``(variants, num_groups)``.
+            units: Units kept in each group, shape ``(variants, num_groups)``.
 
         Returns:
             Shape ``(variants,)``.
         """
-        alive = self._fixed + widths.astype(np.float64) @ self._per_unit.T
+        alive = self._fixed + units.astype(np.float64) @ self._per_unit.T
         if self._of_rest.shape[1]:
-            alive = alive + self._rest.of_widths(widths) @ self._of_rest.T
+            alive = alive + self._rest.of_widths(units) @ self._of_rest.T
         return np.rint(alive.max(axis=-1)).astype(np.int64)
 
 

@@ -24,17 +24,18 @@ from rl_compress.model.graph import Graph
 from rl_compress.model.groups import LayerGroup
 from rl_compress.quantizers.bits import BitPlan
 from rl_compress.space.budget import BUDGETABLE, COSTS, LATENCY
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 
 class AnalyticCosts:
-    """Costs as functions of widths."""
+    """Costs as functions of levels."""
 
     def __init__(
         self,
         model: nn.Module,
         groups: Sequence[LayerGroup],
         graph: Graph,
+        space: SearchSpace,
         precision: Precision | None = None,
         plan: BitPlan | None = None,
     ) -> None:
@@ -44,10 +45,11 @@ class AnalyticCosts:
             model: The uncompressed model on the CPU.
             groups: The groups that are pruned, those of the first dimensions.
             graph: What a forward pass of one sample did.
+            space: What levels stand for.
             precision: Bits of each tensor in the variants; by default their own.
             plan: Which dimensions the bits of which layers follow.
         """
-        self._groups = groups
+        self._groups, self._space = groups, space
         tensors = named_tensors(model)
         names = list(tensors)
         lengths = AxisLengths(graph, groups)
@@ -110,40 +112,38 @@ class AnalyticCosts:
         }
         """Costs of the uncompressed, unquantized target."""
 
-    def costs(self, widths: Widths) -> dict[str, float]:
-        """Return every cost of a variant.
-
-        Args:
-            widths: Units kept and bits, shape ``(num_groups,)``.
+    def costs(self, levels: Levels) -> dict[str, float]:
+        """Return every cost of a variant, whose levels have shape ``(D,)``.
 
         Returns:
             See :data:`~rl_compress.space.budget.COSTS`: whole numbers; and ``latency_ms`` where it
             is predicted.
         """
-        found = self.batch(np.asarray(widths, dtype=np.int64)[None])
+        found = self.batch(levels[None])
         return {cost: values[0].item() for cost, values in found.items()}
 
-    def batch(self, widths: npt.NDArray[np.int64]) -> Mapping[str, npt.NDArray[Any]]:
+    def batch(self, levels: Levels) -> Mapping[str, npt.NDArray[Any]]:
         """Return every cost of many variants at once.
 
         Args:
-            widths: Units kept and bits, shape ``(variants, num_groups)``.
+            levels: Shape ``(variants, D)``.
 
         Returns:
             By cost an array of shape ``(variants,)``.
         """
-        variants = _Variants(self._others, self._precision, widths)
+        variants = _Variants(self._others, self._precision, self._space.amounts(levels))
         names = COSTS if self.latency is None else BUDGETABLE
         return LazyCosts(names, lambda cost: self._cost(cost, variants))
 
-    def macs_of_group(self, group: int, widths: Widths) -> int:
+    def macs_of(self, dimension: int, levels: Levels) -> int:
         """Return the MACs of all operations whose size or bits a dimension decides."""
-        return int(self._operations.macs(self._units(widths))[0] @ self._touched_operations[group])
+        macs = self._operations.macs(self._units(levels))[0]
+        return int(macs @ self._touched_operations[dimension])
 
-    def params_of_group(self, group: int, widths: Widths) -> int:
+    def params_of(self, dimension: int, levels: Levels) -> int:
         """Return the parameters of all tensors whose size or bits a dimension decides."""
-        elements = self._tensors.products.of_widths(self._units(widths))[0]
-        return int((elements * self._touched_tensors[group]) @ self._tensors.is_parameter)
+        elements = self._tensors.products.of_widths(self._units(levels))[0]
+        return int((elements * self._touched_tensors[dimension]) @ self._tensors.is_parameter)
 
     def macs_by_weight(self) -> dict[int, int]:
         """Return the MACs of the uncompressed model by row of the weight among its tensors."""
@@ -166,21 +166,21 @@ class AnalyticCosts:
         if cost == "macs":
             return self._operations.macs(variants.units).sum(axis=1)
         if cost == "bops":
-            return self._bops(self._of_operations, variants.widths)
+            return self._bops(self._of_operations, variants.amounts)
         found = variants.params() if cost == "params" else variants.size_bytes()
         least, slope = self._linear[cost]
         total: npt.NDArray[np.int64] = found + least + variants.units @ slope
         return total
 
-    def _bops(self, precision: Precision, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _bops(self, precision: Precision, amounts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return MACs times the bits of both factors; what has no weight is not quantized."""
-        per_mac = precision.bops_per_mac(precision.of(widths), widths)
+        per_mac = precision.bops_per_mac(precision.of(amounts), amounts)
         per_mac = np.where(self._operations.weights >= 0, per_mac, self._own_bops)
-        macs = self._operations.macs(widths[:, : len(self._groups)])
+        macs = self._operations.macs(amounts[:, : len(self._groups)])
         return np.einsum("vr,vr->v", macs, per_mac)
 
-    def _units(self, widths: Widths) -> npt.NDArray[np.int64]:
-        return np.asarray(widths, dtype=np.int64)[None, : len(self._groups)]
+    def _units(self, levels: Levels) -> npt.NDArray[np.int64]:
+        return self._space.amounts(levels)[None, : len(self._groups)]
 
 
 def _lengths_of(
@@ -264,11 +264,11 @@ class _Variants:
     """Tensors of a batch of variants, and what they add to each cost."""
 
     def __init__(
-        self, tensors: _Tensors, precision: Precision, widths: npt.NDArray[np.int64]
+        self, tensors: _Tensors, precision: Precision, amounts: npt.NDArray[np.int64]
     ) -> None:
-        """Keep the tensors, their bits, and the variants' levels, ``(variants, num_groups)``."""
-        self._tensors, self._precision, self.widths = tensors, precision, widths
-        self.units = widths[:, : len(tensors.products.growth)]
+        """Keep the tensors, their bits, and the variants' amounts, ``(variants, D)``."""
+        self._tensors, self._precision, self.amounts = tensors, precision, amounts
+        self.units = amounts[:, : len(tensors.products.growth)]
         """Units kept, shape ``(variants, pruned groups)``."""
 
     @functools.cached_property
@@ -285,7 +285,7 @@ class _Variants:
 
     def size_bytes(self) -> npt.NDArray[np.int64]:
         """Return the bytes of all tensors in the file, shape ``(variants,)``."""
-        bits = self._precision.of(self.widths)
+        bits = self._precision.of(self.amounts)
         stored = self._precision.stored_bytes(bits, self._lengths, self._elements)
         return stored @ self._tensors.is_saved
 

@@ -75,8 +75,8 @@ class LatencyPredictor:
         """Predict the latency of variants.
 
         Args:
-            widths: A vector of the search space for each, shape ``(N, D)``; dimensions behind the
-                groups, such as bits, do not change how long floating-point execution takes.
+            widths: Amounts of each, shape ``(N, D)``; what is behind those of the groups, such as
+                bits, do not change how long floating-point execution takes.
 
         Returns:
             Milliseconds for a batch of the table's size, shape ``(N,)``.

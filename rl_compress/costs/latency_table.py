@@ -32,7 +32,7 @@ from rl_compress.errors import ConfigError, CorruptFileError
 from rl_compress.model.axes import named_tensors, quantizable_weights
 from rl_compress.model.groups import LayerGroup
 from rl_compress.model.nested import Inputs, repeated, tensors_in
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 from rl_compress.targets.cache import cache_dir, write_whole
 from rl_compress.targets.threads import threads
 
@@ -80,7 +80,7 @@ class LatencyTable:
         cls,
         model: nn.Module,
         groups: Sequence[LayerGroup],
-        variant: Callable[[Widths], nn.Module],
+        variant: Callable[[Levels], nn.Module],
         space: SearchSpace,
         example_inputs: Inputs,
         *,
@@ -95,7 +95,7 @@ class LatencyTable:
         Args:
             model: The uncompressed model on the CPU, in evaluation mode.
             groups: The groups that the first dimensions of the space decide.
-            variant: Builds the network of some widths, on the CPU.
+            variant: Builds the network of some levels, on the CPU.
             space: The search space.
             example_inputs: Inputs of one forward pass, batch size 1.
             batch_size: Samples in a forward pass.
@@ -117,16 +117,17 @@ class LatencyTable:
             if not grids.runs:
                 raise ConfigError("target: the model has no convolution or linear layer to measure")
             variants = [
-                (_contiguous(variant(widths)).to(device), inputs) for widths in (*fitted, *tested)
+                (_contiguous(variant(levels)).to(device), inputs) for levels in (*fitted, *tested)
             ]
             # All in one go: on a shared machine speed changes from one second to the next.
             ms = _measure([*grids.runs, *variants], advance)
         layers = grids.times(ms[: -len(variants)])
         fitted_ms, tested_ms = np.split(ms[-len(variants) :], [len(fitted)])
         alone = LatencyPredictor(layers, Surroundings(1.0, 0.0, 0.0), model, groups)
-        surroundings = _fit(*alone.parts(fitted), fitted_ms)
+        surroundings = _fit(*alone.parts(space.amounts(np.array(fitted))), fitted_ms)
         predictor = LatencyPredictor(layers, surroundings, model, groups)
-        errors = 100.0 * np.abs(predictor.predict_ms(tested) / tested_ms - 1.0)
+        predicted_ms = predictor.predict_ms(space.amounts(np.array(tested)))
+        errors = 100.0 * np.abs(predicted_ms / tested_ms - 1.0)
         return cls(
             device=table_device(device),
             digest=model_digest(model, example_inputs),
@@ -317,7 +318,7 @@ def _from_rows(weight: str, rows: list[dict[str, Any]]) -> LayerTimes:
     return LayerTimes(weight, first, second, ms, *layout)
 
 
-def _uniform(space: SearchSpace, num_groups: int) -> list[Widths]:
+def _uniform(space: SearchSpace, num_groups: int) -> list[Levels]:
     """Choose variants that are equally narrow everywhere, the uncompressed one first."""
     return [
         _at(space, num_groups, np.full(num_groups, keep))
@@ -327,7 +328,7 @@ def _uniform(space: SearchSpace, num_groups: int) -> list[Widths]:
 
 def _mixed(
     space: SearchSpace, num_groups: int, count: int, rng: np.random.Generator
-) -> list[Widths]:
+) -> list[Levels]:
     """Choose variants whose widths differ: from mostly narrow ones to mostly wide ones."""
     chosen = []
     for centre in rng.permutation(np.linspace(0.0, 1.0, count)):
@@ -336,14 +337,13 @@ def _mixed(
     return chosen
 
 
-def _at(space: SearchSpace, num_groups: int, keep: npt.NDArray[np.float64]) -> Widths:
-    """Return widths at positions between the smallest (0) and the full one (1)."""
-    widths = space.full_widths.copy()
-    span = space.full_widths - space.smallest_widths
-    wanted = space.smallest_widths + 0.0
-    wanted[:num_groups] += keep * span[:num_groups]
-    widths[:num_groups] = space.nearest(wanted)[:num_groups]
-    return widths
+def _at(space: SearchSpace, num_groups: int, keep: npt.NDArray[np.float64]) -> Levels:
+    """Return levels whose units are between the fewest (0) and all (1), and all bits."""
+    smallest = space.amounts(space.smallest)
+    wanted = space.full_amounts + 0.0
+    span = wanted[:num_groups] - smallest[:num_groups]
+    wanted[:num_groups] = smallest[:num_groups] + keep * span
+    return space.nearest(wanted)
 
 
 def _contiguous(network: nn.Module) -> nn.Module:

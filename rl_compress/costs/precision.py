@@ -94,23 +94,23 @@ class Precision:
         some._weights, some._inputs = self._weights.only(rows), self._inputs.only(rows)
         return some
 
-    def of(self, widths: Table) -> BitTable:
+    def of(self, amounts: Table) -> BitTable:
         """Look up the bits of variants' weights.
 
         Args:
-            widths: Units kept and bits, shape ``(variants, num_groups)``.
+            amounts: Units kept and bits, shape ``(variants, D)``.
         """
-        weights = self._weights.at(widths)
+        weights = self._weights.at(amounts)
         return BitTable(weights, np.where(weights == UNQUANTIZED, self.own_bits, weights))
 
-    def bops_per_mac(self, bits: BitTable, widths: Table) -> Table:
+    def bops_per_mac(self, bits: BitTable, amounts: Table) -> Table:
         """Return weight bits times input bits, shape ``(variants, tensors)``.
 
         Args:
             bits: Of the weights of the variants.
-            widths: Units kept and bits, shape ``(variants, num_groups)``.
+            amounts: Units kept and bits, shape ``(variants, D)``.
         """
-        inputs = self._inputs.at(widths)
+        inputs = self._inputs.at(amounts)
         return bits.stored * np.where(inputs == UNQUANTIZED, self.own_bits, inputs)
 
     def stored_bytes(
@@ -156,10 +156,10 @@ class _Rows:
     def always(self, bits: int) -> npt.NDArray[np.bool_]:
         return (self._dimension < 0) & (self._fixed == bits)
 
-    def at(self, widths: Table) -> Table:
-        bits = np.empty((len(widths), len(self._fixed)), dtype=np.int64)
+    def at(self, amounts: Table) -> Table:
+        bits = np.empty((len(amounts), len(self._fixed)), dtype=np.int64)
         bits[:] = self._fixed
-        bits[:, self._free] = widths[:, self._dimension[self._free]]
+        bits[:, self._free] = amounts[:, self._dimension[self._free]]
         return bits
 
 

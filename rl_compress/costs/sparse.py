@@ -16,7 +16,7 @@ from rl_compress.importance.sparse_packing import sparse_bytes
 from rl_compress.model.axes import layer_of, named_tensors
 from rl_compress.model.graph import Graph
 from rl_compress.quantizers.bits import BitPlan
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Amounts, Levels, SearchSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,14 @@ class _Masked:
 
 
 class SparseCosts:
-    """Costs as functions of widths; zeros cost neither MACs nor, packed, bytes."""
+    """Costs as functions of levels; zeros cost neither MACs nor, packed, bytes."""
 
     def __init__(
         self,
         model: nn.Module,
         elements_per_unit: Mapping[str, npt.NDArray[np.float64]],
         graph: Graph,
+        space: SearchSpace,
         precision: Precision | None = None,
         plan: BitPlan | None = None,
     ) -> None:
@@ -51,11 +52,13 @@ class SparseCosts:
             elements_per_unit: For each weight that can be masked how many of its elements a unit of
                 each group adds, shape ``(pruned groups,)``.
             graph: What a forward pass of one sample did.
+            space: What levels stand for.
             precision: Bits of each tensor in the variants; by default their own.
             plan: Which dimensions the bits of which layers follow.
         """
-        self._precision, self._plan = precision or Precision(model), plan or BitPlan()
-        self._dense = AnalyticCosts(model, (), graph, precision=self._precision)
+        self._space, self._plan = space, plan or BitPlan()
+        self._precision = precision or Precision(model)
+        self._dense = AnalyticCosts(model, (), graph, space, self._precision)
         self.original = self._dense.original
         self.fixed_macs = self._dense.fixed_macs
         self.latency: LatencyModel | None = None
@@ -75,18 +78,14 @@ class SparseCosts:
             for name, per_unit in elements_per_unit.items()
         ]
 
-    def costs(self, widths: Widths) -> dict[str, float]:
-        """Return every cost of a variant.
-
-        Args:
-            widths: Units kept and bits, shape ``(num_groups,)``.
-        """
-        costs = self._dense.costs(widths)
-        variants = np.asarray(widths, dtype=np.int64)[None]
+    def costs(self, levels: Levels) -> dict[str, float]:
+        """Return every cost of a variant, whose levels have shape ``(D,)``."""
+        costs, amounts = self._dense.costs(levels), self._space.amounts(levels)
+        variants = amounts[None]
         table = self._precision.of(variants)
         stored, bops = table.stored[0], self._precision.bops_per_mac(table, variants)[0]
         for weight in self._weights:
-            kept, bits = self._kept(weight, widths), int(stored[weight.row])
+            kept, bits = _kept(weight, amounts), int(stored[weight.row])
             gone = weight.elements - kept
             costs["macs"] -= gone * weight.macs_per_element
             costs["bops"] -= gone * weight.macs_per_element * int(bops[weight.row])
@@ -96,34 +95,34 @@ class SparseCosts:
             costs["size_bytes"] += min(packed, dense) - dense
         return costs
 
-    def batch(self, widths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    def batch(self, levels: Levels) -> dict[str, npt.NDArray[Any]]:
         """Return every cost of many variants, by cost an array of shape ``(variants,)``.
 
         Args:
-            widths: Units kept and bits, shape ``(variants, num_groups)``.
+            levels: Shape ``(variants, D)``.
         """
-        rows = [self.costs(row) for row in widths]
+        rows = [self.costs(row) for row in levels]
         return {cost: np.array([row[cost] for row in rows]) for cost in self.original}
 
-    def macs_of_group(self, group: int, widths: Widths) -> int:
+    def macs_of(self, dimension: int, levels: Levels) -> int:
         """Return the MACs of the weights whose number or bits a dimension decides."""
-        return sum(
-            self._kept(weight, widths) * weight.macs_per_element for weight in self._of(group)
-        )
+        amounts = self._space.amounts(levels)
+        return sum(_kept(own, amounts) * own.macs_per_element for own in self._of(dimension))
 
-    def params_of_group(self, group: int, widths: Widths) -> int:
+    def params_of(self, dimension: int, levels: Levels) -> int:
         """Return the weights whose number or bits a dimension decides."""
-        return sum(self._kept(weight, widths) for weight in self._of(group))
+        amounts = self._space.amounts(levels)
+        return sum(_kept(own, amounts) for own in self._of(dimension))
 
-    def _of(self, group: int) -> list[_Masked]:
-        layers = self._plan.layers_of(group)
+    def _of(self, dimension: int) -> list[_Masked]:
+        layers = self._plan.layers_of(dimension)
         return [
             weight
             for weight in self._weights
             if weight.layer in layers
-            or (group < len(weight.per_unit) and weight.per_unit[group] > 0)
+            or (dimension < len(weight.per_unit) and weight.per_unit[dimension] > 0)
         ]
 
-    @staticmethod
-    def _kept(weight: _Masked, widths: Widths) -> int:
-        return round(float(weight.per_unit @ np.asarray(widths)[: len(weight.per_unit)]))
+
+def _kept(weight: _Masked, amounts: Amounts) -> int:
+    return round(float(weight.per_unit @ amounts[: len(weight.per_unit)]))

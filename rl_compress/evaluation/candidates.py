@@ -17,7 +17,7 @@ from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.space.budget import COSTS
 from rl_compress.space.compression_policy import CompressionPolicy
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +47,14 @@ class CandidateEvaluator:
         reward: Reward,
         identity: RunIdentity,
         worker: int = 0,
-        build_ahead: Callable[[Widths], None] | None = None,
+        build_ahead: Callable[[Levels], None] | None = None,
     ) -> None:
         """Keep the parts.
 
         Args:
             evaluator: Measures variants in this process, or finds what others measured.
             ledger: The run's one ledger.
-            space: Names the decisions of widths.
+            space: Names the decisions of levels.
             reward: ``(score, costs) -> reward`` of the objective.
             identity: Fields common to all records.
             worker: Index of this worker; 0 is the driver.
@@ -68,11 +68,11 @@ class CandidateEvaluator:
         self._identity = identity
         self._worker = worker
 
-    def __call__(self, widths: Widths, candidate: str | None = None) -> EvaluationRecord | None:
+    def __call__(self, levels: Levels, candidate: str | None = None) -> EvaluationRecord | None:
         """Return the record of a variant, measured now or before.
 
         Args:
-            widths: Realised widths, within the budget, shape ``(num_groups,)``.
+            levels: Within the budget, shape ``(D,)``.
             candidate: The policy that was asked for, as JSON; by default the realised one.
 
         Returns:
@@ -81,9 +81,9 @@ class CandidateEvaluator:
         Raises:
             EvaluationError: The variant could not be measured.
         """
-        policy = self._space.policy_of(widths)
+        policy = self._space.policy_of(levels)
         policy_id = policy.policy_id
-        build = self._build_ahead and functools.partial(self._build_ahead, widths)
+        build = self._build_ahead and functools.partial(self._build_ahead, levels)
         while True:
             claim = self._ledger.claim(policy_id, self._worker, build)
             if claim.status == "cached":
@@ -99,7 +99,7 @@ class CandidateEvaluator:
                 break
             time.sleep(_POLL_S)
         try:
-            found = self._evaluator.evaluate(widths, self._rival(claim.incumbent))
+            found = self._evaluator.evaluate(levels, self._rival(claim.incumbent))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             self._fail(policy, claim, message)
@@ -165,5 +165,5 @@ class CandidateEvaluator:
             weight = self._reward(1.0, costs) - without
             return (reward - without) / weight if weight > 0 else float("-inf")
 
-        widths = self._space.widths_of(incumbent.realised_policy())
-        return Rival(widths, incumbent.score, needed)
+        levels = self._space.levels_of(incumbent.realised_policy())
+        return Rival(levels, incumbent.score, needed)

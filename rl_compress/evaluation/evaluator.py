@@ -1,4 +1,4 @@
-"""The evaluator: widths in, measured score and exact costs out. It knows neither Ray nor RL."""
+"""The evaluator: levels in, measured score and exact costs out. It knows neither Ray nor RL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rl_compress.repair.bias_correction import correct_bias
 from rl_compress.repair.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.repair.reconstruction import reconstruct
 from rl_compress.space.budget import LATENCY
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
@@ -153,7 +153,7 @@ class Evaluator:
         if torch.cuda.is_available():
             self._network = compressor.network.to(torch.device("cuda"))
         self._reference = own_buffers(self._network.uncompressed())
-        self._levels = compressor.has_levels and not repairs_weights(self._reference, config)
+        self._quantized = compressor.has_packed and not repairs_weights(self._reference, config)
         inputs: Inputs = ()
         if latency or config.precision != "float32":
             inputs = moved(target.inputs_for(self._reference), device_of(self._reference))
@@ -182,29 +182,30 @@ class Evaluator:
         exact._passes, exact._known, exact._ahead = Passes(), {}, None
         return exact
 
-    def build_ahead(self, widths: Widths) -> None:
+    def build_ahead(self, levels: Levels) -> None:
         """Build a variant while its evaluation is not granted yet; nothing is run.
 
         Args:
-            widths: As for :meth:`evaluate`, which takes the same time as without, but in two parts.
+            levels: As for :meth:`evaluate`, which takes the same time as without, but in two parts.
         """
         start = time.perf_counter()
         self._ahead = None
         # What fails here fails again when it is evaluated, where the reason is of use.
         with contextlib.suppress(Exception), threads(self._threads):
-            network = self._built(widths)
-            self._ahead = _Built(widths.tobytes(), network, time.perf_counter() - start)
+            network = self._built(levels)
+            self._ahead = _Built(levels.tobytes(), network, time.perf_counter() - start)
 
-    def variant(self, widths: Widths) -> nn.Module:
+    def variant(self, levels: Levels) -> nn.Module:
         """Return a variant, repaired and quantized as it would be for scoring."""
-        return self._repaired(self._built(widths), widths)
+        return self._repaired(self._built(levels), levels)
 
-    def _built(self, widths: Widths) -> nn.Module:
+    def _built(self, levels: Levels) -> nn.Module:
+        amounts = self._compressor.space.amounts(levels)
         # Its forward pass may write into buffers, and those of the network are shared and mapped.
-        return own_buffers(self._network.variant(widths, levels=self._levels))
+        return own_buffers(self._network.variant(amounts, quantized=self._quantized))
 
-    def _repaired(self, variant: nn.Module, widths: Widths) -> nn.Module:
-        masks = self._compressor.masks(widths)
+    def _repaired(self, variant: nn.Module, levels: Levels) -> nn.Module:
+        masks = self._compressor.masks(levels)
         # Statistics are of the activations that are scored; what is solved for is exact.
         statistics = _method(variant, self._config, sparse=bool(masks)) == "batchnorm"
         with (self._passes if statistics else Passes()).of(variant):
@@ -214,48 +215,49 @@ class Evaluator:
                 self._target,
                 self._compressor.config,
                 self._config,
-                kept=self._compressor.kept_outputs(widths, ordered=True),
+                kept=self._compressor.kept_outputs(levels, ordered=True),
                 masks=masks,
-                bits=self._compressor.bits.at(widths),
-                levels_made=self._levels,
+                bits=self._compressor.layer_bits(levels),
+                weights_made=self._quantized,
             )
         return variant
 
-    def evaluate(self, widths: Widths, rival: Rival | None = None) -> Measurement:
+    def evaluate(self, levels: Levels, rival: Rival | None = None) -> Measurement:
         """Measure one variant on the search split.
 
         Args:
-            widths: Units kept in each group, shape ``(num_groups,)``.
+            levels: Shape ``(D,)``.
             rival: Where variants are raced, the one to be beaten: a variant that is confidently
                 worse is not scored to the end.
 
         Raises:
             EvaluationError: The variant's score is not a finite number, or it took too long.
         """
-        return within(self._config.timeout_s, lambda: self._measure(widths, rival))
+        return within(self._config.timeout_s, lambda: self._measure(levels, rival))
 
-    def _measure(self, widths: Widths, rival: Rival | None) -> Measurement:
+    def _measure(self, levels: Levels, rival: Rival | None) -> Measurement:
         start = time.perf_counter()
         ahead, self._ahead = self._ahead, None
-        costs = self._compressor.costs.costs(widths)
+        costs = self._compressor.costs.costs(levels)
         predicted = costs.pop(LATENCY, None)
         with threads(self._threads):
-            if ahead is not None and ahead.key == widths.tobytes():
+            if ahead is not None and ahead.key == levels.tobytes():
                 start -= ahead.wall_s
-                variant = self._repaired(ahead.network, widths)
+                variant = self._repaired(ahead.network, levels)
             else:
-                variant = self.variant(widths)
+                variant = self.variant(levels)
             # Before the score, for the score that is needed depends on it.
             latency = measure_latency_ms(variant, self._inputs) if self._inputs else predicted
             measured = {} if latency is None else {LATENCY: latency}
             with self._passes.of(variant):
-                score, share = self._scored(variant, widths, rival, {**costs, **measured})
+                score, share = self._scored(variant, levels, rival, {**costs, **measured})
         if score != score or score in (float("inf"), float("-inf")):
-            raise EvaluationError(f"the variant with widths {widths.tolist()} scored {score}")
+            amounts = self._compressor.space.amounts(levels).tolist()
+            raise EvaluationError(f"the variant with units and bits {amounts} scored {score}")
         return Measurement(score, costs, latency, time.perf_counter() - start, share)
 
     def _scored(
-        self, variant: nn.Module, widths: Widths, rival: Rival | None, costs: dict[str, float]
+        self, variant: nn.Module, levels: Levels, rival: Rival | None, costs: dict[str, float]
     ) -> tuple[float, float]:
         """Return a variant's score and the share of the search split that it is of."""
         score = self._score
@@ -270,28 +272,28 @@ class Evaluator:
         else:
             found = race(
                 blocks,
-                self._samples_of(rival.widths, score),
+                self._samples_of(rival.levels, score),
                 comparisons=comparisons,
                 score=rival.score,
                 lead=rival.needed(costs) - rival.score,
             )
         if found.share == 1.0:
-            self._remember(widths, found.samples)
+            self._remember(levels, found.samples)
         return found.score, found.share
 
-    def _samples_of(self, widths: Widths, score: Score) -> Samples:
+    def _samples_of(self, levels: Levels, score: Score) -> Samples:
         """Return a rival's samples, scored once more if another process measured it."""
-        samples = self._known.get(widths.tobytes())
+        samples = self._known.get(levels.tobytes())
         if samples is None:
-            with self._passes.of(variant := self.variant(widths)):
+            with self._passes.of(variant := self.variant(levels)):
                 samples = torch.cat(list(score.samples(variant))).double().cpu().numpy()
-        self._remember(widths, samples)
+        self._remember(levels, samples)
         return samples
 
-    def _remember(self, widths: Widths, samples: Samples) -> None:
+    def _remember(self, levels: Levels, samples: Samples) -> None:
         """Keep the samples used last: of the rival, and of the one that may succeed it."""
-        self._known.pop(widths.tobytes(), None)
-        self._known[widths.tobytes()] = samples
+        self._known.pop(levels.tobytes(), None)
+        self._known[levels.tobytes()] = samples
         while len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
 
@@ -306,7 +308,7 @@ def prepare_variant(
     kept: dict[str, Tensor],
     masks: dict[str, Tensor],
     bits: LayerBits,
-    levels_made: bool = False,
+    weights_made: bool = False,
 ) -> Quantization:
     """Repair and quantize a variant: what is done to it before it is scored.
 
@@ -319,7 +321,7 @@ def prepare_variant(
         kept: Output channels of the reference that each narrowed layer keeps.
         masks: For each sparse weight which elements stay.
         bits: Of every layer.
-        levels_made: The variant's weights are quantized by now.
+        weights_made: The variant's weights are quantized by now.
 
     Returns:
         What was quantized; nothing where the job does not ask for it.
@@ -332,7 +334,7 @@ def prepare_variant(
         repair(variant)
         return Quantization()
     # Statistics can be estimated after the weights are final; weights cannot be solved for.
-    early = not levels_made and _method(variant, config, sparse=bool(masks)) != "batchnorm"
+    early = not weights_made and _method(variant, config, sparse=bool(masks)) != "batchnorm"
     if early:
         repair(variant)
     return quantize_variant(
@@ -343,7 +345,7 @@ def prepare_variant(
         bits,
         calibration_batches=config.calibration_batches,
         repair=(lambda _variant: None) if early else repair,
-        levels_made=levels_made,
+        weights_made=weights_made,
     )
 
 

@@ -23,7 +23,7 @@ def quantize_variant(
     *,
     calibration_batches: int,
     repair: Callable[[nn.Module], None] = lambda _variant: None,
-    levels_made: bool = False,
+    weights_made: bool = False,
 ) -> Quantization:
     """Quantize weights, repair what that did to statistics, then quantize activations.
 
@@ -35,14 +35,14 @@ def quantize_variant(
         bits: Of every layer.
         calibration_batches: Batches that the ranges of activations are fitted to.
         repair: Called between the two.
-        levels_made: The variant's weights were put together from levels made before; nothing is
+        weights_made: The variant's weights were put together from quantized ones; nothing is
             returned of them.
 
     Raises:
         ConfigError: A weight cannot be quantized; the message names it.
     """
     config = space.quantization
-    weights = {} if levels_made else quantize_weights(variant, config, bits.weights)
+    weights = {} if weights_made else quantize_weights(variant, config, bits.weights)
     for name in weights.keys() & masks.keys():
         values = variant.get_parameter(name)
         set_weight(variant, name, values.detach() * masks[name].to(values.device))

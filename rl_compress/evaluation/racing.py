@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the search split after which a candidate is compared."""
@@ -45,7 +45,7 @@ Samples = npt.NDArray[np.float64]
 class Rival:
     """The variant that a candidate has to beat: the best of those it is compared with."""
 
-    widths: Widths
+    levels: Levels
     score: float
     """Its score on the whole search split."""
     needed: Callable[[Mapping[str, float]], float]

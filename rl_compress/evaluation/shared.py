@@ -11,7 +11,7 @@ from rl_compress.evaluation.evaluator import Evaluator, Measurement
 from rl_compress.evaluation.racing import Rival
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.space.budget import COSTS, LATENCY
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 _POLL_S = 0.05
 
@@ -64,7 +64,7 @@ class SharedEvaluator:
 
         Args:
             evaluator: Measures variants in this process.
-            space: Names the decisions of widths.
+            space: Names the decisions of levels.
             sharing: Where others' measurements are.
             worker: Index of this worker; 0 is the driver.
         """
@@ -78,26 +78,26 @@ class SharedEvaluator:
         """See :attr:`Evaluator.original_costs`."""
         return self._evaluator.original_costs
 
-    def evaluate(self, widths: Widths, rival: Rival | None = None) -> Measurement:
+    def evaluate(self, levels: Levels, rival: Rival | None = None) -> Measurement:
         """Return a variant's measurement, made here or elsewhere.
 
         A variant that was raced and dropped was not measured to the end, and is not shared.
 
         Args:
-            widths: As for :meth:`Evaluator.evaluate`.
+            levels: As for :meth:`Evaluator.evaluate`.
             rival: Likewise.
 
         Raises:
             EvaluationError: The variant could not be measured; others may try.
         """
         key, measurements = self._sharing.key, self._sharing.measurements
-        policy = self._space.policy_of(widths)
+        policy = self._space.policy_of(levels)
         while (answer := measurements.claim(key, policy.policy_id)).status == "pending":
             time.sleep(_POLL_S)
         if answer.record is not None:
             return self._measurement(answer.record)
         try:
-            found = self._evaluator.evaluate(widths, rival)
+            found = self._evaluator.evaluate(levels, rival)
         except BaseException:
             measurements.give_up(key, policy.policy_id)
             raise

@@ -26,7 +26,7 @@ from rl_compress.export.packed_state import Packing
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.model.nested import Inputs, repeated
 from rl_compress.space.budget import LATENCY, Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
@@ -45,7 +45,7 @@ def deliver(
     compressor: Compressor,
     budget: Budget,
     latency_table: LatencyTable | None,
-    widths: Widths,
+    levels: Levels,
     evaluation: EvaluationConfig,
     finetuning: FinetuningConfig,
     contribution: ContributionConfig,
@@ -66,7 +66,7 @@ def deliver(
         budget: Upper bounds, for the manifest.
         latency_table: What latencies were predicted from, if they were; then they are measured
             with as many threads.
-        widths: The chosen variant, shape ``(num_groups,)``.
+        levels: The chosen variant, shape ``(D,)``.
         evaluation: The repair that the search used.
         finetuning: How to fine-tune.
         contribution: How channels fade out, with that schedule.
@@ -81,7 +81,7 @@ def deliver(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     variant = fine_tune_variant(
         model,
-        widths,
+        levels,
         target=target,
         compressor=compressor,
         evaluation=evaluation,
@@ -97,9 +97,9 @@ def deliver(
             teacher, smaller, inputs, warmup=passes[0], repeats=passes[1]
         )
         hardware = device_name(device)
-    full = compressor.space.full_widths
+    full = compressor.space.full
     original_costs = compressor.costs.original
-    delivered_costs = compressor.costs.costs(widths)
+    delivered_costs = compressor.costs.costs(levels)
     predicted = None
     if latency_table is not None:
         error = 100.0 * abs(delivered_costs[LATENCY] / delivered_ms - 1.0)
@@ -110,7 +110,7 @@ def deliver(
             device=latency_table.device,
             median_error_percent=latency_table.error.median_percent,
         )
-    policy = compressor.space.policy_of(widths)
+    policy = compressor.space.policy_of(levels)
     manifest = Manifest(
         target=target_config.model_dump(mode="json"),
         policy_id=policy.policy_id,
@@ -124,12 +124,12 @@ def deliver(
             if cost != LATENCY
         },
         group_macs={
-            group.name: CostChange(
-                original=compressor.costs.macs_of_group(index, full),
-                delivered=compressor.costs.macs_of_group(index, widths),
+            dimension.site: CostChange(
+                original=compressor.costs.macs_of(index, full),
+                delivered=compressor.costs.macs_of(index, levels),
             )
-            for index, group in enumerate(compressor.space.groups)
-            if group.decides == "pruning_ratio"
+            for index, dimension in enumerate(compressor.space.dimensions)
+            if dimension.prunes
         },
         scores=Scores(
             name=target.score_name,

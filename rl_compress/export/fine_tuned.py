@@ -20,7 +20,7 @@ from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.quantizers.bits import LayerBits
 from rl_compress.quantizers.model import Quantization
 from rl_compress.repair.activations import calibration_pass
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
@@ -83,7 +83,7 @@ def _quantize(
 
 def fine_tune_variant(
     model: nn.Module,
-    widths: Widths,
+    levels: Levels,
     *,
     target: Target,
     compressor: Compressor,
@@ -97,7 +97,7 @@ def fine_tune_variant(
 
     Args:
         model: The uncompressed model, teacher of the fine-tuning; it is moved to ``device``.
-        widths: The variant, shape ``(num_groups,)``.
+        levels: The variant, shape ``(D,)``.
         target: Supplies data and score.
         compressor: Groups, costs and unit orders of ``model``.
         evaluation: The repair that the search used.
@@ -115,25 +115,25 @@ def fine_tune_variant(
             model.to(device),
             target,
             compressor.parents,
-            widths,
+            compressor.space.amounts(levels),
             contribution,
             progress=advance,
         )
         # What was faded out is cut, whatever the importances said before.
         compressor = dataclasses.replace(compressor, orders=orders)
         dense, model = dense.cpu(), model.cpu()
-    smaller = compressor.cut(dense, widths)
-    levels = compressor.has_levels and not repairs_weights(model, evaluation)
-    source = compressor.quantized(dense, widths) if levels else dense
-    searched = compressor.cut(source, widths)
+    smaller = compressor.cut(dense, levels)
+    made = compressor.has_packed and not repairs_weights(model, evaluation)
+    source = compressor.quantized(dense, levels) if made else dense
+    searched = compressor.cut(source, levels)
     smaller, searched, teacher = (
         network.to(device).eval() for network in (smaller, searched, model)
     )
-    kept, masks = compressor.kept_outputs(widths, ordered=False), compressor.masks(widths)
+    kept, masks = compressor.kept_outputs(levels, ordered=False), compressor.masks(levels)
 
-    bits = compressor.bits.at(widths)
+    bits = compressor.layer_bits(levels)
 
-    def prepare(network: nn.Module, *, levels_made: bool = False) -> Quantization:
+    def prepare(network: nn.Module, *, weights_made: bool = False) -> Quantization:
         return prepare_variant(
             network,
             teacher,
@@ -143,10 +143,10 @@ def fine_tune_variant(
             kept=kept,
             masks=masks,
             bits=bits,
-            levels_made=levels_made,
+            weights_made=weights_made,
         )
 
-    prepare(searched, levels_made=levels)
+    prepare(searched, weights_made=made)
     before = scored(target, searched, "search")
     recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))
     macs = int(compressor.costs.original["macs"])

@@ -12,11 +12,11 @@ from rl_compress.importance.units import block_map
 from rl_compress.model.axes import quantizable_weights
 from rl_compress.model.groups import LayerGroup
 from rl_compress.model.layers import kind_of
-from rl_compress.space.search_space import GroupChoices
+from rl_compress.space.search_space import Dimension
 from rl_compress.space.space_config import PruningConfig, SpaceConfig, parse_n_of_m
 
 _LEVELS = 100
-"""Widths of a layer with many weights: pruning ratios about one per cent apart."""
+"""Levels of a layer with many weights: pruning ratios about one per cent apart."""
 
 
 def sparse_groups(
@@ -75,14 +75,14 @@ def _describe(
     )
 
 
-def sparse_choices(group: LayerGroup, config: PruningConfig) -> GroupChoices:
-    """Return the widths that a sparse group may take."""
+def sparse_dimension(group: LayerGroup, config: PruningConfig) -> Dimension:
+    """Return how many of its units a sparse group may keep."""
     if (pattern := parse_n_of_m(config.structure)) is not None:
-        return GroupChoices(group.name, group.num_units, pattern)
+        return Dimension(group.name, "sparsity", pattern)
     smallest = max(1, round(group.num_units * (1.0 - config.max_ratio)))
     steps = min(_LEVELS, group.num_units - smallest)
-    widths = torch.linspace(smallest, group.num_units, steps + 1).round().long().tolist()
-    return GroupChoices(group.name, group.num_units, tuple(dict.fromkeys(widths)))
+    amounts = torch.linspace(smallest, group.num_units, steps + 1).round().long().tolist()
+    return Dimension(group.name, "sparsity", tuple(dict.fromkeys(amounts)))
 
 
 def element_units(weight: Tensor, name: str, config: PruningConfig) -> Tensor:

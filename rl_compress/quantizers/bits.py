@@ -9,7 +9,7 @@ from torch import nn
 
 from rl_compress.model.axes import layer_of, quantizable_weights
 from rl_compress.model.groups import LayerGroup
-from rl_compress.space.search_space import Aspect, GroupChoices, Widths
+from rl_compress.space.search_space import Amounts, Dimension, Transform
 from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig, SpaceConfig
 
 
@@ -55,9 +55,9 @@ class Bits:
     dimension: int | None = None
     """Index of the dimension that decides; None: there is one choice."""
 
-    def at(self, widths: Widths) -> int:
-        """Return the bits in a variant."""
-        return self.choices[0] if self.dimension is None else int(widths[self.dimension])
+    def at(self, amounts: Amounts) -> int:
+        """Return the bits in a variant, whose units and bits have shape ``(D,)``."""
+        return self.choices[0] if self.dimension is None else int(amounts[self.dimension])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,15 @@ class BitPlan:
     weights: Mapping[str, Bits] = field(default_factory=dict)
     activations: Mapping[str, Bits] = field(default_factory=dict)
 
-    def at(self, widths: Widths) -> LayerBits:
+    def at(self, amounts: Amounts) -> LayerBits:
         """Return the bits of every layer of a variant.
 
         Args:
-            widths: Units kept and bits, shape ``(num_groups,)``.
+            amounts: Units kept and bits, shape ``(D,)``.
         """
         return LayerBits(
-            _quantized({layer: bits.at(widths) for layer, bits in self.weights.items()}),
-            _quantized({layer: bits.at(widths) for layer, bits in self.activations.items()}),
+            _quantized({layer: bits.at(amounts) for layer, bits in self.weights.items()}),
+            _quantized({layer: bits.at(amounts) for layer, bits in self.activations.items()}),
         )
 
     @property
@@ -98,7 +98,7 @@ def plan_bits(
     order: Sequence[str],
     config: SpaceConfig,
     first: int,
-) -> tuple[BitPlan, tuple[GroupChoices, ...]]:
+) -> tuple[BitPlan, tuple[Dimension, ...]]:
     """Decide where each layer's bits come from.
 
     Layers that make the channels of one group share its bits; a layer of no group has its own.
@@ -117,9 +117,9 @@ def plan_bits(
     protected = set(config.protected(order))
     layers = dict.fromkeys([*order, *(layer_of(name) for name in quantizable_weights(model))])
     quantization = config.quantization
-    dimensions: list[GroupChoices] = []
+    dimensions: list[Dimension] = []
 
-    def plan(aspect: Aspect, choices: tuple[int, ...]) -> dict[str, Bits]:
+    def plan(transform: Transform, choices: tuple[int, ...]) -> dict[str, Bits]:
         indices: dict[str, int] = {}
         planned: dict[str, Bits] = {}
         for layer in layers:
@@ -133,7 +133,7 @@ def plan_bits(
             else:
                 if name not in indices:
                     indices[name] = first + len(dimensions)
-                    dimensions.append(GroupChoices(name, choices[-1], choices, aspect))
+                    dimensions.append(Dimension(name, transform, choices))
                 planned[layer] = Bits(choices, indices[name])
         return planned
 

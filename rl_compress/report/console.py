@@ -124,13 +124,13 @@ def print_sensitivity(curves: Any, directory: Path) -> None:
     table.add_column("group", overflow="fold")
     table.add_column("by", overflow="fold")
     table.add_column("score", overflow="fold")
-    for name, decides, levels, scores in zip(
-        curves.groups, curves.decides, curves.widths, curves.scores, strict=True
+    for name, decides, amounts, scores in zip(
+        curves.groups, curves.decides, curves.amounts, curves.scores, strict=True
     ):
         prunes = decides == "pruning_ratio"
         points = (
-            f"{f'{1 - level / levels[0]:.2f}' if prunes else level}: {score:.4f}"
-            for level, score in zip(levels[1:], scores[1:], strict=True)
+            f"{f'{1 - amount / amounts[0]:.2f}' if prunes else amount}: {score:.4f}"
+            for amount, score in zip(amounts[1:], scores[1:], strict=True)
         )
         table.add_row(name, decides.replace("_", " "), "   ".join(points))
     _console.print(table)

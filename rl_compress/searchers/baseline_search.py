@@ -12,7 +12,7 @@ from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.mask_projection import decides_masks, project_mask
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 _PATIENCE = 2000
 """Candidates in a row without a new variant, after which the space counts as exhausted."""
@@ -40,9 +40,9 @@ def run_baseline(
         baseline: Proposes candidates.
         candidates: Measures them.
         ledger: Counts them.
-        space: Allowed widths.
+        space: The dimensions.
         budget: Upper bounds.
-        cost_function: Exact costs of widths.
+        cost_function: Exact costs of levels.
         advance: Hears of progress after every candidate.
         convergence: Ends the search once it finds nothing better.
 
@@ -54,9 +54,9 @@ def run_baseline(
         keep = baseline.ask()
         if keep is None:
             return "the baseline has no other candidate"
-        widths = _realise(keep, baseline, budget, space, cost_function)
+        levels = _realise(keep, baseline, budget, space, cost_function)
         try:
-            record = candidates(widths)
+            record = candidates(levels)
         except EvaluationError as error:
             failure, reward = f" ({error})", float("-inf")
         else:
@@ -64,7 +64,7 @@ def run_baseline(
                 return None
             reward = record.reward
         # Learn from the realised decision: it is what the reward belongs to.
-        baseline.tell(widths / space.num_units, reward)
+        baseline.tell(space.kept(levels), reward)
         progress = ledger.progress()
         advance(progress)
         if progress.exhausted:
@@ -81,7 +81,7 @@ def run_baseline(
 
 def _realise(
     keep: Keep, baseline: Searcher, budget: Budget, space: SearchSpace, cost_function: CostFunction
-) -> Widths:
+) -> Levels:
     if decides_masks(space):
         return project_mask(keep >= _STAYS, keep, budget, space, cost_function)
     return project(keep, budget, space, cost_function, fill=baseline.fill)

@@ -18,7 +18,7 @@ import numpy as np
 
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 _STEPS = 4
 """Steps in the logarithm from one listed budget to the next, so three budgets between them."""
@@ -33,7 +33,7 @@ class Goal:
     """A budget with what goes with it."""
 
     budget: Budget
-    prior: Widths | None
+    prior: Levels | None
     """The prior within the budget, shape ``(D,)``; None for plain actions."""
     reference_reward: float
     """What an episode's reward is relative to."""
@@ -127,8 +127,8 @@ class Within:
         The costs are computed anew: a record may hold a latency that was measured, while the budget
         bounds the predicted one.
         """
-        widths = self.space.widths_of(record.realised_policy())
-        return self.budget.admits(self.costs.costs(widths))
+        levels = self.space.levels_of(record.realised_policy())
+        return self.budget.admits(self.costs.costs(levels))
 
 
 def pick(goals: Sequence[Goal], rng: np.random.Generator) -> Goal:

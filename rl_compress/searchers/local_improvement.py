@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rl_compress.searchers.additive import AdditiveProblem, Positions
+from rl_compress.searchers.additive import AdditiveProblem
+from rl_compress.space.search_space import Levels
 
 _STRIDES = (1, 2, 3, 5, 8, 13, 21, 34, 55)
 """By how many levels a single move goes up or down."""
@@ -18,41 +19,41 @@ _EPSILON = 1e-12
 """Gains below this are rounding."""
 
 
-def repair(problem: AdditiveProblem, positions: Positions) -> Positions:
+def repair(problem: AdditiveProblem, levels: Levels) -> Levels:
     """Cut levels, least loss for the excess removed first, until the budget is met.
 
     Args:
         problem: Losses and costs; its smallest vector must be feasible.
-        positions: Any vector, shape ``(D,)``.
+        levels: Any vector, shape ``(D,)``.
     """
-    positions = positions.copy()
-    while (excess := np.maximum(problem.usage(positions[None])[0] - 1.0, 0.0)).any():
-        dimensions, targets = _moves(problem, positions, up=False)
+    levels = levels.copy()
+    while (excess := np.maximum(problem.usage(levels[None])[0] - 1.0, 0.0)).any():
+        dimensions, targets = _moves(problem, levels, up=False)
         loss = problem.losses
-        lost = loss[dimensions, targets] - loss[dimensions, positions[dimensions]]
-        after = np.maximum(problem.usage_after(positions, (dimensions, targets)) - 1.0, 0.0)
+        lost = loss[dimensions, targets] - loss[dimensions, levels[dimensions]]
+        after = np.maximum(problem.usage_after(levels, (dimensions, targets)) - 1.0, 0.0)
         # Every bound counts alike, however far it is exceeded.
         over = excess > 0
         saved = ((excess - after)[:, over] / excess[over]).sum(axis=1)
         if not (saved > 0).any():
             # No single cut helps (a peak that several dimensions share): cut everything a bit.
-            positions = np.maximum(positions - 1, 0)
+            levels = np.maximum(levels - 1, 0)
             continue
         rate = np.where(saved > 0, lost / np.where(saved > 0, saved, 1.0), np.inf)
         best = int(np.lexsort((-saved, rate))[0])
-        positions[dimensions[best]] = targets[best]
-    return positions
+        levels[dimensions[best]] = targets[best]
+    return levels
 
 
-def give_back(problem: AdditiveProblem, positions: Positions) -> Positions:
+def give_back(problem: AdditiveProblem, levels: Levels) -> Levels:
     """Raise levels one by one while one fits, the one that gains most first.
 
     Args:
         problem: Losses and costs.
-        positions: A vector within the budget, shape ``(D,)``.
+        levels: A vector within the budget, shape ``(D,)``.
     """
     columns = np.arange(problem.losses.shape[1] - 1)
-    offered = (columns >= positions[:, None]) & (columns + 1 < problem.counts[:, None])
+    offered = (columns >= levels[:, None]) & (columns + 1 < problem.counts[:, None])
     # Beyond its last level a dimension's loss is infinite; there the gains mean nothing.
     with np.errstate(invalid="ignore"):
         gains = np.where(offered, problem.losses[:, :-1] - problem.losses[:, 1:], np.inf)
@@ -60,33 +61,33 @@ def give_back(problem: AdditiveProblem, positions: Positions) -> Positions:
     due = np.minimum.accumulate(gains, axis=1)
     dimensions, below = np.nonzero(offered)
     order = np.argsort(-due[dimensions, below], kind="stable")
-    return problem.raised(positions, (dimensions[order], below[order] + 1))
+    return problem.raised(levels, (dimensions[order], below[order] + 1))
 
 
-def swap(problem: AdditiveProblem, positions: Positions) -> Positions:
+def swap(problem: AdditiveProblem, levels: Levels) -> Levels:
     """Raise one dimension and cut another while the summed loss falls and the budget holds.
 
     Args:
         problem: Losses and costs.
-        positions: A vector within the budget, shape ``(D,)``.
+        levels: A vector within the budget, shape ``(D,)``.
     """
-    positions = positions.copy()
+    levels = levels.copy()
     for _ in range(_ROUNDS):
-        better = _best_swap(problem, positions)
+        better = _best_swap(problem, levels)
         if better is None:
             break
-        positions = better
-    return positions
+        levels = better
+    return levels
 
 
-def _best_swap(problem: AdditiveProblem, positions: Positions) -> Positions | None:
-    used = problem.usage(positions[None])[0]
+def _best_swap(problem: AdditiveProblem, levels: Levels) -> Levels | None:
+    used = problem.usage(levels[None])[0]
     loss = problem.losses
 
-    def tabulate(up: bool) -> tuple[Positions, Positions, np.ndarray, np.ndarray]:
-        moves = _moves(problem, positions, up=up)
-        change = loss[moves] - loss[moves[0], positions[moves[0]]]
-        weight = problem.usage_after(positions, moves) - used
+    def tabulate(up: bool) -> tuple[Levels, Levels, np.ndarray, np.ndarray]:
+        moves = _moves(problem, levels, up=up)
+        change = loss[moves] - loss[moves[0], levels[moves[0]]]
+        weight = problem.usage_after(levels, moves) - used
         # The most loss saved, or the least lost, for what it weighs.
         rate = change / np.maximum(np.abs(weight).max(axis=1), _EPSILON)
         chosen = np.argsort(rate, kind="stable")[:_MOVES]
@@ -108,7 +109,7 @@ def _best_swap(problem: AdditiveProblem, positions: Positions) -> Positions | No
     first, second = np.nonzero(promising)
     order = np.argsort(change[first, second], kind="stable")[:_CHECKED]
     first, second = first[order], second[order]
-    candidates = np.tile(positions, (len(order), 1))
+    candidates = np.tile(levels, (len(order), 1))
     rows = np.arange(len(order))
     candidates[rows, raised[first]] = higher[first]
     both = cut[second] >= 0
@@ -117,11 +118,9 @@ def _best_swap(problem: AdditiveProblem, positions: Positions) -> Positions | No
     return candidates[fitting[0]] if len(fitting) else None
 
 
-def _moves(
-    problem: AdditiveProblem, positions: Positions, *, up: bool
-) -> tuple[Positions, Positions]:
-    """Return dimensions and target positions of all moves in one direction."""
+def _moves(problem: AdditiveProblem, levels: Levels, *, up: bool) -> tuple[Levels, Levels]:
+    """Return dimensions and target levels of all moves in one direction."""
     strides = np.array(_STRIDES) if up else -np.array(_STRIDES)
-    targets = positions[:, None] + strides
+    targets = levels[:, None] + strides
     dimensions, column = np.nonzero((targets >= 0) & (targets < problem.counts[:, None]))
     return dimensions, targets[dimensions, column]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import LATENCY, Budget, CostFunction
 from rl_compress.space.mask_projection import project_mask
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 _CONFIDENCE = 0.95
 """Probability with which the first masks agree with the prior, in each unit."""
@@ -25,25 +25,25 @@ def mask_prior(
     space: SearchSpace,
     cost_function: CostFunction,
     reward: Callable[[float, Mapping[str, float]], float],
-) -> Widths:
+) -> Levels:
     """Keep the units whose removal alone lowers the reward, as many as the budget admits.
 
     Args:
         curves: The score without each unit.
         budget: Upper bounds; must be feasible.
         space: A space of masks.
-        cost_function: Exact costs of widths.
+        cost_function: Exact costs of masks.
         reward: The objective, ``(score, costs) -> reward``.
 
     Returns:
-        A mask within the budget, shape ``(num_groups,)``.
+        A mask within the budget, shape ``(D,)``.
     """
 
-    def value(score: float, widths: Widths) -> float:
+    def value(score: float, mask: Levels) -> float:
         # Latency is known of nothing that was not measured; it is taken as unchanged.
-        return reward(score, {LATENCY: 0.0, **cost_function.costs(widths)})
+        return reward(score, {LATENCY: 0.0, **cost_function.costs(mask)})
 
-    full = space.full_widths
+    full = space.full
     complete = value(curves.original_score, full)
     losses = np.zeros(len(space))
     for unit, scores in enumerate(curves.scores):
@@ -54,7 +54,7 @@ def mask_prior(
 
 
 def first_odds(
-    prior: Widths | None,
+    prior: Levels | None,
     budget: Budget,
     space: SearchSpace,
     cost_function: CostFunction,
@@ -66,17 +66,15 @@ def first_odds(
     its steps.
 
     Args:
-        prior: The mask to start from, shape ``(num_groups,)``; None to keep half of the units, or
+        prior: The mask to start from, shape ``(D,)``; None to keep half of the units, or
             as many as the budget admits.
         budget: Upper bounds; must be feasible.
         space: A space of masks.
-        cost_function: Exact costs of widths.
+        cost_function: Exact costs of masks.
         steps: Steps of an episode.
     """
     if prior is None:
-        admitted = project_mask(
-            space.full_widths, np.zeros(len(space)), budget, space, cost_function
-        )
+        admitted = project_mask(space.full, np.zeros(len(space)), budget, space, cost_function)
         share = np.clip(admitted.mean(), 1.0 - _CONFIDENCE, _UNDECIDED)
         odds = np.full(len(space), share)
     else:

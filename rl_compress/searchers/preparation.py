@@ -66,12 +66,8 @@ class Subject:
     def describe_space(self) -> dict[str, Any]:
         """Return groups, costs and notes as plain data, for ``space.json``."""
         compressor = self.compressor
-        full = compressor.space.full_widths
-        positions = {
-            group.name: i
-            for i, group in enumerate(compressor.space.groups)
-            if group.decides == "pruning_ratio"
-        }
+        full = compressor.space.full
+        pruned = {own.site: i for i, own in enumerate(compressor.space.dimensions) if own.prunes}
         groups = []
         for group in compressor.groups:
             described: dict[str, Any] = {
@@ -88,17 +84,17 @@ class Subject:
                 "params": None,
             }
             # With masks the space has single units instead of the model's groups.
-            if group.prunable and group.name in positions:
-                index = positions[group.name]
-                described["widths"] = list(compressor.space.groups[index].widths)
-                described["macs"] = compressor.costs.macs_of_group(index, full)
-                described["params"] = compressor.costs.params_of_group(index, full)
+            if group.prunable and group.name in pruned:
+                index = pruned[group.name]
+                described["widths"] = list(compressor.space.dimensions[index].amounts)
+                described["macs"] = compressor.costs.macs_of(index, full)
+                described["params"] = compressor.costs.params_of(index, full)
             groups.append(described)
         return {
             "groups": groups,
             "notes": compressor.notes,
             "costs": self.original_costs,
-            "smallest_costs": compressor.costs.costs(compressor.space.smallest_widths),
+            "smallest_costs": compressor.costs.costs(compressor.space.smallest),
             "budget": self.budget.as_dict(),
         }
 
@@ -163,7 +159,7 @@ def prepare(
     costs = compressor.costs
     if table is not None:
         costs.latency = table.predictor(model, compressor.network.groups)
-        costs.original[LATENCY] = costs.costs(compressor.space.full_widths)[LATENCY]
+        costs.original[LATENCY] = costs.costs(compressor.space.full)[LATENCY]
     parsed = Budget.parse(budget, costs.original)
     parsed.check_feasible(compressor.space, costs, costs.original)
     if loose := parsed.loose(costs.original):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.screening import Known, Screening
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 MOST = 8
 """Variants that are proposed, each in the knowledge of those before."""
@@ -31,7 +31,7 @@ class Proposal:
 
     name: str
     """What it is; proposals share theirs."""
-    widths: Widths
+    levels: Levels
     reward: float | None
     """None where it cannot be scored."""
 
@@ -48,12 +48,12 @@ def proposals(
     curves: SensitivityCurves,
     known: Known,
     original_reward: float,
-    measure: Callable[[Widths], float | None],
+    measure: Callable[[Levels], float | None],
 ) -> Iterator[Proposal]:
     """Propose, and measure, what may be the best within a budget.
 
     Args:
-        space: Allowed levels.
+        space: The dimensions.
         cost_function: Exact costs of levels.
         budget: Upper bounds; must be feasible.
         curves: What each dimension's compression costs alone.
@@ -65,26 +65,26 @@ def proposals(
         Up to :data:`MOST` variants within the budget that were not measured; first the prior, if it
         is among them.
     """
-    prior = greedy_widths(curves, budget, space, cost_function)
+    prior = greedy_levels(curves, budget, space, cost_function)
     screening = Screening(space, cost_function, curves, original_reward)
     rng = np.random.default_rng(_SEED)
 
-    def wishes() -> Iterator[tuple[str, Widths]]:
+    def wishes() -> Iterator[tuple[str, Levels]]:
         yield "the prior", prior
         best = known.within(budget, cost_function).best(prior)
         for curiosity in (0.0, None):
-            widths = screening.improve(best, budget, known, rng, curiosity=curiosity)
-            yield "the best proposal", widths
+            levels = screening.improve(best, budget, known, rng, curiosity=curiosity)
+            yield "the best proposal", levels
 
     for _ in range(MOST):
-        measured = {row.tobytes() for row in known.widths}
+        measured = {row.tobytes() for row in known.levels}
         new = next((wish for wish in wishes() if wish[1].tobytes() not in measured), None)
         if new is None:
             return  # there seem to be no others
-        name, widths = new
-        asked = Proposal(name, widths, measure(widths))
+        name, levels = new
+        asked = Proposal(name, levels, measure(levels))
         yield asked
         # What cannot be scored counts as the worst, so that nothing like it is proposed.
         worst = known.rewards.min(initial=original_reward)
         reward = worst if asked.reward is None else asked.reward
-        known = known.with_others(Known(widths[None], np.array([reward])))
+        known = known.with_others(Known(levels[None], np.array([reward])))

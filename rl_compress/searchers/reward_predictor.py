@@ -17,14 +17,14 @@ import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
 from rl_compress.searchers.sensitivity import SensitivityCurves
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 Floats = npt.NDArray[np.float64]
 
 _TRUST = (0.5, 1.0)
 """Exponents of the additive loss that are tried: curves are steeper than what they add up to."""
 _OWN_LENGTHS = (0.15, 0.4, 1.0)
-"""Length scales along one dimension, as fractions of its largest level."""
+"""Length scales along one dimension, as fractions of its largest amount."""
 _JOINT_LENGTHS = (0.7, 1.5)
 """Length scales over all dimensions, in units of the records' median distance."""
 _OWN_SHARES = (0.3, 0.7)
@@ -61,65 +61,57 @@ class RewardPredictor:
         """Tabulate what can be known before there are records.
 
         Args:
-            space: The levels to tell apart.
+            space: The dimensions.
             curves: What each dimension's compression costs alone.
         """
-        levels = [np.array(group.widths) for group in space.groups]
-        self._between = [(of[1:] + of[:-1]) / 2 for of in levels]
-        counts = [len(of) for of in levels]
+        self._space = space
         # Of all levels of all dimensions, one dimension after the other.
-        self._keep = np.concatenate([of / of[-1] for of in levels])
-        self._dimensions = np.repeat(np.arange(len(levels)), counts)
-        self._first = np.cumsum([0, *counts[:-1]])
-        losses = [curves.loss_table(i, of) for i, of in enumerate(levels)]
+        self._keep = np.concatenate([np.array(d.amounts) / d.full for d in space.dimensions])
+        self._dimensions = np.repeat(np.arange(len(space)), space.full + 1)
+        losses = curves.loss_tables(space)
         smallest = 1e-6 * max(max(float(loss.max()) for loss in losses), 1e-12)
         self._losses = [np.maximum(loss, smallest) for loss in losses]
         self._chosen_from = 0
-        self.places = np.zeros((0, len(levels)), dtype=np.int64)
+        self.levels = np.zeros((0, len(space)), dtype=np.int64)
         """Of the records, shape ``(N, D)``."""
 
-    def positions(self, widths: Widths) -> Widths:
-        """Return the places of levels, or of those next to them, shape ``(N, D)`` as ``widths``."""
-        columns = [np.searchsorted(of, widths[:, i]) for i, of in enumerate(self._between)]
-        return np.stack(columns, axis=1)
-
-    def fit(self, widths: Widths, losses: Floats) -> None:
+    def fit(self, levels: Levels, losses: Floats) -> None:
         """Learn from records.
 
         The most likely length scales and shares are taken. They are looked for again when there are
         a tenth more records, for the search takes most of the time.
 
         Args:
-            widths: Levels, shape ``(N, D)``, at least two rows.
+            levels: Shape ``(N, D)``, at least two rows.
             losses: Reward of the uncompressed target minus theirs, shape ``(N,)``.
         """
-        places = self.places = self.positions(widths)
-        self._known = self._kept(places)
+        self.levels = levels
+        self._known = self._space.kept(levels)
         floor = max(_SMALLEST_LOSS * float(np.median(losses)), 1e-12)
         observed = np.log(np.maximum(losses, floor))
-        rests = observed - np.multiply.outer(_TRUST, self._additive(places))
+        rests = observed - np.multiply.outer(_TRUST, self._additive(levels))
         distances = _distances(self._known, self._known)
-        unit = max(float(np.median(distances[np.tri(len(places), k=-1, dtype=bool)])), 1e-6)
-        if not self._chosen_from <= len(places) < _GROWN * self._chosen_from:
-            self._chosen = self._likeliest(places, rests, distances / unit)
-            self._chosen_from = len(places)
+        unit = max(float(np.median(distances[np.tri(len(levels), k=-1, dtype=bool)])), 1e-6)
+        if not self._chosen_from <= len(levels) < _GROWN * self._chosen_from:
+            self._chosen = self._likeliest(levels, rests, distances / unit)
+            self._chosen_from = len(levels)
         chosen = self._chosen
         self._table, self._length = self._table_of(chosen.own_length), chosen.joint_length * unit
-        own = self._looked_up(self._table, places)
+        own = self._looked_up(self._table, levels)
         kernel = chosen.kernel(own, _matern(distances / self._length))
         factor = np.linalg.cholesky(_noisy(kernel, chosen.noise))
         rest = rests[_TRUST.index(chosen.trust)]
         self._centre, self._spread = float(rest.mean()), _spread(rest)
         self._inverse = solve_triangular(
-            factor, np.eye(len(places)), lower=True, check_finite=False
+            factor, np.eye(len(levels)), lower=True, check_finite=False
         )
         self._weights = self._inverse.T @ (self._inverse @ ((rest - self._centre) / self._spread))
 
-    def _likeliest(self, places: Widths, rests: Floats, distances: Floats) -> _Kernel:
+    def _likeliest(self, levels: Levels, rests: Floats, distances: Floats) -> _Kernel:
         """Return the kernel under which the records are the most likely.
 
         Args:
-            places: Of the records, shape ``(N, D)``.
+            levels: Of the records, shape ``(N, D)``.
             rests: What each trust in the curves leaves to explain, shape ``(trusts, N)``.
             distances: Between the records, in units of the median one, shape ``(N, N)``.
         """
@@ -128,12 +120,12 @@ class RewardPredictor:
         joint = {length: _matern(distances / length) for length in _JOINT_LENGTHS}
         best, found = -np.inf, None
         for own_length in _OWN_LENGTHS:
-            own = self._looked_up(self._table_of(own_length), places)
+            own = self._looked_up(self._table_of(own_length), levels)
             for length, share, noise in itertools.product(_JOINT_LENGTHS, _OWN_SHARES, _NOISES):
                 tried = _Kernel(own_length, length, share, noise, _TRUST[0])
                 factor = np.linalg.cholesky(_noisy(tried.kernel(own, joint[length]), noise))
                 whitened = solve_triangular(factor, wanted, lower=True, check_finite=False)
-                likelihoods = -0.5 * (whitened**2).sum(axis=0) - len(places) * np.log(spreads)
+                likelihoods = -0.5 * (whitened**2).sum(axis=0) - len(levels) * np.log(spreads)
                 likelihoods -= np.log(np.diag(factor)).sum()
                 which = int(np.argmax(likelihoods))
                 if likelihoods[which] > best:
@@ -144,39 +136,36 @@ class RewardPredictor:
         assert found is not None, "likelihoods are numbers"
         return found
 
-    def predict(self, places: Widths) -> tuple[Floats, Floats]:
+    def predict(self, levels: Levels) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of the logarithm of losses, shape ``(M,)`` each.
 
         Args:
-            places: Levels as :meth:`positions` gives them, shape ``(M, D)``.
+            levels: Shape ``(M, D)``.
         """
         chosen = self._chosen
-        joint = _matern(_distances(self._kept(places), self._known) / self._length)
-        kernel = chosen.kernel(self._looked_up(self._table, places), joint)
+        joint = _matern(_distances(self._space.kept(levels), self._known) / self._length)
+        kernel = chosen.kernel(self._looked_up(self._table, levels), joint)
         variance = 1.0 - ((kernel @ self._inverse.T) ** 2).sum(axis=1)
-        mean = chosen.trust * self._additive(places) + self._centre
+        mean = chosen.trust * self._additive(levels) + self._centre
         mean += self._spread * (kernel @ self._weights)
         return mean, self._spread * np.sqrt(np.maximum(variance, 1e-9))
 
-    def _additive(self, places: Widths) -> Floats:
-        columns = [table[places[:, i]] for i, table in enumerate(self._losses)]
+    def _additive(self, levels: Levels) -> Floats:
+        columns = [table[levels[:, i]] for i, table in enumerate(self._losses)]
         return np.log(np.sum(columns, axis=0))
-
-    def _kept(self, places: Widths) -> Floats:
-        return self._keep[self._first + places]
 
     def _table_of(self, length: float) -> Floats:
         """Return the kernel between levels and the records' own, ``(levels, N)``."""
         known = self._known.T[self._dimensions]
         return _matern(np.abs(self._keep[:, None] - known) / length)
 
-    def _looked_up(self, table: Floats, places: Widths) -> Floats:
+    def _looked_up(self, table: Floats, levels: Levels) -> Floats:
         """Return the mean over dimensions of a tabulated kernel, shape ``(M, N)``."""
-        total = np.zeros((len(places), table.shape[1]))
+        total = np.zeros((len(levels), table.shape[1]))
         own = np.empty_like(total)
-        for rows in np.ascontiguousarray((self._first + places).T):
+        for rows in np.ascontiguousarray(self._space.indices(levels).T):
             total += table.take(rows, axis=0, out=own, mode="clip")
-        total /= places.shape[1]
+        total /= levels.shape[1]
         return total
 
 

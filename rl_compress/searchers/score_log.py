@@ -10,24 +10,27 @@ from typing import Any
 
 from rl_compress.runs.grants import MOST_LOSSES
 from rl_compress.runs.written import written
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 
 class ScoreLog:
     """Remembers scores across a kill, a line of JSON each.
 
     The curves take many evaluations on a large target; an interrupted run goes on where it was.
-    Widths whose measurement the process did not survive several times count as not evaluable.
+    Levels whose measurement the process did not survive several times count as not evaluable.
     """
 
-    def __init__(self, path: Path, measure: Callable[[Widths], float | None]) -> None:
+    def __init__(
+        self, path: Path, space: SearchSpace, measure: Callable[[Levels], float | None]
+    ) -> None:
         """Read what an earlier process logged.
 
         Args:
             path: The log, made when the first score is written.
-            measure: Scores widths of shape ``(num_groups,)``; None if they cannot be evaluated.
+            space: What levels stand for, which is what is logged.
+            measure: Scores levels of shape ``(D,)``; None if they cannot be evaluated.
         """
-        self._path = path
+        self._path, self._space = path, space
         self._measure = measure
         self._known: dict[tuple[int, ...], float | None] = {}
         self._begun: collections.Counter[tuple[int, ...]] = collections.Counter()
@@ -36,19 +39,19 @@ class ScoreLog:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the process was killed while it wrote this line
-            widths = tuple(entry["widths"])
+            amounts = tuple(entry["widths"])
             if "score" in entry:
-                self._known[widths] = entry["score"]
+                self._known[amounts] = entry["score"]
             else:
-                self._begun[widths] += 1
+                self._begun[amounts] += 1
 
-    def __call__(self, widths: Widths) -> float | None:
-        """Return the score of widths, measured now or before."""
-        key = tuple(int(width) for width in widths)
+    def __call__(self, levels: Levels) -> float | None:
+        """Return the score of levels, measured now or before."""
+        key = tuple(self._space.amounts(levels).tolist())
         if key not in self._known:
             self._note({"widths": key})
             deadly = self._begun[key] >= MOST_LOSSES
-            self._known[key] = None if deadly else self._measure(widths)
+            self._known[key] = None if deadly else self._measure(levels)
             self._note({"widths": key, "score": self._known[key]})
         return self._known[key]
 

@@ -21,9 +21,10 @@ from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.prior import least_loss
 from rl_compress.searchers.reward_predictor import Floats, RewardPredictor
 from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.searchers.thinned import Thinned
 from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 _FIRST = 8
 """Records from which on there is something to learn from; before, priors of wrong curves are
@@ -58,8 +59,8 @@ _STEPS_ACROSS = 3
 class Known:
     """What was measured, as a worker learns from it."""
 
-    widths: Widths
-    """Levels, shape ``(N, D)``."""
+    levels: Levels
+    """Shape ``(N, D)``."""
     rewards: Floats
     """Shape ``(N,)``."""
 
@@ -74,39 +75,39 @@ class Known:
         if not records:
             return cls.nothing()
         return cls(
-            np.stack([space.widths_of(record.realised_policy()) for record in records]),
+            np.stack([space.levels_of(record.realised_policy()) for record in records]),
             np.array([record.reward for record in records]),
         )
 
     def within(self, budget: Budget, cost_function: CostFunction) -> Known:
         """Return the records within a budget; others may be of looser ones."""
-        if not len(self.widths):
+        if not len(self.levels):
             return self
-        fits = _within(self.widths, budget, cost_function)
-        return Known(self.widths[fits], self.rewards[fits])
+        fits = _within(self.levels, budget, cost_function)
+        return Known(self.levels[fits], self.rewards[fits])
 
     def with_others(self, others: Known) -> Known:
         """Return these records and those of others that are not among them."""
-        seen = set(_keys(self.widths))
-        new = [index for index, key in enumerate(_keys(others.widths)) if key not in seen]
+        seen = set(_keys(self.levels))
+        new = [index for index, key in enumerate(_keys(others.levels)) if key not in seen]
         if not new:
             return self
         if not seen:
             return others
         return Known(
-            np.concatenate([self.widths, others.widths[new]]),
+            np.concatenate([self.levels, others.levels[new]]),
             np.concatenate([self.rewards, others.rewards[new]]),
         )
 
-    def best(self, otherwise: Widths) -> Widths:
+    def best(self, otherwise: Levels) -> Levels:
         """Return the levels with the highest reward."""
-        return self.widths[int(np.argmax(self.rewards))] if len(self.rewards) else otherwise
+        return self.levels[int(np.argmax(self.rewards))] if len(self.rewards) else otherwise
 
 
 Records = Callable[[], Known]
 
 
-def _keys(rows: Widths) -> list[bytes]:
+def _keys(rows: Levels) -> list[bytes]:
     """Return what tells rows apart, far quicker than row by row."""
     if not rows.size:
         return []
@@ -115,15 +116,15 @@ def _keys(rows: Widths) -> list[bytes]:
     return keys
 
 
-def _first_of_equal(rows: Widths) -> npt.NDArray[np.int64]:
+def _first_of_equal(rows: Levels) -> npt.NDArray[np.int64]:
     """Return where each distinct row is first, in the rows' own order."""
     # Of equal keys the one written last, which is the first, stands.
     first = dict(zip(reversed(_keys(rows)), reversed(range(len(rows))), strict=True))
     return np.sort(np.fromiter(first.values(), dtype=np.int64))
 
 
-def _within(widths: Widths, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
-    costs = cost_function.batch(widths)
+def _within(levels: Levels, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
+    costs = cost_function.batch(levels)
     return np.logical_and.reduce([costs[cost] <= bound for cost, bound in budget.bounds])
 
 
@@ -140,37 +141,33 @@ class Screening:
         """Keep the problem.
 
         Args:
-            space: Allowed levels.
+            space: The dimensions.
             cost_function: Exact costs of levels.
             curves: What each dimension's compression costs alone.
             original_reward: Reward of the uncompressed target.
         """
         self._space, self._costs = space, cost_function
-        self._coarse = space.thinned(_LEVELS)
-        self._losses = [curves.loss_table(i, g.widths) for i, g in enumerate(self._coarse.groups)]
+        self._coarse = Thinned(space, _LEVELS, cost_function)
+        self._losses = curves.loss_tables(self._coarse.space)
         self._original = original_reward
-        self._predictor = RewardPredictor(self._coarse, curves)
+        self._predictor = RewardPredictor(self._coarse.space, curves)
         self._fitted: Known | None = None
         self._sifted: tuple[Known, Budget, Known] | None = None
-        self._top = np.array([len(group.widths) - 1 for group in self._coarse.groups])
-        self._dimensions = np.arange(len(space))
-        self._levels = np.zeros((len(space), int(self._top.max()) + 1), dtype=np.int64)
-        for row, group in zip(self._levels, self._coarse.groups, strict=True):
-            row[: len(group.widths)] = group.widths
+        self._top = self._coarse.space.full
 
     def improve(
         self,
-        proposal: Widths,
+        proposal: Levels,
         budget: Budget,
         known: Known,
         rng: np.random.Generator,
         *,
         curiosity: float | None = None,
-    ) -> Widths:
+    ) -> Levels:
         """Return what to evaluate instead of a proposal.
 
         Args:
-            proposal: Allowed levels within the budget, shape ``(D,)``.
+            proposal: Within the budget, shape ``(D,)``.
             budget: Upper bounds.
             known: The records so far, of this or of other budgets.
             rng: Draws mutations and curiosity.
@@ -178,38 +175,40 @@ class Screening:
                 returned is to be the best, not the most instructive one. By default drawn.
 
         Returns:
-            Allowed levels within the budget that are not among the records, unless there seem to be
+            Levels within the budget that are not among the records, unless there seem to be
             no others.
         """
-        measured = set(_keys(known.widths))
-        if len(known.widths) < _FIRST:
+        measured = set(_keys(known.levels))
+        if len(known.levels) < _FIRST:
             wrong = self._wrong_prior(budget, rng)
             return wrong if wrong.tobytes() not in measured else self._stranger(budget, rng)
-        if self._fitted is None or not np.array_equal(self._fitted.widths, known.widths):
-            self._predictor.fit(known.widths, self._ceiling(known) - known.rewards)
+        if self._fitted is None or not np.array_equal(self._fitted.levels, known.levels):
+            self._predictor.fit(
+                self._coarse.nearest(known.levels), self._ceiling(known) - known.rewards
+            )
             self._fitted = known
         multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
-        def hope(places: Widths) -> Floats:
-            mean, deviation = self._predictor.predict(places)
+        def hope(levels: Levels) -> Floats:
+            mean, deviation = self._predictor.predict(levels)
             return mean - multiple * deviation
 
-        places = self._predictor.positions(self._starts(proposal, budget, known, rng))
+        levels = self._coarse.nearest(self._starts(proposal, budget, known, rng))
         hopes = np.zeros(0)
         for _ in range(_GENERATIONS):
-            children = self._mutated(places, rng)
-            children = children[_within(self._at(children), budget, self._costs)]
-            places = np.concatenate([places, children])
-            first = _first_of_equal(places)
-            hopes = np.concatenate([hopes, hope(places[len(hopes) :])])[first]
-            places = places[first]
+            children = self._mutated(levels, rng)
+            children = children[_within(children, budget, self._coarse)]
+            levels = np.concatenate([levels, children])
+            first = _first_of_equal(levels)
+            hopes = np.concatenate([hopes, hope(levels[len(hopes) :])])[first]
+            levels = levels[first]
             best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
-            places, hopes = places[best], hopes[best]
-        taken = set(_keys(self._predictor.places))
-        for key, widths in zip(_keys(places), self._at(places), strict=True):
+            levels, hopes = levels[best], hopes[best]
+        taken = set(_keys(self._predictor.levels))
+        for key, row in zip(_keys(levels), levels, strict=True):
             if key in taken:
                 continue
-            filled = self._filled(widths, budget)
+            filled = self._filled(row, budget)
             if filled.tobytes() not in measured:
                 return filled
         return proposal
@@ -228,26 +227,26 @@ class Screening:
         best = float(known.rewards.max())
         return max(self._original, best + _ROOM * (best - float(np.median(known.rewards))))
 
-    def _wrong_prior(self, budget: Budget, rng: np.random.Generator) -> Widths:
+    def _wrong_prior(self, budget: Budget, rng: np.random.Generator) -> Levels:
         factors = np.exp(rng.normal(0.0, _WRONG_BY, len(self._losses)))
         wrong = [loss * factor for loss, factor in zip(self._losses, factors, strict=True)]
-        return self._filled(least_loss(wrong, budget, self._coarse, self._costs), budget)
+        return self._filled(least_loss(wrong, budget, self._coarse.space, self._coarse), budget)
 
     def _starts(
-        self, proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator
-    ) -> Widths:
+        self, proposal: Levels, budget: Budget, known: Known, rng: np.random.Generator
+    ) -> Levels:
         affordable = self.affordable(known, budget)
         order = np.argsort(-affordable.rewards, kind="stable")
         strangers = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
-        return np.stack([proposal, *affordable.widths[order[:_BEST]], *strangers])
+        return np.stack([proposal, *affordable.levels[order[:_BEST]], *strangers])
 
-    def _stranger(self, budget: Budget, rng: np.random.Generator) -> Widths:
+    def _stranger(self, budget: Budget, rng: np.random.Generator) -> Levels:
         keep = rng.uniform(0.1, 1.0, len(self._top))
         return project(keep, budget, self._space, self._costs)
 
-    def _mutated(self, places: Widths, rng: np.random.Generator) -> Widths:
-        """Return places with a few levels moved, the first of several down, the second up."""
-        children = places[rng.integers(len(places), size=_MUTATIONS)]
+    def _mutated(self, parents: Levels, rng: np.random.Generator) -> Levels:
+        """Return thinned levels, a few of them moved: the first of several down, the second up."""
+        children = parents[rng.integers(len(parents), size=_MUTATIONS)]
         counts = 1 + np.searchsorted(np.cumsum(_CHANGES), rng.random(_MUTATIONS), side="right")
         order, far, side = rng.random((3, *children.shape))
         # The dimensions that are moved: the ranks of the first few of as many random numbers.
@@ -264,8 +263,7 @@ class Screening:
         children[rows, columns] = np.minimum(np.maximum(levels, 0), top)
         return children
 
-    def _filled(self, widths: Widths, budget: Budget) -> Widths:
-        return project(widths / self._space.num_units, budget, self._space, self._costs)
-
-    def _at(self, places: Widths) -> Widths:
-        return self._levels[self._dimensions, places]
+    def _filled(self, levels: Levels, budget: Budget) -> Levels:
+        """Return the levels of the full space that fill the budget up from thinned ones."""
+        keep = self._coarse.space.kept(levels)
+        return project(keep, budget, self._space, self._costs)

@@ -24,7 +24,7 @@ from rl_compress.space.search_space import SearchSpace
 Needs = Literal["nothing", "curves", "contributions"]
 
 Keep = npt.NDArray[np.float64]
-"""Level of each dimension as a fraction of its highest one, shape ``(D,)``."""
+"""Which fraction of each dimension to keep, shape ``(D,)``; need not be that of a level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class SearchProblem:
     """All that a searcher may look at."""
 
     space: SearchSpace
-    """Allowed levels."""
+    """The dimensions."""
     budget: Budget
     """Upper bounds; feasible."""
     costs: CostFunction
@@ -42,9 +42,9 @@ class SearchProblem:
     curves: SensitivityCurves | None = None
     """What each dimension's compression costs alone, for searchers that need it."""
     importances: Sequence[npt.NDArray[np.float64]] = ()
-    """For each width of the space the importance of its units."""
+    """For each dimension that prunes the importance of its units."""
     layers: Sequence[str] = ()
-    """For each width of the space the layer group it is in."""
+    """For each dimension that prunes the layer group it is in."""
     contribution: ContributionResult | None = None
     """What contribution pruning found, where it ranks the units."""
     contribution_threshold: float = 0.0

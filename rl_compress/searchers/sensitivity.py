@@ -17,12 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rl_compress.errors import CorruptFileError, EvaluationError
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import PRUNING, Levels, SearchSpace
 
 Drops = npt.NDArray[np.float64]
-
-PRUNING = "pruning_ratio"
-"""What a dimension decides that counts the units of a group; the others count bits."""
 
 _FLOOR = 1e-3
 """Loss of score, as a fraction of the largest measured, below which differences hardly matter."""
@@ -33,14 +30,14 @@ _RESOLVED = 0.1
 
 @dataclass(frozen=True, slots=True)
 class SensitivityCurves:
-    """Scores of variants in which a single dimension is below its full level."""
+    """Scores of variants in which a single dimension is compressed."""
 
     groups: tuple[str, ...]
     """For each dimension the name of its group."""
-    widths: tuple[tuple[int, ...], ...]
-    """For each dimension the measured levels, decreasing, the uncompressed one first."""
+    amounts: tuple[tuple[int, ...], ...]
+    """For each dimension the units or bits measured, decreasing, the uncompressed ones first."""
     scores: tuple[tuple[float, ...], ...]
-    """For each dimension the scores at ``widths``; the first is the uncompressed target's."""
+    """For each dimension the scores at ``amounts``; the first is the uncompressed target's."""
     decides: tuple[str, ...] = ()
     """For each dimension what it decides of its group; by default all decide pruning ratios."""
 
@@ -56,35 +53,39 @@ class SensitivityCurves:
     @property
     def evaluations(self) -> int:
         """Evaluations that the curves are made of, the uncompressed target's included."""
-        return 1 + sum(len(levels) - 1 for levels in self.widths)
+        return 1 + sum(len(amounts) - 1 for amounts in self.amounts)
 
     def drops(self, index: int) -> tuple[npt.NDArray[np.float64], Drops]:
-        """Return a dimension's measured levels, increasing, and the losses of score there.
+        """Return a dimension's measured amounts, increasing, and the losses of score there.
 
-        Losses are never negative, and a lower level is taken to lose at least as much as a higher
+        Losses are never negative, and a lower amount is taken to lose at least as much as a higher
         one: where a measurement says otherwise it is noise that a search would exploit.
         """
         loss = self.original_score - np.array(self.scores[index])
         drop = np.maximum.accumulate(np.maximum(loss, 0.0))
-        return np.array(self.widths[index], dtype=np.float64)[::-1], drop[::-1]
+        return np.array(self.amounts[index], dtype=np.float64)[::-1], drop[::-1]
 
-    def loss_table(self, index: int, levels: Sequence[float] | npt.NDArray[np.generic]) -> Drops:
-        """Return a dimension's loss of score at any levels, in their order.
+    def loss_table(self, index: int, amounts: Sequence[float] | npt.NDArray[np.generic]) -> Drops:
+        """Return a dimension's loss of score at any amounts, in their order.
 
-        Between measured levels ``log(loss + floor)`` is linear, since losses span decades; the
+        Between measured amounts ``log(loss + floor)`` is linear, since losses span decades; the
         floor is a thousandth of the largest loss of all curves.
         """
         measured, drops = self.drops(index)
         floor = _FLOOR * max(float(self.drops(i)[1][0]) for i in range(len(self.groups)))
         if floor == 0.0:
-            return np.zeros(len(levels))
+            return np.zeros(len(amounts))
         # log1p and expm1, so that no loss stays exactly none.
-        logarithms = np.interp(np.asarray(levels), measured, np.log1p(drops / floor))
+        logarithms = np.interp(np.asarray(amounts), measured, np.log1p(drops / floor))
         return floor * np.expm1(logarithms)
 
-    def drop_at(self, index: int, level: float) -> float:
-        """Return a dimension's loss of score at any level; see :meth:`loss_table`."""
-        return float(self.loss_table(index, [level])[0])
+    def loss_tables(self, space: SearchSpace) -> list[Drops]:
+        """Return the loss of score at each level of each dimension of a space."""
+        return [self.loss_table(i, own.amounts) for i, own in enumerate(space.dimensions)]
+
+    def drop_at(self, index: int, amount: float) -> float:
+        """Return a dimension's loss of score at any amount; see :meth:`loss_table`."""
+        return float(self.loss_table(index, [amount])[0])
 
     def points(self, decides: str = PRUNING) -> dict[str, list[tuple[float, float]]]:
         """Return the measured points of all dimensions of a kind, by the name of their group.
@@ -97,29 +98,29 @@ class SensitivityCurves:
         """
         return {
             name: [
-                (1.0 - level / levels[0] if kind == PRUNING else float(level), score)
-                for level, score in zip(levels, scores, strict=True)
+                (1.0 - amount / amounts[0] if kind == PRUNING else float(amount), score)
+                for amount, score in zip(amounts, scores, strict=True)
             ]
-            for name, kind, levels, scores in zip(
-                self.groups, self.decides, self.widths, self.scores, strict=True
+            for name, kind, amounts, scores in zip(
+                self.groups, self.decides, self.amounts, self.scores, strict=True
             )
             if kind == decides
         }
 
     def save(self, path: Path) -> None:
-        """Write the curves as parquet, a row for each dimension and level."""
+        """Write the curves as parquet, a row for each dimension and amount."""
         rows = [
             {
                 "group": name,
                 "decides": kind,
-                "width": level,
-                PRUNING: 1.0 - level / levels[0] if kind == PRUNING else None,
+                "width": amount,
+                PRUNING: 1.0 - amount / amounts[0] if kind == PRUNING else None,
                 "score": score,
             }
-            for name, kind, levels, scores in zip(
-                self.groups, self.decides, self.widths, self.scores, strict=True
+            for name, kind, amounts, scores in zip(
+                self.groups, self.decides, self.amounts, self.scores, strict=True
             )
-            for level, score in zip(levels, scores, strict=True)
+            for amount, score in zip(amounts, scores, strict=True)
         ]
         unfinished = path.with_suffix(".tmp")
         pq.write_table(pa.Table.from_pylist(rows), unfinished)
@@ -140,7 +141,7 @@ class SensitivityCurves:
                 curves.setdefault(key, []).append((row["width"], row["score"]))
             return cls(
                 tuple(name for name, _ in curves),
-                tuple(tuple(level for level, _ in curve) for curve in curves.values()),
+                tuple(tuple(amount for amount, _ in curve) for curve in curves.values()),
                 tuple(tuple(score for _, score in curve) for curve in curves.values()),
                 tuple(kind for _, kind in curves),
             )
@@ -157,14 +158,14 @@ def allowance(space: SearchSpace, count: int) -> int:
     fall off evenly), but no more than it has levels below the full one; the sum is shared by all.
     """
     return 1 + sum(
-        min(len(group.widths) - 1, count if group.decides == PRUNING else max(count - 1, 1))
-        for group in space.groups
+        min(len(own.amounts) - 1, count if own.prunes else max(count - 1, 1))
+        for own in space.dimensions
     )
 
 
 def measure_sensitivity(
     space: SearchSpace,
-    score: Callable[[Widths], float | None],
+    score: Callable[[Levels], float | None],
     count: int,
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SensitivityCurves:
@@ -187,27 +188,25 @@ def measure_sensitivity(
         EvaluationError: The uncompressed target cannot be evaluated.
     """
     total = allowance(space, count)
-    full = space.full_widths
+    full = space.full
     original = score(full)
     if original is None:
         raise EvaluationError("the uncompressed target itself cannot be evaluated")
-    # By position among a dimension's levels.
-    measured: list[dict[int, float | None]] = [
-        {len(group.widths) - 1: original} for group in space.groups
-    ]
+    # By level.
+    measured: list[dict[int, float | None]] = [{level: original} for level in full.tolist()]
     done = 1
     advance(done, total)
 
-    def measure(index: int, position: int) -> None:
+    def measure(index: int, level: int) -> None:
         nonlocal done
         variant = full.copy()
-        variant[index] = space.groups[index].widths[position]
-        measured[index][position] = score(variant)
+        variant[index] = level
+        measured[index][level] = score(variant)
         done += 1
         advance(done, total)
 
-    for index, group in enumerate(space.groups):
-        if len(group.widths) > 1:
+    for index, own in enumerate(space.dimensions):
+        if own.is_open:
             measure(index, 0)
     while done < total and (gap := _widest_gap(_filled(measured), original)) is not None:
         measure(*gap)
@@ -215,13 +214,13 @@ def measure_sensitivity(
         advance(done, done)
     curves = [sorted(curve.items(), reverse=True) for curve in _filled(measured)]
     return SensitivityCurves(
-        tuple(group.name for group in space.groups),
+        tuple(own.site for own in space.dimensions),
         tuple(
-            tuple(group.widths[position] for position, _ in curve)
-            for group, curve in zip(space.groups, curves, strict=True)
+            tuple(own.amounts[level] for level, _ in curve)
+            for own, curve in zip(space.dimensions, curves, strict=True)
         ),
         tuple(tuple(value for _, value in curve) for curve in curves),
-        tuple(group.decides for group in space.groups),
+        tuple(own.decides for own in space.dimensions),
     )
 
 
@@ -229,21 +228,21 @@ def _filled(measured: Sequence[dict[int, float | None]]) -> list[dict[int, float
     """Put the worst score in the place of those that could not be measured."""
     worst = min(value for curve in measured for value in curve.values() if value is not None)
     return [
-        {position: worst if value is None else value for position, value in curve.items()}
+        {level: worst if value is None else value for level, value in curve.items()}
         for curve in measured
     ]
 
 
 def _widest_gap(curves: Sequence[dict[int, float]], original: float) -> tuple[int, int] | None:
-    """Return the dimension and the position to measure next, or None if all is known."""
+    """Return the dimension and the level to measure next, or None if all is known."""
     largest = max(original - value for curve in curves for value in curve.values())
     if largest <= 0.0:
         return None
     best, gap = _RESOLVED, None
     for index, curve in enumerate(curves):
         logarithms = {
-            position: np.log1p(max(original - value, 0.0) / (_FLOOR * largest))
-            for position, value in curve.items()
+            level: np.log1p(max(original - value, 0.0) / (_FLOOR * largest))
+            for level, value in curve.items()
         }
         for low, high in pairwise(sorted(curve)):
             doubt = abs(float(logarithms[low] - logarithms[high]))

@@ -79,8 +79,7 @@ def measurement_key(
         "target": target.model_dump(mode="json"),
         "space": compressor.config.model_dump(mode="json"),
         "dimensions": [
-            (group.name, group.decides, group.num_units, group.widths)
-            for group in compressor.space.groups
+            (own.site, own.decides, own.full, own.amounts) for own in compressor.space.dimensions
         ],
         "modules": [
             (name, type(module).__qualname__) for name, module in subject.model.named_modules()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.errors import ConfigError, InfeasibleBudgetError
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 COSTS = ("macs", "params", "size_bytes", "bops", "peak_memory_bytes")
 """Costs that are known of every variant before it is built: MACs per sample, parameters, bytes of
@@ -51,16 +51,16 @@ _EXAMPLES = {"size_bytes": '"300kB"', "peak_memory_bytes": '"300kB"', LATENCY: '
 
 
 class CostFunction(Protocol):
-    """Anything that tells the costs of widths before a variant is built.
+    """Anything that tells the costs of levels before a variant is built.
 
     No cost falls when the level of a dimension rises.
     """
 
-    def costs(self, widths: Widths) -> dict[str, float]:
-        """Return every cost of :data:`COSTS`, and others it knows, for widths of shape ``(D,)``."""
+    def costs(self, levels: Levels) -> dict[str, float]:
+        """Return every cost of :data:`COSTS`, and others it knows, for levels of shape ``(D,)``."""
 
-    def batch(self, widths: Widths) -> Mapping[str, npt.NDArray[Any]]:
-        """Return the same for widths of shape ``(N, D)``, by cost an array of shape ``(N,)``."""
+    def batch(self, levels: Levels) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the same for levels of shape ``(N, D)``, by cost an array of shape ``(N,)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +141,15 @@ class Budget:
         """Make sure that the smallest variant of the space meets the budget.
 
         Args:
-            space: Allowed widths.
-            cost_function: Costs of widths.
+            space: Has the smallest variant.
+            cost_function: Costs of levels.
             original: Costs of the uncompressed target, for the message.
 
         Raises:
             InfeasibleBudgetError: It does not; the message gives the smallest feasible value of
                 every bound that is not met.
         """
-        smallest = cost_function.costs(space.smallest_widths)
+        smallest = cost_function.costs(space.smallest)
         unmet = [
             f"budget.{cost}: {_lower(cost, bound)} cannot be met; the smallest feasible value is "
             f"{_upper(cost, smallest[cost])} ({_multiple(smallest[cost], original[cost]):.4f} of "

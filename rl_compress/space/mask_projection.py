@@ -1,4 +1,4 @@
-"""Masks: spaces in which every unit is a group of its own, and their projection onto a budget."""
+"""Masks: spaces in which every unit is a dimension, and their projection onto a budget."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 
 def decides_masks(space: SearchSpace) -> bool:
-    """Say whether widths of a space are binary masks: every group is one unit, kept or not."""
-    return all(group.widths == (0, 1) for group in space.groups)
+    """Say whether levels of a space are binary masks: every dimension is one unit, kept or not."""
+    return all(own.amounts == (0, 1) for own in space.dimensions)
 
 
 def project_mask(
@@ -20,7 +20,7 @@ def project_mask(
     budget: Budget,
     space: SearchSpace,
     cost_function: CostFunction,
-) -> Widths:
+) -> Levels:
     """Remove units from a mask until it meets the budget, those that matter least first.
 
     The fewest units are removed that will do, in increasing order of ``keep``. Where units differ
@@ -28,30 +28,30 @@ def project_mask(
     order.
 
     Args:
-        mask: 1 for each unit that is to stay, shape ``(num_groups,)``.
+        mask: 1 for each unit that is to stay, shape ``(D,)``.
         keep: What speaks for keeping each unit: its keep probability where that is known, else its
             importance; same shape. Of equal values the later unit goes first.
         budget: Upper bounds; must be feasible.
         space: A space of masks.
-        cost_function: Exact costs of widths; removing a unit must not raise a cost.
+        cost_function: Exact costs of levels; removing a unit must not raise a cost.
 
     Returns:
         A mask within the budget, no unit of which is absent from ``mask``; shape
-        ``(num_groups,)``.
+        ``(D,)``.
     """
-    wanted: Widths = np.maximum(np.where(mask, 1, 0), space.smallest_widths)
-    removable = np.flatnonzero(wanted > space.smallest_widths)
+    wanted: Levels = np.maximum(np.where(mask, 1, 0), space.smallest)
+    removable = np.flatnonzero(wanted > space.smallest)
     # Sorted from the back, so that a stable sort puts the later of two equal units first.
     backwards = removable[::-1]
     order = backwards[np.argsort(np.asarray(keep)[backwards], kind="stable")]
 
-    def without(count: int) -> Widths:
-        widths = wanted.copy()
-        widths[order[:count]] = 0
-        return widths
+    def without(count: int) -> Levels:
+        levels = wanted.copy()
+        levels[order[:count]] = 0
+        return levels
 
-    def fits(widths: Widths) -> bool:
-        return budget.admits(cost_function.costs(widths))
+    def fits(levels: Levels) -> bool:
+        return budget.admits(cost_function.costs(levels))
 
     if fits(wanted):
         return wanted
@@ -59,10 +59,10 @@ def project_mask(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(without(middle)) else (middle, high)
-    widths = without(high)
+    levels = without(high)
     # The unit removed last is known not to fit.
     for index in order[: high - 1][::-1]:
-        widths[index] = 1
-        if not fits(widths):
-            widths[index] = 0
-    return widths
+        levels[index] = 1
+        if not fits(levels):
+            levels[index] = 0
+    return levels

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.raising import Raising, Steps
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 _SMALLEST_KEEP = 1e-6
 
@@ -25,40 +25,40 @@ def project(
     cost_function: CostFunction,
     *,
     fill: bool = True,
-) -> Widths:
+) -> Levels:
     """Move fractions kept onto the budget, all dimensions in proportion.
 
     1. The fractions are scaled by the largest common factor that the budget admits, each rounded
-       to the nearest allowed level. Without ``fill`` the factor is at most 1.
+       to the nearest level. Without ``fill`` the factor is at most 1.
     2. Of the dimensions that rounding robbed, each is given its next level if that still fits,
        first the one whose loss is largest for the marginal cost of the level. Marginal costs are
        relative to what each bound has left, so that all bounds count alike.
     3. What is still left, such as bits that a bound on MACs does not limit, goes on rising in
        proportion until no dimension can.
 
-    Allowed levels that the budget admits are returned as they are; with ``fill``, if no level can
+    Levels that the budget admits are returned as they are; with ``fill``, if no level can
     be raised.
 
     Args:
-        keep: The wish: level by largest level of each dimension, in (0, 1], shape ``(D,)``.
+        keep: The wish: which fraction of each dimension to keep, in (0, 1], shape ``(D,)``.
         budget: Upper bounds; must be feasible.
-        space: Allowed levels.
+        space: The dimensions.
         cost_function: Exact costs of levels; raising a level must not lower a cost.
         fill: Use up a budget that the wish leaves unused: no single level of the result can be
             raised to the next. Otherwise no level of it can be raised towards the rounded wish.
 
     Returns:
-        Allowed levels within the budget, shape ``(D,)``.
+        Levels within the budget, shape ``(D,)``.
     """
-    wish = np.clip(np.asarray(keep, dtype=np.float64), _SMALLEST_KEEP, 1.0) * space.num_units
+    wish = np.clip(np.asarray(keep, dtype=np.float64), _SMALLEST_KEEP, 1.0) * space.full_amounts
     steps, factors = _towards(wish, space, fill)
-    raising = Raising(space.smallest_widths, budget, cost_function)
+    raising = Raising(space.smallest, budget, cost_function)
     taken = raising.raise_along(steps)
     if taken < len(steps):
         # The factor at which the next level would be due is the one that the budget stops.
-        target = np.minimum(wish * factors[taken], space.num_units)
+        target = np.minimum(wish * factors[taken], space.full_amounts)
         rest = steps.of(slice(taken, None))
-        raising.raise_each(_robbed_first(rest, target, raising, space.num_units))
+        raising.raise_each(_robbed_first(rest, target, raising, space))
         raising.raise_each(rest.of(rest.levels > raising.levels[rest.dimensions]))
     return raising.levels
 
@@ -75,18 +75,19 @@ def _towards(
     factors = raises.midpoints / wish[raises.dimensions]
     order = np.argsort(factors, kind="stable")
     if not fill:
-        # Fractions of levels are levels up to rounding errors.
+        # A fraction of the full amount is an amount up to rounding errors.
         order = order[: np.searchsorted(factors[order], 1.0 + 1e-12, side="right")]
     return Steps(raises.dimensions[order], raises.levels[order]), factors[order]
 
 
 def _robbed_first(
-    steps: Steps, target: npt.NDArray[np.float64], raising: Raising, units: Widths
+    steps: Steps, target: npt.NDArray[np.float64], raising: Raising, space: SearchSpace
 ) -> Steps:
     """Return the next step of each dimension below its target, in the order of giving back."""
     upcoming = steps.next_ones()
     own = upcoming.dimensions
-    shortfall = (target[own] - raising.levels[own]) / units[own]
+    missing = target[own] - space.amounts(raising.levels)[own]
+    shortfall = missing / space.full_amounts[own]
     robbed = shortfall > 0
     upcoming, shortfall = upcoming.of(robbed), shortfall[robbed]
     worth = shortfall / np.maximum(raising.marginal_costs(upcoming), 1e-12)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 _PROBES = 32
 """Vectors whose costs are asked for at once when looking for the longest part that fits."""
@@ -45,11 +45,11 @@ class Steps:
 class Raising:
     """Levels on their way up; they meet the budget at every moment."""
 
-    def __init__(self, levels: Widths, budget: Budget, cost_function: CostFunction) -> None:
+    def __init__(self, levels: Levels, budget: Budget, cost_function: CostFunction) -> None:
         """Begin.
 
         Args:
-            levels: Allowed levels within the budget, shape ``(D,)``.
+            levels: Within the budget, shape ``(D,)``.
             budget: Upper bounds.
             cost_function: Exact costs of levels; raising a level must not lower a cost.
         """
@@ -87,7 +87,7 @@ class Raising:
             steps = steps.of(open_dimensions[steps.dimensions])
             steps = steps.of(slice(self.raise_along(steps), None))
 
-    def after_each(self, steps: Steps) -> Widths:
+    def after_each(self, steps: Steps) -> Levels:
         """Return the levels after each of the steps alone, shape ``(len(steps), D)``."""
         raised = np.repeat(self.levels[None], len(steps), axis=0)
         raised[np.arange(len(steps)), steps.dimensions] = steps.levels
@@ -102,7 +102,7 @@ class Raising:
             total += (after - now) / max(bound - now, 1e-9 * bound)
         return total
 
-    def _after(self, steps: Steps, taken: int, counts: npt.NDArray[np.int64]) -> Widths:
+    def _after(self, steps: Steps, taken: int, counts: npt.NDArray[np.int64]) -> Levels:
         """Return the levels after numbers of steps, of which some are taken already."""
         raised = np.repeat(self.levels[None], len(counts), axis=0)
         part = slice(taken, counts[-1])
@@ -112,7 +112,7 @@ class Raising:
         raised[first, dimensions] = levels
         return np.maximum.accumulate(raised, axis=0)
 
-    def _fit(self, candidates: Widths) -> npt.NDArray[np.bool_]:
+    def _fit(self, candidates: Levels) -> npt.NDArray[np.bool_]:
         """Say which vectors are within every bound, shape ``(len(candidates),)``."""
         costs = self._batch(candidates)
         fitting = np.ones(len(candidates), dtype=bool)

@@ -17,7 +17,7 @@ from rl_compress.importance.units import Units
 from rl_compress.model.axes import named_tensors
 from rl_compress.model.groups import LayerGroup
 from rl_compress.model.nested import num_samples
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Amounts
 from rl_compress.targets.batches import moved
 from rl_compress.targets.state import forward_with
 from rl_compress.targets.target import Target, device_of
@@ -32,7 +32,7 @@ def fade_channels(
     teacher: nn.Module,
     target: Target,
     groups: Sequence[LayerGroup],
-    widths: Widths,
+    widths: Amounts,
     config: ContributionConfig,
     *,
     progress: Callable[[int, int], None] = lambda _done, _total: None,

@@ -18,7 +18,7 @@ from rl_compress.model.axes import Axis
 from rl_compress.model.groups import LayerGroup, quantizable_layers, some
 from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import plan_bits
-from rl_compress.space.search_space import GroupChoices, SearchSpace
+from rl_compress.space.search_space import Dimension, SearchSpace
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
 from rl_compress.variants.parts import Parts, check_mask_size, some_prunable
@@ -55,26 +55,27 @@ def prepare_channels(
             for unit in sorted(order[1:])
         ]
         decided = [_single(parent, unit) for parent, _, unit in chosen]
-        choices = [GroupChoices(group.name, 1, (0, 1)) for group in decided]
+        dimensions = [Dimension(group.name, "channels", (0, 1)) for group in decided]
         parents = [parent for parent, _, _ in chosen]
         orders = [np.array([unit]) for _, _, unit in chosen]
         scores = [values[[unit]] for _, values, unit in chosen]
         placed = [np.zeros(1, dtype=np.int64) for _ in decided]
     else:
         decided, parents, placed = prunable, prunable, orders
-        choices = [
-            GroupChoices.from_config(
+        dimensions = [
+            Dimension.of_channels(
                 group.name, group.num_units, group.channels // group.num_units, config.pruning
             )
             for group in prunable
         ]
-    plan, bits = plan_bits(model, groups, order, config, len(choices))
+    plan, bits = plan_bits(model, groups, order, config, len(dimensions))
+    space = SearchSpace((*dimensions, *bits))
     network = SlimmableNetwork.from_model(model, decided, placed)
     check_uncut(model, network, example_inputs)
     precision = Precision(model, config.quantization, plan)
-    costs = AnalyticCosts(model, decided, graph, precision, plan)
+    costs = AnalyticCosts(model, decided, graph, space, precision, plan)
     if bits:
-        network = network.with_levels(plan.weights, config.quantization)
+        network = network.with_bits(plan.weights, config.quantization)
     if costs.fixed_macs:
         notes.append(
             f"{costs.fixed_macs:,d} MACs are in operations without a layer and count as fixed"
@@ -88,7 +89,7 @@ def prepare_channels(
         config=config,
         groups=groups,
         notes=notes,
-        space=SearchSpace((*choices, *bits)),
+        space=space,
         bits=plan,
         network=network,
         costs=costs,

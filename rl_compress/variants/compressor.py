@@ -16,8 +16,9 @@ from rl_compress.importance.contribution import Train
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.model.axes import Axis
 from rl_compress.model.nested import Inputs
+from rl_compress.quantizers.bits import LayerBits
 from rl_compress.quantizers.model import quantize_weights
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
 from rl_compress.variants.channels import prepare_channels
@@ -66,19 +67,23 @@ class Compressor(Parts):
         """Return the same without tensors, to be sent to workers that map them from a file."""
         return dataclasses.replace(self, network=self.network.with_tensors({}), contribution=None)
 
-    def with_tensors(self, tensors: dict[str, Tensor], levels: Path | None = None) -> Compressor:
+    def with_tensors(self, tensors: dict[str, Tensor], packed: Path | None = None) -> Compressor:
         """Return the same with the network's tensors, undoing :meth:`without_weights`.
 
         Args:
             tensors: The network's own, such as mapped ones.
-            levels: Folder where processes that have the same tensors share quantized weights.
+            packed: Folder where processes that have the same tensors share quantized weights.
         """
-        return dataclasses.replace(self, network=self.network.with_tensors(tensors, levels))
+        return dataclasses.replace(self, network=self.network.with_tensors(tensors, packed))
 
-    def cut(self, model: nn.Module, widths: Widths) -> nn.Module:
+    def variant(self, levels: Levels, *, quantized: bool = True) -> nn.Module:
+        """Return the network of levels, shape ``(D,)``; see :meth:`SlimmableNetwork.variant`."""
+        return self.network.variant(self.space.amounts(levels), quantized=quantized)
+
+    def cut(self, model: nn.Module, levels: Levels) -> nn.Module:
         """Make the variant from a copy of the model: smaller for channels, else with zeros."""
         if isinstance(self.network, SlimmableNetwork):
-            units = widths[: len(self.parents)]
+            units = self.space.amounts(levels)[: len(self.parents)]
             return copied_out(
                 model,
                 [
@@ -89,34 +94,38 @@ class Compressor(Parts):
             )
         masked = copy.deepcopy(model)
         with torch.no_grad():
-            for name, mask in self.masks(widths).items():
+            for name, mask in self.masks(levels).items():
                 weight = masked.get_parameter(name)
                 weight.copy_(self.network.masked(weight, mask))
         return masked
 
     @property
-    def has_levels(self) -> bool:
-        """Say whether the network keeps its weights at the bit widths that variants give them."""
+    def has_packed(self) -> bool:
+        """Say whether the network keeps its weights with the bits that variants give them."""
         return isinstance(self.network, SlimmableNetwork) and bool(self.network.bits)
 
-    def quantized(self, model: nn.Module, widths: Widths) -> nn.Module:
-        """Return a copy of the model with its weights at the levels that a variant is made of.
+    def layer_bits(self, levels: Levels) -> LayerBits:
+        """Return the bits of every layer of a variant."""
+        return self.bits.at(self.space.amounts(levels))
+
+    def quantized(self, model: nn.Module, levels: Levels) -> nn.Module:
+        """Return a copy of the model with the quantized weights that a variant is made of.
 
         Cutting it gives what the shared network gives at once, for every channel has its scale.
         """
         copied = copy.deepcopy(model)
-        quantize_weights(copied, self.config.quantization, self.bits.at(widths).weights)
+        quantize_weights(copied, self.config.quantization, self.layer_bits(levels).weights)
         return copied
 
-    def weights_of(self, dimension: int, widths: Widths) -> list[Tensor]:
+    def weights_of(self, dimension: int, levels: Levels) -> list[Tensor]:
         """Return the weight matrices and kernels that a dimension decides on, narrowed.
 
         Args:
             dimension: Index of the dimension.
-            widths: Units kept and bits, shape ``(num_groups,)``; bits are not carried out.
+            levels: Of the variant, shape ``(D,)``; bits are not carried out.
         """
         if dimension < len(self.network.groups):
-            return self.network.narrowed_weights(dimension, widths)
+            return self.network.narrowed_weights(dimension, self.space.amounts(levels))
         layers = self.bits.layers_of(dimension)
         tensors = self.network.tensors
         names = (f"{layer}.weight" if layer else "weight" for layer in sorted(layers))
@@ -126,22 +135,20 @@ class Compressor(Parts):
         """Return the kind of the group that a dimension decides: see :class:`LayerGroup`."""
         if dimension < len(self.network.groups):
             return self.network.groups[dimension].kind
-        name = self.space.groups[dimension].name
+        name = self.space.dimensions[dimension].site
         return next((group.kind for group in self.groups if group.name == name), "linear")
 
-    def masks(self, widths: Widths) -> dict[str, Tensor]:
-        """Return which elements of each sparse weight a variant keeps; none where layers shrink.
+    def masks(self, levels: Levels) -> dict[str, Tensor]:
+        """Return which elements of each sparse weight a variant keeps; none where layers shrink."""
+        if not isinstance(self.network, MaskedNetwork):
+            return {}
+        return self.network.masks(self.space.amounts(levels))
 
-        Args:
-            widths: Units kept in each group, shape ``(num_groups,)``.
-        """
-        return self.network.masks(widths) if isinstance(self.network, MaskedNetwork) else {}
-
-    def kept_outputs(self, widths: Widths, *, ordered: bool) -> dict[str, Tensor]:
+    def kept_outputs(self, levels: Levels, *, ordered: bool) -> dict[str, Tensor]:
         """Return which output channels of each narrowed layer a variant keeps.
 
         Args:
-            widths: Units kept in each group, shape ``(num_groups,)``.
+            levels: Of the variant, shape ``(D,)``.
             ordered: Count channels in the shared network's order instead of the model's own.
 
         Returns:
@@ -152,7 +159,7 @@ class Compressor(Parts):
             return {}
         modules = dict(self.network.skeleton.named_modules())
         masks: dict[str, npt.NDArray[np.bool_]] = {}
-        for index, width in enumerate(widths[: len(self.parents)]):
+        for index, width in enumerate(self.space.amounts(levels)[: len(self.parents)]):
             group = self.network.groups[index] if ordered else self.parents[index]
             dropped = np.arange(group.num_units) if ordered else self.orders[index]
             for axis in group.axes:

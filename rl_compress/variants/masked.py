@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rl_compress.importance.soft_threshold import soft_threshold
 from rl_compress.model.axes import named_tensors
 from rl_compress.model.groups import LayerGroup
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Amounts
 from rl_compress.variants.slimmable import copy_with
 
 _GROUP, _RANK = ":group", ":rank"
@@ -51,12 +51,12 @@ class MaskedNetwork:
         self.tensors[name + _RANK] = rank.to(torch.int32)
 
     def with_tensors(
-        self, tensors: Mapping[str, Tensor], levels: Path | None = None
+        self, tensors: Mapping[str, Tensor], packed: Path | None = None
     ) -> MaskedNetwork:
-        """Return the same with other tensors, such as mapped ones; there are no levels here."""
+        """Return the same with other tensors, such as mapped ones; nothing is packed here."""
         return dataclasses.replace(self, tensors=dict(tensors))
 
-    def masks(self, widths: Widths) -> dict[str, Tensor]:
+    def masks(self, widths: Amounts) -> dict[str, Tensor]:
         """Return which elements of each weight stay, in its shape.
 
         Args:
@@ -77,12 +77,12 @@ class MaskedNetwork:
         """Return the whole network, with all weights."""
         return self.variant(np.array([group.num_units for group in self.groups]))
 
-    def variant(self, widths: Widths, *, levels: bool = True) -> nn.Module:
+    def variant(self, widths: Amounts, *, quantized: bool = True) -> nn.Module:
         """Build the masked network, in evaluation mode; replace its tensors, never write in them.
 
         Args:
             widths: Units kept in each group, shape ``(num_groups,)``.
-            levels: Without meaning here: sparse weights are quantized when they are masked.
+            quantized: Without meaning here: sparse weights are quantized when they are masked.
         """
         masks = self.masks(widths)
         tensors = {
@@ -103,7 +103,7 @@ class MaskedNetwork:
         """Return the same network with its tensors on a device."""
         return self.with_tensors({name: t.to(device) for name, t in self.tensors.items()})
 
-    def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
+    def narrowed_weights(self, group: int, widths: Amounts) -> list[Tensor]:
         """Return what is left of a group's weights at some widths, zeros left out."""
         layer = self.groups[group].layers[0]
         name = f"{layer}.weight" if layer else "weight"

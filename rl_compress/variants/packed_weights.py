@@ -1,7 +1,7 @@
 """Packed weights: those of a model at the bits that variants give them, as codes.
 
-Six bit widths of every weight as floats are six times the model, packed they are less than it. A
-level is made when a variant first needs it, and kept in a folder, it is made once per node.
+Six bit widths of every weight as floats are six times the model, packed they are less than it. One
+is made when a variant first needs it, and kept in a folder, it is made once per node.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rl_compress.targets.cache import write_whole
 from rl_compress.targets.threads import threads
 
 _EXPANDED_BYTES = 64 << 20
-"""Values that are kept beside the codes they come from: all levels of a small model, and of a large
-one the few that were used last."""
+"""Values that are kept beside the codes they come from: all of a small model, and of a large one
+the few that were used last."""
 
 _DESCRIPTION = "description"
 
@@ -34,7 +34,7 @@ _Packed = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 class PackedWeights:
-    """Packed levels of one model's weights."""
+    """Weights of one model, packed, by their bits."""
 
     def __init__(
         self, config: QuantizationConfig, output_axes: Mapping[str, int], folder: Path | None = None
@@ -51,7 +51,7 @@ class PackedWeights:
         self._values: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
 
     def again(self, folder: Path | None = None) -> PackedWeights:
-        """Return levels of the same weights, of which none was used.
+        """Return the same of which none was used.
 
         Args:
             folder: Of these weights alone, where processes share them from now on; what was made
@@ -61,18 +61,18 @@ class PackedWeights:
             return PackedWeights(self._config, self._output_axes, self._folder)
         how = self._config.model_dump_json(exclude={"weight_bits", "activation_bits"})
         others = PackedWeights(self._config, self._output_axes, folder / _digest(how))
-        for key, level in self._packed.items():
-            others._shared(*key, lambda level=level: level)  # type: ignore[misc]
+        for key, packed in self._packed.items():
+            others._shared(*key, lambda packed=packed: packed)  # type: ignore[misc]
         return others
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed levels that were used so far."""
+        """Bytes of the packed weights that were used so far."""
         return sum(t.nbytes for tensors, _ in self._packed.values() for t in tensors.values())
 
-    def __contains__(self, level: tuple[str, int]) -> bool:
+    def __contains__(self, key: tuple[str, int]) -> bool:
         """Say whether a weight, by name, was used with so many bits."""
-        return level in self._packed
+        return key in self._packed
 
     def at(self, name: str, bits: int, weight: Tensor) -> Tensor:
         """Return a weight's values with a number of bits, on its device.
@@ -105,7 +105,7 @@ class PackedWeights:
         return found.to_tensors(), found.describe()
 
     def _shared(self, name: str, bits: int, make: Callable[[], _Packed]) -> _Packed:
-        """Return a level from the folder, made now if no process of the node has made it."""
+        """Return packed weights from the folder, made now if no process of the node has made it."""
         if self._folder is None:
             return make()
         path = self._folder / f"{_digest(name)}@{bits}.safetensors"

@@ -32,18 +32,18 @@ class Parts:
     notes: list[str]
     """What else the user should know of the model's layers."""
     space: SearchSpace
-    """What is decided: widths of the prunable groups, or of every single unit (masks); bits."""
+    """What is decided: units of the prunable groups, or every single unit (masks); bits."""
     bits: BitPlan
     """Where the bits of each layer come from."""
     network: SlimmableNetwork | MaskedNetwork
     costs: AnalyticCosts | SparseCosts
     parents: list[LayerGroup]
-    """For each width of the space the layer group that its units are in."""
+    """For each dimension that prunes the layer group that its units are in."""
     orders: list[npt.NDArray[np.int64]]
-    """For each width of the space its units, numbered as in its parent, from most to least
+    """For each dimension that prunes its units, numbered as in its parent, from most to least
     important; not filled in for sparse structures, whose network has the ranks."""
     importances: list[Scores]
-    """For each width of the space the importance of its units."""
+    """For each dimension that prunes the importance of its units."""
     contribution: ContributionResult | None = None
     """How the importances came about, with ``importance: contribution``."""
 

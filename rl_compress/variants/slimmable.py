@@ -30,7 +30,7 @@ from rl_compress.model.axes import (
 from rl_compress.model.groups import LayerGroup
 from rl_compress.quantizers.bits import Bits
 from rl_compress.quantizers.quantized_tensor import check_finite
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Amounts
 from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig
 from rl_compress.variants.packed_weights import PackedWeights
 
@@ -47,8 +47,8 @@ class SlimmableNetwork:
     """The groups that widths refer to, in the order of the search space."""
     bits: dict[str, Bits] = field(default_factory=dict)
     """Weights that variants take quantized, by name, and where their bits come from."""
-    levels: PackedWeights | None = None
-    """Weights at the bits that variants had."""
+    packed: PackedWeights | None = None
+    """Weights with the bits that variants had."""
     _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
     _widened: list[str] = field(init=False, repr=False)
 
@@ -78,11 +78,11 @@ class SlimmableNetwork:
         ordered = in_order(tensors, groups, orders)
         return cls(without_weights(model, named), ordered, tuple(groups))
 
-    def with_levels(self, bits: Mapping[str, Bits], config: QuantizationConfig) -> SlimmableNetwork:
-        """Return the same whose variants have quantized weights, at the levels of their bits.
+    def with_bits(self, bits: Mapping[str, Bits], config: QuantizationConfig) -> SlimmableNetwork:
+        """Return the same whose variants have quantized weights.
 
         A channel has its scale whatever is cut elsewhere, so a variant's weights are slices of
-        its levels as they are of the originals. A level is made when a variant first needs it.
+        quantized ones as they are of the originals. These are made when first needed, and packed.
 
         Args:
             bits: Where the bits come from, by layer name.
@@ -97,19 +97,19 @@ class SlimmableNetwork:
                 kept[name] = source
                 if source.choices[0] < UNQUANTIZED:
                     check_finite(self.tensors[name], name)
-        levels = PackedWeights(config, quantizable_weights(self.skeleton))
-        return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, levels)
+        packed = PackedWeights(config, quantizable_weights(self.skeleton))
+        return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, packed)
 
     def uncompressed(self) -> nn.Module:
         """Return the whole network, unquantized."""
-        return self.variant(np.array([group.num_units for group in self.groups]), levels=False)
+        return self.variant(np.array([group.num_units for group in self.groups]), quantized=False)
 
-    def variant(self, widths: Widths, *, levels: bool = True) -> nn.Module:
+    def variant(self, widths: Amounts, *, quantized: bool = True) -> nn.Module:
         """Build the narrowed network.
 
         Args:
-            widths: Units kept in each group, and bits, shape ``(num_groups,)``.
-            levels: Take quantized weights where they are kept.
+            widths: Units kept in each group, and bits behind them, shape ``(D,)``.
+            quantized: Take quantized weights where there are any.
 
         Returns:
             A module in evaluation mode whose tensors are views of the shared ones where possible.
@@ -117,8 +117,8 @@ class SlimmableNetwork:
         """
         tensors = {}
         for name in named_tensors(self.skeleton):
-            quantized = levels and name in self.bits
-            number = self.bits[name].at(widths) if quantized else UNQUANTIZED
+            by_bits = quantized and name in self.bits
+            number = self.bits[name].at(widths) if by_bits else UNQUANTIZED
             tensors[name] = self._narrowed(self._kept(name, number), name, widths)
         network = copy_with(self.skeleton, tensors)
         for name in self._widened:
@@ -130,18 +130,18 @@ class SlimmableNetwork:
         return self.with_tensors({name: t.to(device) for name, t in self.tensors.items()})
 
     def with_tensors(
-        self, tensors: Mapping[str, Tensor], levels: Path | None = None
+        self, tensors: Mapping[str, Tensor], packed: Path | None = None
     ) -> SlimmableNetwork:
         """Return the same with other tensors, such as mapped ones.
 
         Args:
             tensors: Of the same values.
-            levels: Folder where processes that have these tensors share their levels.
+            packed: Folder where processes that have these tensors share quantized ones.
         """
-        shared = self.levels and self.levels.again(levels)
-        return dataclasses.replace(self, tensors=dict(tensors), levels=shared)
+        shared = self.packed and self.packed.again(packed)
+        return dataclasses.replace(self, tensors=dict(tensors), packed=shared)
 
-    def narrowed_weights(self, group: int, widths: Widths) -> list[Tensor]:
+    def narrowed_weights(self, group: int, widths: Amounts) -> list[Tensor]:
         """Return a group's weight matrices and kernels as they are at some widths."""
         names = dict.fromkeys(axis.tensor for axis in self.groups[group].axes)
         tensors = {name: self.tensors[name] for name in names}
@@ -150,11 +150,11 @@ class SlimmableNetwork:
     def _kept(self, name: str, bits: int) -> Tensor:
         """Return a weight with a number of bits."""
         weight = self.tensors[name]
-        if bits == UNQUANTIZED or self.levels is None:
+        if bits == UNQUANTIZED or self.packed is None:
             return weight
-        return self.levels.at(name, bits, weight)
+        return self.packed.at(name, bits, weight)
 
-    def _narrowed(self, tensor: Tensor, name: str, widths: Widths) -> Tensor:
+    def _narrowed(self, tensor: Tensor, name: str, widths: Amounts) -> Tensor:
         by_dim: dict[int, list[tuple[int, Axis]]] = {}
         for group, axis in self._axes.get(name, []):
             by_dim.setdefault(axis.axis, []).append((group, axis))

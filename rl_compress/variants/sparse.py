@@ -18,7 +18,7 @@ from rl_compress.importance.importance import make_importance, names_of, unit_su
 from rl_compress.importance.structures import (
     element_ranks,
     element_units,
-    sparse_choices,
+    sparse_dimension,
     sparse_groups,
 )
 from rl_compress.importance.units import Units
@@ -27,7 +27,7 @@ from rl_compress.model.graph import trace
 from rl_compress.model.groups import quantizable_layers
 from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import plan_bits
-from rl_compress.space.search_space import GroupChoices, SearchSpace
+from rl_compress.space.search_space import Dimension, SearchSpace
 from rl_compress.space.space_config import SpaceConfig, parse_n_of_m
 from rl_compress.targets.target import Target
 from rl_compress.variants.masked import MaskedNetwork
@@ -68,7 +68,7 @@ def prepare_sparse(
         scores = [
             unit_sums(elements[name], maps[name], int(maps[name].max()) + 1) for name in names
         ]
-    decided, choices = prunable, [sparse_choices(group, pruning) for group in prunable]
+    decided, dimensions = prunable, [sparse_dimension(group, pruning) for group in prunable]
     parents = prunable
     network = MaskedNetwork(
         without_weights(model, tensors),
@@ -92,7 +92,7 @@ def prepare_sparse(
             for group, size in zip(prunable, sizes, strict=True)
             for unit in range(size)
         ]
-        choices = [GroupChoices(group.name, 1, (0, 1)) for group in decided]
+        dimensions = [Dimension(group.name, "sparsity", (0, 1)) for group in decided]
         network.groups = tuple(decided)
         start = 0
         for name, size in zip(names, sizes, strict=True):
@@ -109,16 +109,17 @@ def prepare_sparse(
             per_unit[name] = np.zeros(len(decided))
             per_unit[name][index] = maps[name].numel() / prunable[index].num_units
             importances.append(_by_unit(values, prunable[index].num_units))
-    plan, bits = plan_bits(model, groups, order, config, len(choices))
+    plan, bits = plan_bits(model, groups, order, config, len(dimensions))
+    space = SearchSpace((*dimensions, *bits))
     precision = Precision(model, config.quantization, plan)
     return Parts(
         config=config,
         groups=groups,
         notes=[],
-        space=SearchSpace((*choices, *bits)),
+        space=space,
         bits=plan,
         network=network,
-        costs=SparseCosts(model, per_unit, graph, precision, plan),
+        costs=SparseCosts(model, per_unit, graph, space, precision, plan),
         parents=parents,
         orders=[],
         importances=importances,

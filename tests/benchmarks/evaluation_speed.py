@@ -125,19 +125,20 @@ def measure(weights: Path, precision: str, variants: int) -> dict[str, Any]:
         target, compressor, "fidelity", evaluator.EvaluationConfig(**options)
     ).evaluate
     space, costs = compressor.space, compressor.costs
+    whole = space.num_units if old else space.full_amounts
     if variants:
         random = np.random.default_rng(0)
         scores = []
         for _ in range(variants):
             shares = random.uniform(0.3, 1.0, len(space))
-            scores.append(evaluate(nearest(space, shares)).score)
+            scores.append(evaluate(space.nearest(shares * whole)).score)
             print(f"{precision}: {scores[-1]:.5f}", flush=True)
         return {"scores": scores}
     full = costs.original["macs"]
     shares = np.linspace(0.3, 1.0, 141)
     half = min(
-        (nearest(space, np.full(len(space), share)) for share in shares),
-        key=lambda widths: abs(costs.costs(widths)["macs"] / full - 0.5),
+        (space.nearest(share * whole) for share in shares),
+        key=lambda variant: abs(costs.costs(variant)["macs"] / full - 0.5),
     )
     evaluate(half)
     seconds = []
@@ -147,16 +148,6 @@ def measure(weights: Path, precision: str, variants: int) -> dict[str, Any]:
         seconds.append(time.process_time() - start)
     print(f"{precision}: {min(seconds):.3f} s", flush=True)
     return {"seconds": seconds}
-
-
-def nearest(space: Any, shares: Any) -> Any:
-    """Return the allowed widths nearest to shares of the full ones."""
-    return np.array(
-        [
-            min(group.widths, key=lambda width: abs(width - share * max(group.widths)))
-            for group, share in zip(space.groups, shares, strict=True)
-        ]
-    )
 
 
 def mobilenet() -> nn.Module:

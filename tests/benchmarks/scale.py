@@ -106,7 +106,7 @@ class Runner:
         start, processor, count = time.monotonic(), time.process_time(), 0
         while (elapsed := time.monotonic() - start) < seconds:
             share = self._random.uniform(0.1, 1.0, len(self._space))
-            self._candidates(self._space.nearest(share * self._space.num_units))
+            self._candidates(self._space.nearest(share * self._space.full_amounts))
             count += 1
         return count, elapsed, time.process_time() - processor
 

@@ -176,14 +176,14 @@ def soundness(name: str, progress: Progress) -> None:
     expected_macs = count_macs(model, inputs)
     agree_on_macs("the model", sum(expected_macs), costs.original["macs"])
     progress.stage("full width")
-    full = compressor.network.variant(space.full_widths)
+    full = compressor.variant(space.full)
     agree("the full-width variant and the model", full, model, inputs)
-    for kind, widths in policies(space).items():
+    for kind, levels in policies(space).items():
         progress.stage(f"{kind} policy")
-        fast = compressor.network.variant(widths)
+        fast = compressor.variant(levels)
         macs = count_macs(fast, inputs)
-        agree_on_macs(f"the {kind} variant", sum(macs), costs.costs(widths)["macs"])
-        delivered, loaded = deliver_and_load(subject, job, widths)
+        agree_on_macs(f"the {kind} variant", sum(macs), costs.costs(levels)["macs"])
+        delivered, loaded = deliver_and_load(subject, job, levels)
         agree(f"fast path and delivered ({kind})", delivered, fast, inputs)
         agree(f"delivered and loaded ({kind})", loaded, delivered, inputs)
         if kind == "smallest":
@@ -192,22 +192,21 @@ def soundness(name: str, progress: Progress) -> None:
 
 
 def policies(space: Any) -> dict[str, Any]:
-    """Return widths: 30 % less of every group, random ones, the smallest."""
-    draw = np.random.default_rng(0)
+    """Return levels: 30 % less of every group, random ones, the smallest."""
     return {
-        "uniform": np.array([group.nearest(0.7 * group.num_units) for group in space.groups]),
-        "random": np.array([draw.choice(group.widths) for group in space.groups]),
-        "smallest": space.smallest_widths,
+        "uniform": space.nearest(0.7 * space.full_amounts),
+        "random": np.random.default_rng(0).integers(space.full + 1),
+        "smallest": space.smallest,
     }
 
 
-def deliver_and_load(subject: Any, job: Any, widths: Any) -> tuple[nn.Module, nn.Module]:
+def deliver_and_load(subject: Any, job: Any, levels: Any) -> tuple[nn.Module, nn.Module]:
     """Return a variant as it is delivered, without training, and the same read from its folder."""
     from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
     from rl_compress.export.manifest import Manifest
 
-    policy = subject.compressor.space.policy_of(widths)
-    delivered = subject.compressor.cut(subject.model, widths)
+    policy = subject.compressor.space.policy_of(levels)
+    delivered = subject.compressor.cut(subject.model, levels)
     manifest = Manifest(target=job.target.model_dump(mode="json"), policy_id=policy.policy_id)
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "best"

@@ -11,7 +11,7 @@ from rl_compress.registry import SEARCHERS
 from rl_compress.searchers.searcher import Searcher, SearchProblem, make_searcher
 from rl_compress.searchers.sensitivity import measure_sensitivity
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.variants.compressor import Compressor
 
 ALL = [*SEARCHERS.built_in, "own_searcher:Near"]
@@ -21,9 +21,9 @@ ALL = [*SEARCHERS.built_in, "own_searcher:Near"]
 def problem(compressor: Compressor) -> SearchProblem:
     space, costs = compressor.space, compressor.costs
 
-    def score(widths: Widths) -> float:
-        removed = 1 - widths / space.num_units
-        return -float((np.arange(1, len(widths) + 1) * removed**2).sum())
+    def score(levels: Levels) -> float:
+        removed = 1 - space.kept(levels)
+        return -float((np.arange(1, len(levels) + 1) * removed**2).sum())
 
     return SearchProblem(
         space,

@@ -18,7 +18,7 @@ from rl_compress.export.artifact import load_compressed
 from rl_compress.job import parse_job
 from rl_compress.model.plain_weights import plain_weights
 from rl_compress.session import compress
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
@@ -36,7 +36,7 @@ def prepared(name: str) -> tuple[nn.Module, Compressor]:
 @pytest.mark.parametrize("name", CASES)
 def test_layers_are_narrowed_or_left_alone_with_a_reason(name: str) -> None:
     model, compressor = prepared(name)
-    smallest = compressor.network.variant(compressor.space.smallest_widths)
+    smallest = compressor.variant(compressor.space.smallest)
     for layer in CASES[name].narrowed:
         assert _marks(smallest, layer).numel() < _marks(model, layer).numel(), layer
     for layer in CASES[name].alone:
@@ -49,8 +49,8 @@ def test_layers_are_narrowed_or_left_alone_with_a_reason(name: str) -> None:
 def test_macs_are_those_counted_by_hand(name: str) -> None:
     model, compressor = prepared(name)
     assert compressor.costs.original["macs"] == CASES[name].macs(model)
-    for widths in _policies(compressor):
-        variant, costs = compressor.network.variant(widths), compressor.costs.costs(widths)
+    for levels in _policies(compressor):
+        variant, costs = compressor.variant(levels), compressor.costs.costs(levels)
         assert costs["macs"] == CASES[name].macs(variant)
         assert costs["bops"] == costs["macs"] * 32 * 32
         assert costs["params"] == sum(tensor.numel() for tensor in variant.parameters())
@@ -60,7 +60,7 @@ def test_macs_are_those_counted_by_hand(name: str) -> None:
 def test_the_full_variant_is_the_model(name: str) -> None:
     model, compressor = prepared(name)
     inputs = CASES[name].example(1, size=3)
-    _agree(compressor.network.variant(compressor.space.full_widths), model, inputs)
+    _agree(compressor.variant(compressor.space.full), model, inputs)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_a_narrowed_variant_is_the_model_with_nobody_reading_what_is_removed(
     if index is None:
         assert layer not in CASES[name].narrowed
         return
-    group = compressor.space.groups[index]
-    units = group.num_units
-    for width in {group.nearest(w) for w in (units - 1, 0.7 * units, units // 2, 1)}:
-        widths = compressor.space.full_widths.copy()
-        widths[index] = width
-        variant = compressor.network.variant(widths)
+    own = compressor.space.dimensions[index]
+    units = own.full
+    for level in {own.nearest(w) for w in (units - 1, 0.7 * units, units // 2, 1)}:
+        levels = compressor.space.full
+        levels[index] = level
+        variant = compressor.variant(levels)
         masked = copy.deepcopy(model)
         for producer in reads:
             for channel in _removed(model, variant, producer):
@@ -93,9 +93,9 @@ def test_a_narrowed_variant_is_the_model_with_nobody_reading_what_is_removed(
 def test_delivered_and_loaded_again(name: str, tmp_path: Path) -> None:
     _, compressor = prepared(name)
     inputs = CASES[name].example(1, size=3)
-    for number, widths in enumerate(_policies(compressor)):
+    for number, levels in enumerate(_policies(compressor)):
         folder = tmp_path / str(number)
-        policy = compressor.space.policy_of(widths)
+        policy = compressor.space.policy_of(levels)
         job = {
             "name": "case",
             "target": {"factory": "cases:target", "options": {"name": name}},
@@ -105,7 +105,7 @@ def test_delivered_and_loaded_again(name: str, tmp_path: Path) -> None:
             "export": {"onnx": False},
         }
         compress(parse_job(job), policy, folder)
-        _agree(load_compressed(folder), compressor.network.variant(widths), inputs)
+        _agree(load_compressed(folder), compressor.variant(levels), inputs)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_fine_tuned_and_delivered(name: str, tmp_path: Path) -> None:
         "finetuning": {"epochs": 1},
         "export": {"onnx": False},
     }
-    widths = _policies(compressor)[0]
-    manifest = compress(parse_job(job), compressor.space.policy_of(widths), tmp_path / "best")
+    levels = _policies(compressor)[0]
+    manifest = compress(parse_job(job), compressor.space.policy_of(levels), tmp_path / "best")
     loaded = load_compressed(tmp_path / "best")
     assert manifest.costs["macs"].delivered == CASES[name].macs(loaded)
     assert loaded(CASES[name].example(1)).isfinite().all()
@@ -137,7 +137,7 @@ def test_a_tied_head_is_counted_and_stays() -> None:
     # The MLP 20 480, the head 32 000, and what makes four classes of its words 4 000.
     _, compressor = prepared("tied_head")
     assert compressor.costs.original["macs"] == 20_480 + 32_000 + 4_000
-    assert compressor.costs.costs(compressor.space.smallest_widths)["macs"] >= 32_000 + 4_000
+    assert compressor.costs.costs(compressor.space.smallest)["macs"] >= 32_000 + 4_000
 
 
 def test_a_dead_plane_can_go() -> None:
@@ -145,10 +145,10 @@ def test_a_dead_plane_can_go() -> None:
     index = _dimension(compressor, "planes")
     if index is None:
         return
-    widths = compressor.space.full_widths.copy()
-    widths[index] -= 1
+    levels = compressor.space.full
+    levels[index] -= 1
     inputs = CASES["channels_last"].example(1, size=3)
-    _agree(compressor.network.variant(widths), model, inputs)
+    _agree(compressor.variant(levels), model, inputs)
 
 
 @pytest.mark.parametrize("width", [16, 96, 512])
@@ -159,14 +159,13 @@ def test_rotary_is_prepared_in_a_second(width: int) -> None:
     assert time.process_time() - start < 1.0
 
 
-def _policies(compressor: Compressor) -> list[Widths]:
-    """Return 30 % less of every group, random widths, and the smallest."""
-    draw = np.random.default_rng(0)
-    groups = compressor.space.groups
+def _policies(compressor: Compressor) -> list[Levels]:
+    """Return 30 % less of every group, random levels, and the smallest."""
+    space = compressor.space
     return [
-        np.array([group.nearest(0.7 * group.num_units) for group in groups]),
-        np.array([draw.choice(group.widths) for group in groups]),
-        compressor.space.smallest_widths,
+        space.nearest(0.7 * space.full_amounts),
+        np.random.default_rng(0).integers(space.full + 1),
+        space.smallest,
     ]
 
 

@@ -22,7 +22,7 @@ from rl_compress import load_job
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.runs.failure import Failure
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 
 def _failures(run: Path) -> list[Failure]:
@@ -72,9 +72,9 @@ def test_failed_variants_are_not_tried_again_by_a_resumed_run(
     tried: list[tuple[int, ...]] = []
     measure = Evaluator._measure
 
-    def noted(self: Evaluator, widths: Widths, rival: object) -> object:
-        tried.append(tuple(widths.tolist()))
-        return measure(self, widths, rival)  # type: ignore[arg-type]
+    def noted(self: Evaluator, levels: Levels, rival: object) -> object:
+        tried.append(tuple(levels.tolist()))
+        return measure(self, levels, rival)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Evaluator, "_measure", noted)
 

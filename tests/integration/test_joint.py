@@ -1,4 +1,4 @@
-"""Widths and bits in one search, from the job file to the file of packed codes."""
+"""Levels and bits in one search, from the job file to the file of packed codes."""
 
 from __future__ import annotations
 

@@ -86,8 +86,8 @@ def test_every_record_is_within_the_budget_as_predicted(run: Path) -> None:
     assert {record.worker for record in records} > {0}
     compressor = subject.compressor
     for record in records:
-        widths = compressor.space.widths_of(record.realised_policy())
-        assert record.latency_ms == pytest.approx(compressor.costs.costs(widths)["latency_ms"])
+        levels = compressor.space.levels_of(record.realised_policy())
+        assert record.latency_ms == pytest.approx(compressor.costs.costs(levels)["latency_ms"])
         assert record.latency_ms is not None
         assert record.latency_ms <= bound
 

@@ -24,7 +24,7 @@ from rl_compress.searchers.mask_prior import first_odds
 from rl_compress.searchers.preparation import prepare
 from rl_compress.session import make_task
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -64,7 +64,7 @@ class _Evaluate:
     """Scores masks by the sum of their units' values."""
 
     def __init__(self, limit: int) -> None:
-        self.masks: list[Widths] = []
+        self.masks: list[Levels] = []
         self._limit = limit
         self._ids: dict[bytes, int] = {}
 
@@ -72,12 +72,12 @@ class _Evaluate:
     def done(self) -> int:
         return len(self._ids)
 
-    def __call__(self, widths: Widths, _candidate: str) -> EvaluationRecord | None:
-        if widths.tobytes() not in self._ids and self.done == self._limit:
+    def __call__(self, levels: Levels, _candidate: str) -> EvaluationRecord | None:
+        if levels.tobytes() not in self._ids and self.done == self._limit:
             return None
-        self.masks.append(widths)
-        number = self._ids.setdefault(widths.tobytes(), self.done)
-        return make_record(number, score=float(VALUES @ widths))
+        self.masks.append(levels)
+        number = self._ids.setdefault(levels.tobytes(), self.done)
+        return make_record(number, score=float(VALUES @ levels))
 
 
 def _algorithm(evaluate: _Evaluate, search: dict[str, Any], bound: int = BOUND) -> Any:
@@ -188,9 +188,9 @@ def test_masks_are_searched_from_the_job_to_the_records(tmp_path: Path) -> None:
     subject = prepare(job.target, job.space, job.budget)
     assert {record.worker for record in records} >= {0, 1}
     for record in records:
-        widths = subject.compressor.space.widths_of(record.realised_policy())
-        assert set(widths) == {0, 1}
-        assert subject.budget.admits(subject.compressor.costs.costs(widths))
+        levels = subject.compressor.space.levels_of(record.realised_policy())
+        assert set(levels) == {0, 1}
+        assert subject.budget.admits(subject.compressor.costs.costs(levels))
 
     _search(tmp_path, **changes)
     assert read_records(tmp_path) == records

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from rl_compress.agent.rllib.weights import map_weights, write_weights
+from rl_compress.agent.rllib.weights import local_weights, write_weights
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
@@ -52,15 +53,14 @@ class _Mapper:
         from rl_compress.variants.slimmable import SlimmableNetwork
 
         bare = self._compressor.network
-        self._network = SlimmableNetwork(
-            bare.skeleton, map_weights(self._weights, _not_needed), bare.groups
-        )
+        weights = load_file(local_weights(self._weights, _not_needed))
+        self._network = SlimmableNetwork(bare.skeleton, weights, bare.groups)
         return self.output()
 
     def output(self) -> float:
         """Return a figure that depends on all weights."""
         space = self._compressor.space
-        variant = self._network.variant((space.full_widths * 3 + 3) // 4)
+        variant = self._network.variant((space.full_amounts * 3 + 3) // 4)
         with torch.inference_mode():
             return float(variant(torch.ones(1, WIDTH)).double().sum())
 
@@ -140,6 +140,6 @@ def test_missing_file_is_fetched_once(tmp_path: Path, monkeypatch: pytest.Monkey
         return data
 
     for _ in range(2):
-        tensors = map_weights(path, fetch)
+        tensors = load_file(local_weights(path, fetch))
         assert torch.equal(tensors["weight"], torch.arange(6.0).reshape(2, 3))
     assert len(fetched) == 1

@@ -11,36 +11,36 @@ from records import make_record
 from rl_compress.agent.budget_handling import BudgetHandling
 from rl_compress.agent.env import CompressionEnv, Episode, Problem
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
 
 class ToyEvaluate:
-    """Scores widths by a formula and remembers what it was asked."""
+    """Scores levels by a formula and remembers what it was asked."""
 
     def __init__(self, compressor: Compressor) -> None:
         self.compressor = compressor
-        self.asked: list[tuple[Widths, str]] = []
+        self.asked: list[tuple[Levels, str]] = []
         self._ids: dict[str, int] = {}
 
-    def score(self, widths: Widths) -> float:
-        removed = 1 - widths / self.compressor.space.num_units
-        return -float((np.arange(1, len(widths) + 1) * removed**2).sum())
+    def score(self, levels: Levels) -> float:
+        removed = 1 - self.compressor.space.kept(levels)
+        return -float((np.arange(1, len(levels) + 1) * removed**2).sum())
 
-    def __call__(self, widths: Widths, candidate: str) -> EvaluationRecord | None:
-        self.asked.append((widths.copy(), candidate))
-        policy = self.compressor.space.policy_of(widths)
+    def __call__(self, levels: Levels, candidate: str) -> EvaluationRecord | None:
+        self.asked.append((levels.copy(), candidate))
+        policy = self.compressor.space.policy_of(levels)
         return make_record(
             self._ids.setdefault(policy.policy_id, len(self._ids)),
             policy=candidate,
             policy_id=policy.policy_id,
             realised=policy.to_json(),
-            **self.compressor.costs.costs(widths),
-            score=self.score(widths),
+            **self.compressor.costs.costs(levels),
+            score=self.score(levels),
         )
 
 
@@ -56,7 +56,7 @@ def evaluate(compressor: Compressor) -> ToyEvaluate:
 
 @pytest.fixture
 def budget(compressor: Compressor) -> Budget:
-    return Budget.parse({"macs": 0.4}, compressor.costs.costs(compressor.space.full_widths))
+    return Budget.parse({"macs": 0.4}, compressor.costs.costs(compressor.space.full))
 
 
 @pytest.fixture
@@ -79,13 +79,13 @@ def make_problem(
         budget_handling: BudgetHandling = "projection",
     ) -> Problem:
         space = compressor.space
-        widths = greedy_widths(curves, budget, space, compressor.costs) if prior else None
-        reference = space.smallest_widths if widths is None else widths
+        levels = greedy_levels(curves, budget, space, compressor.costs) if prior else None
+        reference = space.smallest if levels is None else levels
         return Problem(
             compressor=compressor,
             budget=budget,
             curves=curves if prior else None,
-            prior=widths,
+            prior=levels,
             reference_reward=evaluate.score(reference),
             original_reward=0.0,
             episode=episode,

@@ -26,7 +26,7 @@ from rl_compress.evaluation.shared import Sharing
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.screening import Known
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.targets.factory import TargetConfig
 
 NAMESPACE = "rl_compress"
@@ -97,7 +97,7 @@ class Coordinator:
         self._turns = Turns(workers)
         self._leases: dict[int, Lease] = {}
         self._starts: dict[int, tuple[int, Holder]] = {}
-        self._answered: dict[str, tuple[Widths, float]] = {}
+        self._answered: dict[str, tuple[Levels, float]] = {}
         for record in self._ledger.references():
             self._note_answer(record)
         self._published, self._batches = Known.nothing(), 0
@@ -165,8 +165,8 @@ class Coordinator:
             if self._answered:
                 # By id, for the order in which they were answered depends on timing.
                 answered = (of for _, of in sorted(self._answered.items()))
-                widths, rewards = zip(*answered, strict=True)
-                self._published = Known(np.stack(widths), np.array(rewards))
+                levels, rewards = zip(*answered, strict=True)
+                self._published = Known(np.stack(levels), np.array(rewards))
             self._batches = max(self._batches, batches)
             self._publication.notify_all()
         progress = self._ledger.progress()
@@ -177,8 +177,8 @@ class Coordinator:
         """Keep what workers learn from a record, once they are let; before anybody waits for it."""
         if record.policy_id in self._answered:
             return  # it is asked for again, and somebody waits
-        widths = self._kit.problem.compressor.space.widths_of(record.realised_policy())
-        self._answered[record.policy_id] = widths, record.reward
+        levels = self._kit.problem.compressor.space.levels_of(record.realised_policy())
+        self._answered[record.policy_id] = levels, record.reward
 
     @ray.method(concurrency_group=_WAITING)
     def published(self, batches: int = 0) -> Known:

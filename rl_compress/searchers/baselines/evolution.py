@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 from rl_compress.space.mask_projection import decides_masks
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 _OFFSPRING = 8
 """Full evaluations in a generation. EvoPress makes 128 offspring and lets 16 and then 4 of them
@@ -45,8 +45,7 @@ class Evolution(Searcher):
         self._masks = decides_masks(problem.space)
         self._parent = self._start()
         self._parent_reward = -np.inf
-        self._levels = [np.array(group.widths) for group in problem.space.groups]
-        self._top = np.array([len(levels) - 1 for levels in self._levels])
+        self._top = problem.space.full
         self._rng = np.random.default_rng(problem.seed)
         self._begun = False
         self._brood: list[tuple[float, Keep]] = []
@@ -86,49 +85,36 @@ class Evolution(Searcher):
 
     def _switched(self) -> Keep:
         # A parent that was not carried out yet, because it failed, may be between two levels.
-        widths = self._space.nearest(self._parent * self._space.num_units)
-        position = np.array(
-            [np.searchsorted(levels, w) for levels, w in zip(self._levels, widths, strict=True)]
-        )
+        levels = self._space.nearest(self._parent * self._space.full_amounts)
         count = int(self._rng.integers(1, _SWITCHES + 1, size=2).min())
-        raisable = np.flatnonzero(position < self._top)
+        raisable = np.flatnonzero(levels < self._top)
         raised = self._rng.permutation(raisable)[:count]
         if not len(raised):  # nothing is compressed: only cuts are left
             cut = self._rng.permutation(np.flatnonzero(self._top > 0))[:count]
-            position[cut] = np.maximum(position[cut] - self._steps(cut), 0)
-            return self._keep_at(position)
-        position[raised] = np.minimum(position[raised] + self._steps(raised), self._top[raised])
-        others = np.setdiff1d(np.flatnonzero(position > 0), raised)
-        return self._keep_at(self._cut_to_budget(position, others))
+            levels[cut] = np.maximum(levels[cut] - self._steps(cut), 0)
+            return self._space.kept(levels)
+        levels[raised] = np.minimum(levels[raised] + self._steps(raised), self._top[raised])
+        others = np.setdiff1d(np.flatnonzero(levels > 0), raised)
+        return self._space.kept(self._cut_to_budget(levels, others))
 
-    def _cut_to_budget(
-        self, position: npt.NDArray[np.int64], pool: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
+    def _cut_to_budget(self, levels: Levels, pool: npt.NDArray[np.int64]) -> Levels:
         """Lower random dimensions of a pool until the budget holds or the pool is empty."""
-        costs = self._costs.costs(self._widths_at(position))
+        costs = self._costs.costs(levels)
         while len(pool) and not self._budget.admits(costs):
             chosen = self._rng.choice(pool, size=1)
-            lower = position.copy()
+            lower = levels.copy()
             lower[chosen] = np.maximum(lower[chosen] - self._steps(chosen), 0)
-            after = self._costs.costs(self._widths_at(lower))
+            after = self._costs.costs(lower)
             if any(costs[c] > bound and after[c] < costs[c] for c, bound in self._budget.bounds):
-                position, costs = lower, after
-                pool = pool[position[pool] > 0]
+                levels, costs = lower, after
+                pool = pool[levels[pool] > 0]
             else:
                 pool = pool[pool != chosen]  # no exceeded bound depends on it
-        return position
+        return levels
 
     def _steps(self, dimensions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         longest = np.maximum(1, (self._top[dimensions] + 1) // _STEPS_ACROSS)
         return self._rng.integers(1, longest + 1)
-
-    def _widths_at(self, position: npt.NDArray[np.int64]) -> Widths:
-        return np.array(
-            [levels[p] for levels, p in zip(self._levels, position, strict=True)], dtype=np.int64
-        )
-
-    def _keep_at(self, position: npt.NDArray[np.int64]) -> Keep:
-        return self._widths_at(position) / self._space.num_units
 
 
 class GreedyEvolution(Evolution):
@@ -139,5 +125,4 @@ class GreedyEvolution(Evolution):
     def _start(self) -> Keep:
         curves = self.problem.curves
         assert curves is not None, "it is said to need them"
-        prior = greedy_widths(curves, self._budget, self._space, self._costs)
-        return prior / self._space.num_units
+        return self._space.kept(greedy_levels(curves, self._budget, self._space, self._costs))

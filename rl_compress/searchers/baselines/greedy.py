@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 _TIGHTER = 0.97
 """Factor from one budget to the next in the sweep below the budget."""
@@ -48,51 +48,51 @@ class Greedy(Searcher):
 
     def ask(self) -> Keep | None:
         """Return the next vector that was not returned before."""
-        widths = next(self._remaining, None)
-        return None if widths is None else widths / self._space.num_units
+        levels = next(self._remaining, None)
+        return None if levels is None else self._space.kept(levels)
 
-    def _in_turn(self) -> Iterator[Widths]:
+    def _in_turn(self) -> Iterator[Levels]:
         prior = self._prior(self._curves, self._budget)
         self._proposed.add(prior.tobytes())
         yield prior
         sources = [self._of_doubted_curves(), self._of_tighter_budgets()]
         while sources:
             for source in tuple(sources):
-                widths = next(source, None)
-                if widths is None:
+                levels = next(source, None)
+                if levels is None:
                     sources.remove(source)
                 else:
-                    yield widths
+                    yield levels
 
-    def _of_tighter_budgets(self) -> Iterator[Widths]:
-        smallest = self._costs.costs(self._space.smallest_widths)
+    def _of_tighter_budgets(self) -> Iterator[Levels]:
+        smallest = self._costs.costs(self._space.smallest)
         budget = self._budget
         while True:
             budget = Budget(tuple((cost, bound * _TIGHTER) for cost, bound in budget.bounds))
             if not budget.bounds or not budget.admits(smallest):
                 return
-            widths = self._prior(self._curves, budget)
-            if self._is_new(widths):
-                yield widths
+            levels = self._prior(self._curves, budget)
+            if self._is_new(levels):
+                yield levels
 
-    def _of_doubted_curves(self) -> Iterator[Widths]:
+    def _of_doubted_curves(self) -> Iterator[Levels]:
         spread, tries = _SPREAD, 0
         while tries < _TRIES:
             factors = np.exp(self._rng.normal(0.0, spread, len(self._space)))
-            widths = self._prior(_scaled(self._curves, factors.tolist()), self._budget)
-            if self._is_new(widths):
+            levels = self._prior(_scaled(self._curves, factors.tolist()), self._budget)
+            if self._is_new(levels):
                 tries = 0
-                yield widths
+                yield levels
             else:
                 tries += 1
                 spread = min(spread * _WIDER, _WIDEST)
 
-    def _prior(self, curves: SensitivityCurves, budget: Budget) -> Widths:
-        return greedy_widths(curves, budget, self._space, self._costs)
+    def _prior(self, curves: SensitivityCurves, budget: Budget) -> Levels:
+        return greedy_levels(curves, budget, self._space, self._costs)
 
-    def _is_new(self, widths: Widths) -> bool:
-        known = widths.tobytes() in self._proposed
-        self._proposed.add(widths.tobytes())
+    def _is_new(self, levels: Levels) -> bool:
+        known = levels.tobytes() in self._proposed
+        self._proposed.add(levels.tobytes())
         return not known
 
 

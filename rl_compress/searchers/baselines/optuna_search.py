@@ -36,10 +36,10 @@ class OptunaSearch(Searcher):
 
         self._optuna = optuna
         space = problem.space
-        lowest = space.smallest_widths / space.num_units
+        lowest = space.kept(space.smallest)
         self._parameters: dict[str, Any] = {
-            group.label: optuna.distributions.FloatDistribution(float(low), 1.0)
-            for group, low in zip(space.groups, lowest, strict=True)
+            own.label: optuna.distributions.FloatDistribution(float(low), 1.0)
+            for own, low in zip(space.dimensions, lowest, strict=True)
         }
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)

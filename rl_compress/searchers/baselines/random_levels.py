@@ -17,7 +17,7 @@ class Random(Searcher):
         """Seed the generator."""
         super().__init__(problem, config)
         space = problem.space
-        self._levels = [np.array(group.widths) / group.num_units for group in space.groups]
+        self._kept = [np.array(own.amounts) / own.full for own in space.dimensions]
         self._masks = decides_masks(space)
         self._rng = np.random.default_rng(problem.seed)
 
@@ -25,5 +25,5 @@ class Random(Searcher):
         """Draw a candidate; of a mask first how dense it is."""
         if self._masks:
             density = self._rng.uniform()
-            return (self._rng.uniform(size=len(self._levels)) < density).astype(float)
-        return np.array([self._rng.choice(levels) for levels in self._levels])
+            return (self._rng.uniform(size=len(self._kept)) < density).astype(float)
+        return np.array([self._rng.choice(kept) for kept in self._kept])

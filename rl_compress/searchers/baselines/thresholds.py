@@ -37,7 +37,7 @@ class Global(Searcher):
         self._relative = _by_layer_mean(problem.importances, problem.layers)
         self._sorted = np.sort(np.concatenate(self._relative))[::-1]
         self._count = float(len(self._sorted))
-        self._bits = _levels_of_bits(problem.space)
+        self._bits = _bits_of(problem.space)
 
     def ask(self) -> Keep | None:
         """Return the next candidate within the budget."""
@@ -46,12 +46,12 @@ class Global(Searcher):
                 threshold = self._sorted[int(self._count) - 1]
                 # Steps of at least one unit, or the last ones would take forever.
                 self._count = min(self._count * _STEP, self._count - 1)
-                wanted = self._space.num_units + 0.0
+                wanted = self._space.full_amounts + 0.0
                 wanted[self._space.prunes] *= [(x >= threshold).mean() for x in self._relative]
                 wanted[~self._space.prunes] = self._bits[0]
-                widths = self._space.floor(wanted)
-                if self._budget.admits(self._costs.costs(widths)):
-                    return widths / self._space.num_units
+                levels = self._space.floor(wanted)
+                if self._budget.admits(self._costs.costs(levels)):
+                    return self._space.kept(levels)
             self._bits = self._bits[1:]
             self._count = float(len(self._sorted))
         return None
@@ -99,9 +99,9 @@ class Contribution(Searcher):
         return keep
 
 
-def _levels_of_bits(space: SearchSpace) -> list[int]:
+def _bits_of(space: SearchSpace) -> list[int]:
     """Return every number of bits that a dimension may take, the most first; at least one."""
-    bits = {bits for g in space.groups if g.decides != "pruning_ratio" for bits in g.widths}
+    bits = {bits for own in space.dimensions if not own.prunes for bits in own.amounts}
     return sorted(bits, reverse=True) or [0]
 
 

@@ -25,7 +25,7 @@ class Uniform(Searcher):
         """Return the next, slightly lower, uniform candidate."""
         space = self.problem.space
         keep = np.full(len(space), self._keep)
-        if (keep * space.num_units < space.smallest_widths).all():
+        if (keep * space.full_amounts < space.amounts(space.smallest)).all():
             return None
         if decides_masks(space) and self._keep < _HALF:
             return None  # a unit of its own is either kept or not

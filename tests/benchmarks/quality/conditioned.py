@@ -125,7 +125,7 @@ def _shared(
                 evaluator.score_or_none,
             )
         )
-        compared = [(one.worth, one.name, space.policy_of(one.widths)) for one in asked]
+        compared = [(one.worth, one.name, space.policy_of(one.levels)) for one in asked]
         if within:
             best = max(within, key=lambda record: record.score)
             compared.insert(0, (best.score, "a record", best.realised_policy()))
@@ -138,7 +138,7 @@ def _shared(
 
 def _row(prepared: Prepared, policy: Any, score: float, source: str, evaluations: int) -> Row:
     subject = prepared.subject
-    variant = prepared.evaluator.variant(subject.compressor.space.widths_of(policy))
+    variant = prepared.evaluator.variant(subject.compressor.space.levels_of(policy))
     original = subject.target.score(subject.model, "search")
     accuracy = subject.target.score(variant, "search")
     return {

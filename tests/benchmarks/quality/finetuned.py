@@ -87,8 +87,8 @@ def _deliver(
         subject = subjects.prepared(job).subject
         # Scored here, for only the delivered model is tested in a run.
         evaluator = session.make_task(job, subject, RunDirectory(Path(folder))).make_evaluator()
-        widths = subject.compressor.space.widths_of(result.best.realised_policy())
-        before = subject.target.score(evaluator.variant(widths), "test")
+        levels = subject.compressor.space.levels_of(result.best.realised_policy())
+        before = subject.target.score(evaluator.variant(levels), "test")
     manifest = result.manifest
     assert manifest.scores is not None
     assert manifest.scores.test is not None

@@ -11,7 +11,7 @@ from typing import Any
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator, Measurement
 from rl_compress.evaluation.racing import Rival
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class MeasuredOnce:
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             try:
                 found = json.loads(line)
-            except ValueError:
-                continue  # a process was killed while it wrote
-            widths = tuple(found.pop("widths"))
-            self._known[widths] = Measurement(latency_ms=None, **found)
+                levels = tuple(found.pop("levels"))
+            except (ValueError, KeyError):
+                continue  # a process was killed while it wrote, or it is of an earlier release
+            self._known[levels] = Measurement(latency_ms=None, **found)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -50,29 +50,29 @@ class MeasuredOnce:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.evaluator, name)
 
-    def evaluate(self, widths: Widths, _rival: Rival | None = None) -> Measurement:
+    def evaluate(self, levels: Levels, _rival: Rival | None = None) -> Measurement:
         """Return what measuring a variant in full gave, now or before."""
-        key = tuple(widths.tolist())
+        key = tuple(levels.tolist())
         if key not in self._known:
-            self.remember(widths, self.evaluator.evaluate(widths))
+            self.remember(levels, self.evaluator.evaluate(levels))
             self.measured += 1
         return self._known[key]
 
-    def score_or_none(self, widths: Widths) -> float | None:
+    def score_or_none(self, levels: Levels) -> float | None:
         """Return a variant's score, or None if it cannot be evaluated."""
         try:
-            return self.evaluate(widths).score
+            return self.evaluate(levels).score
         except EvaluationError as error:
             logger.warning("%s", error)
             return None
 
-    def remember(self, widths: Widths, found: Measurement) -> None:
+    def remember(self, levels: Levels, found: Measurement) -> None:
         """Keep a measurement, such as one that an env runner made."""
-        key = tuple(widths.tolist())
+        key = tuple(levels.tolist())
         if key in self._known:
             return
         self._known[key] = found
-        row = {"widths": list(key), **dataclasses.asdict(found)}
+        row = {"levels": list(key), **dataclasses.asdict(found)}
         del row["latency_ms"]
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

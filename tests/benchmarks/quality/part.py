@@ -18,7 +18,7 @@ from rl_compress.searchers.baseline_search import run_baseline
 from rl_compress.searchers.searcher import SearchProblem, make_searcher
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 from .subjects import Prepared
 
@@ -33,46 +33,46 @@ class Part:
     prepared: Prepared
     decided: npt.NDArray[np.bool_]
     """Which dimensions the stage decides, shape ``(D,)``."""
-    held: Widths
+    held: Levels
     """Levels of all dimensions, of which those decided are not read, shape ``(D,)``."""
 
     @property
     def space(self) -> SearchSpace:
         """The dimensions decided."""
-        groups = self.prepared.subject.compressor.space.groups
-        return SearchSpace(tuple(g for g, mine in zip(groups, self.decided, strict=True) if mine))
+        every = self.prepared.subject.compressor.space.dimensions
+        return SearchSpace(tuple(d for d, mine in zip(every, self.decided, strict=True) if mine))
 
-    def whole(self, levels: Widths) -> Widths:
+    def whole(self, levels: Levels) -> Levels:
         """Put levels, shape ``(…, k)``, into the held vector, giving shape ``(…, D)``."""
         whole = np.broadcast_to(self.held, (*levels.shape[:-1], len(self.held))).copy()
         whole[..., self.decided] = levels
         return whole
 
-    def costs(self, widths: Widths) -> dict[str, float]:
+    def costs(self, levels: Levels) -> dict[str, float]:
         """See :class:`CostFunction`."""
-        return self.prepared.subject.compressor.costs.costs(self.whole(widths))
+        return self.prepared.subject.compressor.costs.costs(self.whole(levels))
 
-    def batch(self, widths: Widths) -> dict[str, npt.NDArray[Any]]:
+    def batch(self, levels: Levels) -> dict[str, npt.NDArray[Any]]:
         """See :class:`CostFunction`."""
-        return self.prepared.subject.compressor.costs.batch(self.whole(widths))
+        return self.prepared.subject.compressor.costs.batch(self.whole(levels))
 
-    def evaluate(self, widths: Widths, _rival: Rival | None = None) -> Measurement:
+    def evaluate(self, levels: Levels, _rival: Rival | None = None) -> Measurement:
         """See :class:`Evaluator`."""
-        return self.prepared.evaluator.evaluate(self.whole(widths))
+        return self.prepared.evaluator.evaluate(self.whole(levels))
 
     def curves(self, count: int) -> SensitivityCurves:
         """Return the curves of the dimensions decided, measured with all others uncompressed."""
         curves, mine = self.prepared.curves(count), np.flatnonzero(self.decided)
         return SensitivityCurves(
             tuple(curves.groups[i] for i in mine),
-            tuple(curves.widths[i] for i in mine),
+            tuple(curves.amounts[i] for i in mine),
             tuple(curves.scores[i] for i in mine),
             tuple(curves.decides[i] for i in mine),
         )
 
     def search(
         self, algorithm: str, budget: Budget, seed: int, evaluations: int
-    ) -> tuple[Widths, float, int]:
+    ) -> tuple[Levels, float, int]:
         """Search the part with a baseline.
 
         Args:
@@ -101,5 +101,5 @@ class Part:
             run_baseline(baseline, candidates, ledger, space, budget, self)
             progress = ledger.progress()
         assert progress.best is not None, "the budget is feasible"
-        best = self.whole(space.widths_of(progress.best.realised_policy()))
+        best = self.whole(space.levels_of(progress.best.realised_policy()))
         return best, progress.best.score, progress.done

@@ -118,7 +118,7 @@ def _staged(
     subject, half = prepared.subject, evaluations // 2
     space = subject.compressor.space
     decided = space.prunes if prune_first else ~space.prunes
-    start = Part(prepared, decided, space.full_widths)
+    start = Part(prepared, decided, space.full)
     between, _, made = start.search(algorithm, first, seed, half)
     # What the first stage saves goes to the second.
     rest = Part(prepared, ~decided, between)

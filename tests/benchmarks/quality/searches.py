@@ -69,9 +69,9 @@ def search(prepared: Prepared, job: Job) -> Searched:
         records = EvaluationStore(run.evaluations).read()
     for record in records:
         if record.worker > 0:
-            widths = space.widths_of(record.realised_policy())
-            costs = prepared.subject.compressor.costs.costs(widths)
-            evaluator.remember(widths, Measurement(record.score, costs, None, record.wall_s))
+            levels = space.levels_of(record.realised_policy())
+            costs = prepared.subject.compressor.costs.costs(levels)
+            evaluator.remember(levels, Measurement(record.score, costs, None, record.wall_s))
     return Searched(
         records=records,
         seconds=seconds,

@@ -16,7 +16,7 @@ from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.screening import Known
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
@@ -86,10 +86,9 @@ def test_every_candidate_is_within_the_budget(
         for _ in range(10):
             play(env, rng.normal(0, scale, len(compressor.space)))
     assert len(evaluate.asked) == 30
-    for widths, _ in evaluate.asked:
-        assert budget.admits(compressor.costs.costs(widths))
-        for width, group in zip(widths, compressor.space.groups, strict=True):
-            assert width in group.widths
+    for levels, _ in evaluate.asked:
+        assert budget.admits(compressor.costs.costs(levels))
+        assert ((levels >= 0) & (levels <= compressor.space.full)).all()
 
 
 @pytest.mark.parametrize("episode", ["layerwise", "whole"])
@@ -115,23 +114,24 @@ def test_an_action_moves_a_group_against_the_others(make_env: MakeEnv, evaluate:
 
 def test_without_a_prior_the_action_is_the_fraction_kept(make_env: MakeEnv, evaluate: Any) -> None:
     play(make_env(prior=False), np.array([-0.5, -0.5, 0.0]))
-    assert evaluate.asked[0][0].tolist() == [2, 3, 10]
+    amounts = evaluate.compressor.space.amounts(evaluate.asked[0][0])
+    assert amounts.tolist() == [2, 3, 10]
 
 
 def test_clipped_early_groups_leave_room_for_the_rest(
     make_env: MakeEnv, evaluate: Any, budget: Budget, compressor: Compressor
 ) -> None:
     play(make_env(prior=False, budget_handling="clip"), np.ones(3))
-    widths = evaluate.asked[0][0]
-    # The first group takes all it can: its next width would not fit even with the smallest others.
-    assert widths[0] == 8 or not budget.admits(
-        compressor.costs.costs(np.array([widths[0] + 1, 2, 2]))
+    levels = evaluate.asked[0][0]
+    # The first group takes all it can: its next level would not fit even with the smallest others.
+    full = compressor.space.full
+    assert levels[0] == full[0] or not budget.admits(
+        compressor.costs.costs(np.array([levels[0] + 1, 0, 0]))
     )
-    for index in range(3):
-        wider = widths.copy()
-        wider[index] += 1
-        full = widths[index] == compressor.space.num_units[index]
-        assert full or not budget.admits(compressor.costs.costs(wider))
+    for index in np.flatnonzero(levels < full):
+        higher = levels.copy()
+        higher[index] += 1
+        assert not budget.admits(compressor.costs.costs(higher))
 
 
 def test_the_candidate_recorded_is_what_was_asked_for(make_env: MakeEnv, evaluate: Any) -> None:
@@ -164,7 +164,7 @@ def test_the_reward_is_relative_to_the_prior(
 
 
 def _with_answer(
-    make_problem: MakeProblem, answer: Callable[[Widths, str], EvaluationRecord | None]
+    make_problem: MakeProblem, answer: Callable[[Levels, str], EvaluationRecord | None]
 ) -> CompressionEnv:
     return CompressionEnv(make_problem(episode="whole"), answer)
 
@@ -178,7 +178,7 @@ def test_an_exhausted_run_ends_the_episode_without_reward(make_problem: MakeProb
 def test_a_variant_that_cannot_be_evaluated_has_the_worst_reward(
     make_problem: MakeProblem,
 ) -> None:
-    def fail(_widths: Widths, _candidate: str) -> None:
+    def fail(_widths: Levels, _candidate: str) -> None:
         raise EvaluationError("variant x failed")
 
     reward, info, _ = play(_with_answer(make_problem, fail), np.zeros(3))
@@ -186,8 +186,8 @@ def test_a_variant_that_cannot_be_evaluated_has_the_worst_reward(
 
 
 def test_rewards_are_bounded(make_problem: MakeProblem, evaluate: Any) -> None:
-    def terrible(widths: Widths, candidate: str) -> EvaluationRecord:
-        record = evaluate(widths, candidate)
+    def terrible(levels: Levels, candidate: str) -> EvaluationRecord:
+        record = evaluate(levels, candidate)
         fields = {name: getattr(record, name) for name in record.__slots__}
         return EvaluationRecord(**fields | {"reward": -1e9})
 
@@ -209,7 +209,7 @@ def test_a_reset_begins_anew(make_env: MakeEnv, evaluate: Any) -> None:
 def test_groups_without_a_choice_are_not_asked_for(
     make_problem: MakeProblem, evaluate: Any
 ) -> None:
-    """As with pruning fixed at 0, where the widths of a job that searches bits are given."""
+    """As with pruning fixed at 0, where a job that searches bits gives what is kept."""
     config = SpaceConfig.model_validate(
         {
             "pruning": {"max_ratio": 0.0},
@@ -219,7 +219,7 @@ def test_groups_without_a_choice_are_not_asked_for(
     )
     compressor = Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, config)
     space = compressor.space
-    full = compressor.costs.costs(space.full_widths)
+    full = compressor.costs.costs(space.full)
     problem = dataclasses.replace(
         make_problem(prior=False, budget_handling="decrement"),
         compressor=compressor,
@@ -229,9 +229,9 @@ def test_groups_without_a_choice_are_not_asked_for(
     env = CompressionEnv(problem, evaluate)
     assert 0 < space.num_decisions < len(space)
     play(env, np.ones(space.num_decisions))
-    widths = evaluate.asked[0][0]
-    assert (widths == space.full_widths)[space.prunes].all()
-    assert problem.budget.admits(compressor.costs.costs(widths))
+    levels = evaluate.asked[0][0]
+    assert (levels == space.full)[space.prunes].all()
+    assert problem.budget.admits(compressor.costs.costs(levels))
     whole = CompressionEnv(dataclasses.replace(problem, episode="whole"), evaluate)
     assert whole.action_space.shape == (space.num_decisions,)
 
@@ -241,14 +241,14 @@ def test_what_this_env_measured_is_learned_from_at_once(
 ) -> None:
     """And what others did as soon as it is told."""
     problem = dataclasses.replace(make_problem(episode="whole"), screens=True)
-    told = Known(problem.compressor.space.smallest_widths[None], np.array([-9.0]))
+    told = Known(problem.compressor.space.smallest[None], np.array([-9.0]))
     published = [Known.nothing(), Known.nothing(), told]
     env = CompressionEnv(problem, evaluate, lambda: published.pop(0))
     assert env._screening is not None
     learned: list[Known] = []
     improve = env._screening.improve
 
-    def spy(proposal: Widths, budget: Budget, known: Known, rng: np.random.Generator) -> Widths:
+    def spy(proposal: Levels, budget: Budget, known: Known, rng: np.random.Generator) -> Levels:
         learned.append(known)
         return improve(proposal, budget, known, rng)
 
@@ -257,11 +257,11 @@ def test_what_this_env_measured_is_learned_from_at_once(
     for _ in range(3):
         env.step(np.zeros(env.action_space.shape, dtype=np.float32))
         env.reset()
-    measured = [widths.tolist() for widths, _ in evaluate.asked]
-    assert [known.widths.tolist() for known in learned] == [
+    measured = [levels.tolist() for levels, _ in evaluate.asked]
+    assert [known.levels.tolist() for known in learned] == [
         [],
         measured[:1],
-        [told.widths[0].tolist(), *measured[:2]],
+        [told.levels[0].tolist(), *measured[:2]],
     ]
 
 

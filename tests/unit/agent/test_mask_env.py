@@ -19,13 +19,13 @@ from rl_compress.errors import EvaluationError
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 WEIGHTS = [3.0, -0.1, 2.0, 0.2, -4.0, 0.3]
 USEFUL = np.array([1, 0, 1, 0, 1, 0])
 VALUES = np.array([0.3, -0.01, 0.2, -0.01, 0.4, -0.01])
 COMPRESSOR = make_compressor(WEIGHTS, [2, 1, 1, 1, 1, 1])
-Answer = Callable[[Widths, str], EvaluationRecord | None]
+Answer = Callable[[Levels, str], EvaluationRecord | None]
 
 
 class Toy:
@@ -35,13 +35,13 @@ class Toy:
         self.asked: list[tuple[list[int], str]] = []
         self._ids: dict[bytes, int] = {}
 
-    def score(self, widths: Widths) -> float:
-        return float(VALUES @ widths)
+    def score(self, levels: Levels) -> float:
+        return float(VALUES @ levels)
 
-    def __call__(self, widths: Widths, candidate: str) -> EvaluationRecord:
-        self.asked.append((widths.tolist(), candidate))
-        number = self._ids.setdefault(widths.tobytes(), len(self._ids))
-        return make_record(number, score=self.score(widths))
+    def __call__(self, levels: Levels, candidate: str) -> EvaluationRecord:
+        self.asked.append((levels.tolist(), candidate))
+        number = self._ids.setdefault(levels.tobytes(), len(self._ids))
+        return make_record(number, score=self.score(levels))
 
 
 def make_env(
@@ -176,8 +176,8 @@ def test_over_the_budget_the_units_with_the_smallest_weights_go_first() -> None:
 def test_over_the_budget_the_least_sensitive_units_go_first_where_known() -> None:
     toy = Toy()
 
-    def reversed_score(widths: Widths) -> float:
-        return float(np.arange(6)[::-1] @ widths)
+    def reversed_score(levels: Levels) -> float:
+        return float(np.arange(6)[::-1] @ levels)
 
     curves = measure_sensitivity(COMPRESSOR.space, reversed_score, 1)
     play(make_env(toy, bound=4, curves=curves), [1] * 6)
@@ -225,7 +225,7 @@ def test_an_exhausted_run_ends_the_episode_without_reward() -> None:
 
 
 def test_a_variant_that_cannot_be_evaluated_ends_the_episode() -> None:
-    def fail(_widths: Widths, _candidate: str) -> None:
+    def fail(_widths: Levels, _candidate: str) -> None:
         raise EvaluationError("variant x failed")
 
     env = make_env(fail, steps=3)

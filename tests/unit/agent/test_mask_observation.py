@@ -42,7 +42,7 @@ def units(observation: np.ndarray) -> np.ndarray:
 def test_the_size_is_that_of_the_context_and_a_row_for_each_unit() -> None:
     observer = make_observer()
     assert observer.size == 25 + 4 * 6
-    assert observer.observe(SPACE.full_widths, 0.0, 0.0).shape == (observer.size,)
+    assert observer.observe(SPACE.full, 0.0, 0.0).shape == (observer.size,)
 
 
 def test_the_histogram_is_that_of_the_weights_kept() -> None:
@@ -88,27 +88,27 @@ def test_rows_of_the_units() -> None:
 
 def test_sensitivities_are_squashed() -> None:
     losses = np.array([0.5, 0.0, -0.2, 1.5, 0.0, 0.0])
-    curves = measure_sensitivity(SPACE, lambda widths: float(losses @ widths), 1)
-    found = units(make_observer(curves).observe(SPACE.full_widths, 0.0, 0.0))
+    curves = measure_sensitivity(SPACE, lambda mask: float(losses @ mask), 1)
+    found = units(make_observer(curves).observe(SPACE.full, 0.0, 0.0))
     np.testing.assert_allclose(found[:, SENSITIVITY], [0.5, 0, 0, 0.75, 0, 0], atol=1e-6)
 
 
 def test_observations_are_bounded() -> None:
     observer = make_observer()
-    found = observer.observe(SPACE.full_widths, -1e9, 0.0)
+    found = observer.observe(SPACE.full, -1e9, 0.0)
     assert found[VALUE] == -observer.bound
 
 
 def test_importances_of_nothing_are_alike() -> None:
     observer = make_observer(importance=np.zeros(6))
-    assert (units(observer.observe(SPACE.full_widths, 0.0, 0.0))[:, IMPORTANCE] == 0).all()
+    assert (units(observer.observe(SPACE.full, 0.0, 0.0))[:, IMPORTANCE] == 0).all()
 
 
 def test_what_is_next_to_nothing_does_not_stretch_the_rest() -> None:
     found = [
         units(
             make_observer(importance=np.array([1.0, least, 1e-9, 0.0, 0.0, 0.0])).observe(
-                SPACE.full_widths, 0.0, 0.0
+                SPACE.full, 0.0, 0.0
             )
         )
         for least in (1e-8, 0.0)

@@ -18,7 +18,8 @@ SHARE, CURVE, PRIOR, WEIGHTS = slice(10, 12), slice(12, 20), slice(20, 21), slic
 BUDGET, BOUNDS = slice(26, 28), slice(28, 34)
 DECISIONS, DECIDED = slice(34, 37), slice(37, 40)
 
-FULL = np.array([8, 12, 20])
+FULL = np.array([7, 10, 18])  # 8, 12 and 20 units
+DECIDED_ON = np.array([3, 1, 3])  # 4, 3 and 5 units
 
 
 def _observer(problem: Problem) -> Observer:
@@ -83,19 +84,21 @@ def test_without_a_prior_there_are_no_sensitivities(make_problem: MakeProblem) -
     assert found[PRIOR] == 1.0
 
 
-def test_the_priors_fraction(observer: Observer, make_problem: MakeProblem) -> None:
+def test_the_priors_fraction(
+    observer: Observer, make_problem: MakeProblem, compressor: Compressor
+) -> None:
     prior = make_problem().prior
     assert prior is not None
     found = [float(observer.observe(group, FULL)[PRIOR][0]) for group in range(3)]
-    np.testing.assert_allclose(found, prior / FULL, rtol=1e-6)
+    np.testing.assert_allclose(found, compressor.space.kept(prior), rtol=1e-6)
 
 
 def test_weight_statistics_are_those_of_the_narrowed_weights(
     observer: Observer, compressor: Compressor
 ) -> None:
-    widths = np.array([3, 12, 20])
-    variant = compressor.network.variant(widths)
-    full = compressor.network.variant(FULL)
+    levels = compressor.space.nearest(np.array([3, 12, 20]))
+    variant = compressor.variant(levels)
+    full = compressor.variant(FULL)
 
     def weights(network: object) -> np.ndarray:
         layers = (network.conv2.weight, network.fc1.weight)  # type: ignore[attr-defined]
@@ -109,20 +112,20 @@ def test_weight_statistics_are_those_of_the_narrowed_weights(
         abs(scaled).max() / 10,
         np.log10(scaled.size) / 8,
     ]
-    np.testing.assert_allclose(observer.observe(1, widths)[WEIGHTS], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(observer.observe(1, levels)[WEIGHTS], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_decisions_are_shown_once_they_are_made(observer: Observer) -> None:
-    widths = np.array([4, 3, 5])
+    levels = DECIDED_ON
     expected = [([0, 0, 0], [0, 0, 0]), ([0.5, 0, 0], [1, 0, 0]), ([0.5, 0.75, 0], [1, 1, 0])]
     for group, (decisions, decided) in enumerate(expected):
-        found = observer.observe(group, widths)
+        found = observer.observe(group, levels)
         assert found[DECISIONS].tolist() == decisions
         assert found[DECIDED].tolist() == decided
 
 
 def test_after_the_last_decision_everything_is_shown(observer: Observer) -> None:
-    found = observer.observe(3, np.array([4, 3, 5]))
+    found = observer.observe(3, DECIDED_ON)
     assert found[DECISIONS].tolist() == [0.5, 0.75, 0.75]
     assert found[DECIDED].tolist() == [1, 1, 1]
 
@@ -132,13 +135,13 @@ def test_budget_usage_with_the_prior_and_with_the_smallest_rest(
 ) -> None:
     prior = make_problem().prior
     assert prior is not None
-    widths = np.array([8, 12, 20])
+    levels = FULL
     for group in range(4):
         expected = [
-            budget.usage(compressor.costs.costs(np.concatenate([widths[:group], rest[group:]])))
-            for rest in (prior, compressor.space.smallest_widths)
+            budget.usage(compressor.costs.costs(np.concatenate([levels[:group], rest[group:]])))
+            for rest in (prior, compressor.space.smallest)
         ]
-        found = observer.observe(group, widths)[BUDGET]
+        found = observer.observe(group, levels)[BUDGET]
         np.testing.assert_allclose(found, np.minimum(expected, 10), rtol=1e-5)
 
 

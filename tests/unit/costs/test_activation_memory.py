@@ -14,12 +14,12 @@ from rl_compress.variants.compressor import Compressor
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_the_prediction_is_what_a_traced_variant_needs(name: str) -> None:
     compressor = Compressor.prepare(zoo.make(name), zoo.EXAMPLE, SpaceConfig())
-    build, predict = compressor.network.variant, compressor.costs.costs
+    build, predict = compressor.variant, compressor.costs.costs
     rng = np.random.default_rng(0)
     for _ in range(20):
-        widths = np.array([rng.choice(group.widths) for group in compressor.space.groups])
-        seen = live_bytes(build(widths), zoo.EXAMPLE).max()
-        assert predict(widths)["peak_memory_bytes"] == seen
+        levels = rng.integers(compressor.space.full + 1)
+        seen = live_bytes(build(levels), zoo.EXAMPLE).max()
+        assert predict(levels)["peak_memory_bytes"] == seen
 
 
 def test_live_bytes_of_a_chain() -> None:

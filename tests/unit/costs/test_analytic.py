@@ -8,17 +8,14 @@ from live_memory import live_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
 
-def _random_widths(compressor: Compressor, count: int) -> list[Widths]:
+def _random(compressor: Compressor, count: int) -> list[Levels]:
     rng = np.random.default_rng(0)
-    return [
-        np.array([rng.choice(group.widths) for group in compressor.space.groups])
-        for _ in range(count)
-    ]
+    return [rng.integers(compressor.space.full + 1) for _ in range(count)]
 
 
 def _counted(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
@@ -38,10 +35,10 @@ def _counted(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
 def test_costs_are_those_of_the_physical_model(name: str) -> None:
     model = zoo.make(name)
     compressor = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig())
-    candidates = [compressor.space.full_widths, compressor.space.smallest_widths]
-    for widths in candidates + _random_widths(compressor, 20):
-        physical = compressor.cut(model, widths)
-        assert compressor.costs.costs(widths) == _counted(physical, zoo.EXAMPLE)
+    candidates = [compressor.space.full, compressor.space.smallest]
+    for levels in candidates + _random(compressor, 20):
+        physical = compressor.cut(model, levels)
+        assert compressor.costs.costs(levels) == _counted(physical, zoo.EXAMPLE)
 
 
 def test_costs_of_a_known_network() -> None:
@@ -52,7 +49,7 @@ def test_costs_of_a_known_network() -> None:
     for width in (1, 2, 4):
         parameters = (3 * 9 * width + width) + (16 * width * 10 + 10)
         macs = 16 * 3 * 9 * width + 16 * width * 10
-        assert compressor.costs.costs(np.array([width])) == {
+        assert compressor.costs.costs(compressor.space.nearest(np.array([width]))) == {
             "macs": macs,
             "bops": macs * 32 * 32,
             # The image and the convolution's output, or that and the ReLU's.
@@ -67,7 +64,7 @@ def test_buffers_count_as_bytes_but_not_as_parameters() -> None:
         nn.Linear(2, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2, bias=False)
     ).eval()
     compressor = Compressor.prepare(model, (torch.zeros(1, 2),), SpaceConfig())
-    costs = compressor.costs.costs(np.array([3]))
+    costs = compressor.costs.costs(compressor.space.nearest(np.array([3])))
     assert costs["params"] == 2 * 3 + 2 * 3 + 3 * 2
     assert costs["size_bytes"] == 4 * (costs["params"] + 2 * 3) + 8  # and an int64 counter
 
@@ -84,7 +81,7 @@ def test_buffers_that_are_not_saved_cost_nothing() -> None:
             return self.last(torch.relu(self.first(x))) * self.scale[0]
 
     compressor = Compressor.prepare(Scaled().eval(), (torch.zeros(1, 2),), SpaceConfig())
-    assert compressor.costs.costs(np.array([4]))["size_bytes"] == 4 * 16
+    assert compressor.costs.costs(compressor.space.nearest(np.array([4])))["size_bytes"] == 4 * 16
 
 
 def test_operations_without_a_layer_are_a_fixed_cost_with_a_note() -> None:
@@ -99,17 +96,23 @@ def test_operations_without_a_layer_are_a_fixed_cost_with_a_note() -> None:
 
     compressor = Compressor.prepare(Gram().eval(), (torch.zeros(1, 2),), SpaceConfig())
     assert compressor.costs.fixed_macs == 9
-    assert compressor.costs.costs(np.array([2]))["macs"] == 2 * 2 + 2 * 3 + 9
+    assert (
+        compressor.costs.costs(compressor.space.nearest(np.array([2])))["macs"] == 2 * 2 + 2 * 3 + 9
+    )
     assert any("9 MACs are in operations without a layer" in note for note in compressor.notes)
 
 
 def test_costs_of_a_group_are_those_of_all_tensors_that_it_touches() -> None:
     model = zoo.make("plain")
-    costs = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig()).costs
-    full = np.array([8, 12, 20])
+    compressor = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig())
+    costs = compressor.costs
+    full = compressor.space.full
+    assert compressor.space.full_amounts.tolist() == [8, 12, 20]
     conv1, conv2, fc1, fc2 = 64 * 9 * 8, 16 * 9 * 8 * 12, 192 * 20, 20 * 10
-    found = [costs.macs_of_group(group, full) for group in range(3)]
+    found = [costs.macs_of(group, full) for group in range(3)]
     assert found == [conv1 + conv2, conv2 + fc1, fc1 + fc2]
-    assert costs.macs_of_group(0, np.array([4, 6, 20])) == conv1 // 2 + conv2 // 4
-    assert costs.params_of_group(0, full) == (9 * 8 + 8) + 2 * 8 + 9 * 8 * 12
-    assert costs.params_of_group(2, full) == 192 * 20 + 20 + 200
+    assert (
+        costs.macs_of(0, compressor.space.nearest(np.array([4, 6, 20]))) == conv1 // 2 + conv2 // 4
+    )
+    assert costs.params_of(0, full) == (9 * 8 + 8) + 2 * 8 + 9 * 8 * 12
+    assert costs.params_of(2, full) == 192 * 20 + 20 + 200

@@ -36,8 +36,8 @@ def _layers(model: nn.Module, times: np.random.Generator | None = None) -> list[
 
 
 def _random_widths(compressor: Compressor, rng: np.random.Generator, count: int) -> np.ndarray:
-    groups = compressor.space.groups
-    return np.array([[rng.choice(group.widths) for group in groups] for _ in range(count)])
+    space = compressor.space
+    return space.amounts(rng.integers(space.full + 1, size=(count, len(space))))
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
@@ -63,7 +63,7 @@ def test_the_prediction_is_monotone_in_every_width(name: str, seed: int) -> None
     predictor = LatencyPredictor(_layers(model, rng), around, model, compressor.network.groups)
     widths = _random_widths(compressor, rng, 1)
     wider = widths.repeat(len(compressor.space), axis=0)
-    np.fill_diagonal(wider, np.minimum(wider.diagonal() + 1, compressor.space.full_widths))
+    np.fill_diagonal(wider, np.minimum(wider.diagonal() + 1, compressor.space.full_amounts))
     assert (predictor.predict_ms(wider) >= predictor.predict_ms(widths) - 1e-9).all()
 
 

@@ -68,7 +68,7 @@ def test_a_model_is_measured_over_its_whole_space(
     table = LatencyTable.build(
         model,
         compressor.network.groups,
-        compressor.network.variant,
+        compressor.variant,
         compressor.space,
         zoo.EXAMPLE,
         batch_size=2,
@@ -77,7 +77,7 @@ def test_a_model_is_measured_over_its_whole_space(
     )
     space = compressor.space
     predictor = table.predictor(model, compressor.network.groups)
-    smallest, full = predictor.predict_ms([space.smallest_widths, space.full_widths])
+    smallest, full = predictor.predict_ms(space.amounts(np.stack([space.smallest, space.full])))
     assert 0 < smallest <= full
     assert table.target_ms > 0
     assert [layer.weight for layer in table.layers] == list(quantizable_weights(model))

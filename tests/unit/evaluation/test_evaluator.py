@@ -14,7 +14,7 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Recalibration
 from rl_compress.evaluation.fidelity import Fidelity
 from rl_compress.evaluation.scores import TargetScore
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Amounts
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 from rl_compress.variants.compressor import Compressor
@@ -22,7 +22,7 @@ from rl_compress.variants.slimmable import SlimmableNetwork
 
 MakeTarget = Callable[[Callable[[], nn.Module]], ClassificationTarget]
 
-NARROW = np.array([4, 6, 10])
+NARROW = np.array([3, 4, 8])  # 4, 6 and 10 units
 
 
 def _config(method: Recalibration, batches: int = 4) -> EvaluationConfig:
@@ -38,7 +38,7 @@ def test_fidelity_of_the_uncompressed_model_is_zero(
     target: ClassificationTarget, compressor: Compressor
 ) -> None:
     evaluator = Evaluator(target, compressor, "fidelity", _config("none"))
-    assert evaluator.evaluate(compressor.space.full_widths).score == pytest.approx(0, abs=1e-9)
+    assert evaluator.evaluate(compressor.space.full).score == pytest.approx(0, abs=1e-9)
 
 
 def test_fidelity_of_a_narrower_model_is_negative(
@@ -53,7 +53,7 @@ def test_fidelity_is_minus_the_mean_divergence(
 ) -> None:
     evaluator = Evaluator(target, compressor, "fidelity", _config("none"))
     p = _outputs(target.build(), target).double().softmax(-1)
-    q = _outputs(compressor.network.variant(NARROW), target).double().softmax(-1)
+    q = _outputs(compressor.variant(NARROW), target).double().softmax(-1)
     expected = -(p * (p / q).log()).sum(-1).mean()
     assert evaluator.evaluate(NARROW).score == pytest.approx(float(expected), rel=1e-4)
 
@@ -77,7 +77,7 @@ def test_accuracy_is_the_targets_own_score_on_the_search_split(
 ) -> None:
     evaluator = Evaluator(target, compressor, "accuracy", _config("none"))
     labels = torch.cat([labels for _, labels in target.batches("search")])
-    predicted = _outputs(compressor.network.variant(NARROW), target).argmax(-1)
+    predicted = _outputs(compressor.variant(NARROW), target).argmax(-1)
     expected = 100.0 * float((predicted == labels).float().mean())
     assert evaluator.evaluate(NARROW).score == pytest.approx(expected)
 
@@ -105,10 +105,10 @@ def test_auto_recalibrates_as_the_model_needs(
 ) -> None:
     target = make_target(lambda: zoo.make(network))
     compressor = Compressor.prepare(target.build(), zoo.EXAMPLE, SpaceConfig())
-    widths = np.array([max(1, int(units) // 2) for units in compressor.space.num_units])
+    levels = compressor.space.nearest(compressor.space.full_amounts // 2)
     outputs = {
         name: _outputs(
-            Evaluator(target, compressor, "fidelity", _config(name)).variant(widths).cpu(), target
+            Evaluator(target, compressor, "fidelity", _config(name)).variant(levels).cpu(), target
         )
         for name in ("auto", "none", method)
     }
@@ -148,7 +148,7 @@ def test_an_evaluation_does_not_change_later_ones(
 ) -> None:
     evaluator = Evaluator(target, compressor, "fidelity", _config("auto"))
     first = evaluator.evaluate(NARROW).score
-    evaluator.evaluate(compressor.space.smallest_widths)
+    evaluator.evaluate(compressor.space.smallest)
     assert evaluator.evaluate(NARROW).score == first
 
 
@@ -166,8 +166,8 @@ def test_outputs_that_are_no_numbers_are_an_error(bad: float, make_target: MakeT
     model = Fragile().eval()
     compressor = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig())
     evaluator = Evaluator(make_target(lambda: model), compressor, "fidelity", _config("none"))
-    with pytest.raises(EvaluationError, match=r"the variant with widths \[2\] scored nan"):
-        evaluator.evaluate(np.array([2]))
+    with pytest.raises(EvaluationError, match=r"the variant with units and bits \[2\] scored nan"):
+        evaluator.evaluate(np.array([1]))
 
 
 def test_latency_is_measured_only_when_asked_for(
@@ -188,11 +188,11 @@ def test_a_variant_built_ahead_is_not_built_again(
 ) -> None:
     plain = Evaluator(target, compressor, "fidelity", EvaluationConfig())
     ahead = Evaluator(target, compressor, "fidelity", EvaluationConfig())
-    expected = plain.evaluate(NARROW).score, plain.evaluate(compressor.space.full_widths).score
+    expected = plain.evaluate(NARROW).score, plain.evaluate(compressor.space.full).score
     built: list[list[int]] = []
     variant = SlimmableNetwork.variant
 
-    def noting(network: SlimmableNetwork, widths: Widths, **options: bool) -> nn.Module:
+    def noting(network: SlimmableNetwork, widths: Amounts, **options: bool) -> nn.Module:
         built.append(widths.tolist())
         time.sleep(0.05)
         return variant(network, widths, **options)
@@ -203,10 +203,10 @@ def test_a_variant_built_ahead_is_not_built_again(
     assert found.score == expected[0]
     assert found.wall_s > 0.05  # building counts, whenever it was done
     ahead.build_ahead(NARROW)  # granted to somebody else
-    assert ahead.evaluate(compressor.space.full_widths).score == expected[1]
+    assert ahead.evaluate(compressor.space.full).score == expected[1]
     assert ahead.evaluate(NARROW).score == expected[0]
-    full = compressor.space.full_widths.tolist()
-    assert built == [NARROW.tolist()] * 2 + [full, NARROW.tolist()]
+    full = compressor.space.full_amounts.tolist()
+    assert built == [[4, 6, 10]] * 2 + [full, [4, 6, 10]]
 
 
 def test_what_cannot_be_built_ahead_fails_in_its_evaluation(

@@ -12,7 +12,7 @@ from rl_compress.evaluation.precision import Passes, Precision, passes_for, sett
 from rl_compress.targets.target import ClassificationTarget
 from rl_compress.variants.compressor import Compressor
 
-NARROW = np.array([4, 6, 10])
+NARROW = np.array([3, 4, 8])  # 4, 6 and 10 units
 FAST = Passes(bfloat16=True, channels_last=True)
 
 

@@ -15,12 +15,12 @@ from rl_compress.evaluation.racing import ERROR_RATE, Rival, Samples, is_worse, 
 from rl_compress.evaluation.scores import make_score
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 from rl_compress.variants.compressor import Compressor
 
 COUNT = 400
-WIDE, NARROW = np.array([8, 12, 19]), np.array([1, 1, 1])
+WIDE, NARROW = np.array([7, 10, 17]), np.array([0, 0, 0])  # all but one unit, the fewest
 
 
 def _target() -> ClassificationTarget:
@@ -40,9 +40,9 @@ def _evaluator(compressor: Compressor, *, racing: bool, score: str = "fidelity")
     return Evaluator(_target(), compressor, score, config)
 
 
-def _rival(evaluator: Evaluator, widths: Widths, lead: float = 0.0) -> Rival:
-    score = evaluator.evaluate(widths).score
-    return Rival(widths, score, lambda _costs: score + lead)
+def _rival(evaluator: Evaluator, levels: Levels, lead: float = 0.0) -> Rival:
+    score = evaluator.evaluate(levels).score
+    return Rival(levels, score, lambda _costs: score + lead)
 
 
 def _run(candidate: Samples, rival: Samples, lead: float = 0.0) -> float:
@@ -140,10 +140,10 @@ def test_survivors_have_the_score_that_they_have_without_races(
     raced = _evaluator(compressor, racing=True, score=score)
     plain = _evaluator(compressor, racing=False, score=score)
     rival = _rival(raced, NARROW, lead=-1000.0)
-    for widths in (WIDE, NARROW, compressor.space.full_widths):
-        found = raced.evaluate(widths, rival)
+    for levels in (WIDE, NARROW, compressor.space.full):
+        found = raced.evaluate(levels, rival)
         assert found.scored_share == 1.0
-        assert found.score == pytest.approx(plain.evaluate(widths).score, rel=1e-5, abs=1e-9)
+        assert found.score == pytest.approx(plain.evaluate(levels).score, rel=1e-5, abs=1e-9)
 
 
 def test_a_variant_far_from_the_rival_is_dropped(compressor: Compressor) -> None:
@@ -166,7 +166,7 @@ def test_a_rival_of_another_process_is_scored_again_with_the_same_outcome(
 
 def test_without_racing_a_rival_changes_nothing(compressor: Compressor) -> None:
     evaluator = _evaluator(compressor, racing=False)
-    rival = _rival(evaluator, compressor.space.full_widths)
+    rival = _rival(evaluator, compressor.space.full)
     found = evaluator.evaluate(NARROW, rival)
     assert (found.scored_share, found.score) == (1.0, evaluator.evaluate(NARROW).score)
 
@@ -198,7 +198,7 @@ def test_a_score_that_is_no_mean_over_samples_is_taken_in_full(compressor: Compr
 
 
 def _search(
-    compressor: Compressor, ledger: EvaluationLedger, candidates: list[Widths]
+    compressor: Compressor, ledger: EvaluationLedger, candidates: list[Levels]
 ) -> list[EvaluationRecord | None]:
     evaluate = CandidateEvaluator(
         _evaluator(compressor, racing=True),
@@ -207,7 +207,7 @@ def _search(
         lambda score, costs: 2 * score - costs["macs"] / 1e9,
         RunIdentity(run="digits", algorithm="random", seed=7),
     )
-    return [evaluate(widths) for widths in candidates]
+    return [evaluate(levels) for levels in candidates]
 
 
 def test_a_dropped_candidate_is_stored_as_such_and_never_the_best(
@@ -225,7 +225,7 @@ def test_a_dropped_candidate_is_stored_as_such_and_never_the_best(
 
 def test_a_resumed_run_has_the_same_rewards(compressor: Compressor, store: EvaluationStore) -> None:
     rng = np.random.default_rng(0)
-    candidates = [np.array([8, rng.integers(6, 13), rng.integers(1, 21)]) for _ in range(12)]
+    candidates = [np.array([7, rng.integers(4, 11), rng.integers(19)]) for _ in range(12)]
     whole = _search(compressor, EvaluationLedger(store, 20), candidates)
     for record in whole:
         assert record is not None

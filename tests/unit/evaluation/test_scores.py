@@ -129,8 +129,8 @@ def test_the_evaluator_scores_shared_variants_under_attack() -> None:
     compressor = Compressor.prepare(target.build(), target.example_inputs(), SpaceConfig())
     robust = Evaluator(target, compressor, "robust_accuracy", EvaluationConfig())
     own = Evaluator(target, compressor, "accuracy", EvaluationConfig())
-    widths = compressor.space.full_widths.copy()
-    widths[0] = compressor.space.groups[0].widths[0]
-    first = robust.evaluate(widths).score
-    assert first < own.evaluate(widths).score
-    assert robust.evaluate(widths).score == first
+    levels = compressor.space.full
+    levels[0] = 0
+    first = robust.evaluate(levels).score
+    assert first < own.evaluate(levels).score
+    assert robust.evaluate(levels).score == first

@@ -16,12 +16,12 @@ from rl_compress.evaluation.racing import Rival
 from rl_compress.evaluation.shared import Answer, SharedEvaluator, Sharing
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import ClassificationTarget
 from rl_compress.variants.compressor import Compressor
 
-NARROW = np.array([4, 6, 10])
+NARROW = np.array([3, 4, 8])  # 4, 6 and 10 units
 
 
 @dataclass
@@ -52,9 +52,9 @@ class Counting(Evaluator):
 
     count = 0
 
-    def evaluate(self, widths: Widths, rival: Rival | None = None) -> Measurement:
+    def evaluate(self, levels: Levels, rival: Rival | None = None) -> Measurement:
         self.count += 1
-        found = super().evaluate(widths)
+        found = super().evaluate(levels)
         if rival is None:
             return found
         return Measurement(found.score, found.costs, found.latency_ms, found.wall_s, 0.5)
@@ -110,7 +110,7 @@ def test_who_comes_second_waits(own: Counting, compressor: Compressor) -> None:
 
 def test_what_was_dropped_in_a_race_is_not_shared(own: Counting, compressor: Compressor) -> None:
     shelf = Shelf()
-    rival = Rival(np.array([5, 6, 10]), 0.0, lambda _costs: 0.0)
+    rival = Rival(np.array([4, 4, 8]), 0.0, lambda _costs: 0.0)
     assert _of(own, compressor, shelf, "a").evaluate(NARROW, rival).scored_share == 0.5
     assert shelf == Shelf()
     assert _of(own, compressor, shelf, "b").evaluate(NARROW).scored_share == 1.0
@@ -139,7 +139,7 @@ def test_a_failure_leaves_the_variant_to_others(
     own = Counting(target, compressor, "fidelity", EvaluationConfig(recalibration="none"))
     shelf = Shelf()
     with pytest.raises(RuntimeError, match="too narrow"):
-        _of(own, compressor, shelf, "a").evaluate(np.array([2]))
+        _of(own, compressor, shelf, "a").evaluate(np.array([1]))
     assert shelf == Shelf()
 
 
@@ -160,5 +160,5 @@ def test_a_trial_counts_and_weighs_what_it_borrows(
     assert record.cached
     assert record.reward == 2 * found.score - found.costs["macs"]
     assert store.read() == [record]
-    assert candidates(np.array([5, 6, 10])) is None
+    assert candidates(np.array([4, 4, 8])) is None
     assert own.count == 1

@@ -18,7 +18,7 @@ from rl_compress.searchers.convergence import Convergence
 from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import measure_sensitivity
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import SearchSpace, Widths
+from rl_compress.space.search_space import Levels, SearchSpace
 
 VALUES = np.array([0.4, 0.1, 0.3, 0.2, 0.0, 0.05])
 COMPRESSOR = make_compressor(VALUES)
@@ -33,14 +33,14 @@ class Candidates:
         self.store = EvaluationStore(store)
         self.ledger = EvaluationLedger(self.store, limit)
         self.space = space
-        self.measured: list[Widths] = []
+        self.measured: list[Levels] = []
 
-    def __call__(self, widths: Widths) -> EvaluationRecord | None:
-        policy_id = self.space.policy_of(widths).policy_id
+    def __call__(self, levels: Levels) -> EvaluationRecord | None:
+        policy_id = self.space.policy_of(levels).policy_id
         claim = self.ledger.claim(policy_id, 0)
         if claim.status == "granted":
-            self.measured.append(widths)
-            score = float(VALUES @ widths)
+            self.measured.append(levels)
+            score = float(VALUES @ levels)
             record = make_record(claim.evaluation_id, policy_id=policy_id, score=score)
             self.ledger.complete(record)
             return record
@@ -70,7 +70,7 @@ def test_random_masks_meet_the_budget(tmp_path: Path) -> None:
 
 def test_the_greedy_mask_is_carried_out_as_it_is(tmp_path: Path) -> None:
     space = COMPRESSOR.space
-    curves = measure_sensitivity(space, lambda widths: float(VALUES @ widths), 1)
+    curves = measure_sensitivity(space, lambda levels: float(VALUES @ levels), 1)
     candidates = Candidates(tmp_path, space, limit=1)
     _run(candidates, Greedy(dataclasses.replace(PROBLEM, curves=curves)))
     assert candidates.measured[0].tolist() == [1, 0, 1, 1, 0, 0]

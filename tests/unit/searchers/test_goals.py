@@ -13,11 +13,11 @@ from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.goals import Goal, Within, drawn_budgets, reference_rewards, shares
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.screening import Known
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.variants.compressor import Compressor
 
 MakeProblem = Callable[..., Problem]
@@ -68,7 +68,7 @@ def goals(
     found = []
     drawn = drawn_budgets(macs(bound, 0.5 * bound, 1.8 * bound))
     for one, share in zip(drawn, shares(drawn, [0.1] * len(drawn)), strict=True):
-        prior = greedy_widths(curves, one.budget, compressor.space, compressor.costs)
+        prior = greedy_levels(curves, one.budget, compressor.space, compressor.costs)
         found.append(Goal(one.budget, prior, evaluate.score(prior), share))
     return tuple(found)
 
@@ -77,11 +77,11 @@ class Played:
     """An env that counts what its episodes were for."""
 
     def __init__(self, problem: Problem, evaluate: Any, seed: int, screens: bool = False) -> None:
-        known: list[tuple[Widths, float]] = []
+        known: list[tuple[Levels, float]] = []
 
-        def remember(widths: Widths, candidate: str) -> EvaluationRecord:
-            record: EvaluationRecord = evaluate(widths, candidate)
-            known.append((widths.copy(), record.reward))
+        def remember(levels: Levels, candidate: str) -> EvaluationRecord:
+            record: EvaluationRecord = evaluate(levels, candidate)
+            known.append((levels.copy(), record.reward))
             return record
 
         def records() -> Known:
@@ -93,7 +93,7 @@ class Played:
         env = CompressionEnv(problem, remember, records)
         env.action_space.seed(seed)
         self.goals: list[Goal] = []
-        self.asked: list[Widths] = []
+        self.asked: list[Levels] = []
         self.observations = []
         for episode in range(24):
             observation, _ = env.reset(seed=seed if episode == 0 else None)
@@ -114,8 +114,8 @@ def test_every_episode_is_within_the_budget_that_was_drawn_for_it(
 ) -> None:
     problem = dataclasses.replace(make_problem(), goals=goals)
     played = Played(problem, evaluate, seed=3, screens=screens)
-    for goal, widths in zip(played.goals, played.asked, strict=True):
-        assert goal.budget.admits(compressor.costs.costs(widths))
+    for goal, levels in zip(played.goals, played.asked, strict=True):
+        assert goal.budget.admits(compressor.costs.costs(levels))
     met = {goal.budget for goal in played.goals}
     assert {goal.budget for goal in goals[:3]} <= met
     assert len(met) > 3
@@ -147,12 +147,12 @@ def test_rewards_are_relative_to_the_episodes_own_prior(
 
 def test_the_best_known_is_within_the_budget(compressor: Compressor, budget: Budget) -> None:
     space = compressor.space
-    known = Known(np.stack([space.full_widths, space.smallest_widths]), np.array([1.0, 0.0]))
+    known = Known(np.stack([space.full, space.smallest]), np.array([1.0, 0.0]))
     within = known.within(budget, compressor.costs)
-    np.testing.assert_array_equal(within.best(space.full_widths), space.smallest_widths)
+    np.testing.assert_array_equal(within.best(space.full), space.smallest)
     tight = Budget((("macs", 1.0),))
     np.testing.assert_array_equal(
-        known.within(tight, compressor.costs).best(space.smallest_widths), space.smallest_widths
+        known.within(tight, compressor.costs).best(space.smallest), space.smallest
     )
 
 
@@ -161,10 +161,8 @@ def test_a_record_beyond_the_jobs_budget_does_not_win(
 ) -> None:
     space = compressor.space
     ledger = EvaluationLedger(EvaluationStore(tmp_path), 5, Within(budget, space, compressor.costs))
-    for number, (widths, score) in enumerate(
-        [(space.full_widths, 1.0), (space.smallest_widths, 0)]
-    ):
-        policy = space.policy_of(widths)
+    for number, (levels, score) in enumerate([(space.full, 1.0), (space.smallest, 0)]):
+        policy = space.policy_of(levels)
         ledger.claim(policy.policy_id, 0)
         ledger.complete(
             make_record(number, policy_id=policy.policy_id, realised=policy.to_json(), score=score)

@@ -16,7 +16,7 @@ LOSSES = np.array([0.3, 0.01, -0.1, 0.2])
 
 
 def _curves() -> SensitivityCurves:
-    return measure_sensitivity(SPACE, lambda widths: float(LOSSES @ widths), 1)
+    return measure_sensitivity(SPACE, lambda mask: float(LOSSES @ mask), 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rl_compress.searchers.proposing import MOST, Proposal, proposals
 from rl_compress.searchers.screening import Known
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 TIGHTER = Budget((("size_bytes", 0.7 * BUDGET.as_dict()["size_bytes"]),))
 
@@ -24,7 +24,7 @@ def _searched(count: int) -> Known:
     return Known(np.stack(rows), np.array([reward(row) for row in rows]))
 
 
-def _asked(known: Known, measure: Callable[[Widths], float | None] = reward) -> list[Proposal]:
+def _asked(known: Known, measure: Callable[[Levels], float | None] = reward) -> list[Proposal]:
     return list(proposals(SPACE, Sizes(), TIGHTER, curves(1.0), known, 0.0, measure))
 
 
@@ -32,8 +32,8 @@ def test_proposals_learn_from_what_was_measured_for_another_budget() -> None:
     found = _asked(_searched(60))
 
     assert [one.name for one in found] == ["the prior"] + ["the best proposal"] * (MOST - 1)
-    assert len({one.widths.tobytes() for one in found}) == MOST
-    assert all(TIGHTER.admits(Sizes().costs(one.widths)) for one in found)
+    assert len({one.levels.tobytes() for one in found}) == MOST
+    assert all(TIGHTER.admits(Sizes().costs(one.levels)) for one in found)
     prior, *others = [one.worth for one in found]
     assert max(others) > prior, "the curves are wrong, and records tell so"
 
@@ -41,15 +41,15 @@ def test_proposals_learn_from_what_was_measured_for_another_budget() -> None:
 def test_the_same_records_give_the_same_proposals() -> None:
     first, second = _asked(_searched(60)), _asked(_searched(60))
 
-    assert [one.widths.tolist() for one in first] == [one.widths.tolist() for one in second]
+    assert [one.levels.tolist() for one in first] == [one.levels.tolist() for one in second]
 
 
 def test_what_cannot_be_scored_is_not_proposed_again() -> None:
     asked: list[bytes] = []
 
-    def measure(widths: Widths) -> float | None:
-        asked.append(widths.tobytes())
-        return None if len(asked) % 2 else reward(widths)
+    def measure(levels: Levels) -> float | None:
+        asked.append(levels.tobytes())
+        return None if len(asked) % 2 else reward(levels)
 
     found = _asked(_searched(60), measure)
 
@@ -64,16 +64,16 @@ def test_what_was_measured_is_not_measured_again() -> None:
     first = _asked(known)
     again = known
     for one in first:
-        again = again.with_others(Known(one.widths[None], np.array([one.worth])))
+        again = again.with_others(Known(one.levels[None], np.array([one.worth])))
 
     asked = _asked(again)
 
     assert len(asked) == MOST
-    assert not {one.widths.tobytes() for one in asked} & {row.tobytes() for row in again.widths}
+    assert not {one.levels.tobytes() for one in asked} & {row.tobytes() for row in again.levels}
 
 
 def test_there_are_proposals_without_any_record() -> None:
     found = _asked(Known.nothing())
 
-    assert found[0].worth == pytest.approx(reward(found[0].widths))
+    assert found[0].worth == pytest.approx(reward(found[0].levels))
     assert len(found) > 1

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,69 +12,78 @@ from hypothesis import strategies as st
 
 from rl_compress.errors import CorruptFileError, EvaluationError
 from rl_compress.searchers.sensitivity import SensitivityCurves, allowance, measure_sensitivity
-from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.space.search_space import Amounts, Dimension, SearchSpace
 
-SPACE = SearchSpace((GroupChoices("a", 8, tuple(range(1, 9))), GroupChoices("b", 6, (2, 4, 6))))
+SPACE = SearchSpace(
+    (Dimension("a", "channels", tuple(range(1, 9))), Dimension("b", "channels", (2, 4, 6)))
+)
 CURVES = SensitivityCurves(("a", "b"), ((8, 4, 1), (6, 2)), ((1.0, 0.75, 0.25), (1.0, 0.5)))
 
 
 BITS = (2, 3, 4, 5, 6, 8)
 
 
-@dataclasses.dataclass(frozen=True)
-class Bits(GroupChoices):
-    decides: str = "weight_bits"
+JOINT = SearchSpace(
+    (Dimension("a", "channels", tuple(range(1, 33))), Dimension("a", "weight_bits", BITS))
+)
 
 
-JOINT = SearchSpace((GroupChoices("a", 32, tuple(range(1, 33))), Bits("a", 8, BITS)))
+def _measure(
+    space: SearchSpace,
+    score: Callable[[Amounts], float | None],
+    count: int,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
+) -> SensitivityCurves:
+    """Measure with scores of units and bits."""
+    return measure_sensitivity(space, lambda levels: score(space.amounts(levels)), count, advance)
 
 
 def _measured(curves: SensitivityCurves) -> list[set[int]]:
-    return [set(levels) for levels in curves.widths]
+    return [set(amounts) for amounts in curves.amounts]
 
 
 def test_each_dimension_is_measured_alone() -> None:
     asked: list[list[int]] = []
 
-    def score(widths: Widths) -> float:
-        asked.append(widths.tolist())
-        return float(widths.sum())
+    def score(amounts: Amounts) -> float:
+        asked.append(amounts.tolist())
+        return float(amounts.sum())
 
-    curves = measure_sensitivity(SPACE, score, 2)
+    curves = _measure(SPACE, score, 2)
     assert asked[:3] == [[8, 6], [1, 6], [8, 2]]
     assert all(a == 8 or b == 6 for a, b in asked)
-    assert len(asked) == len({tuple(widths) for widths in asked}) == curves.evaluations == 5
+    assert len(asked) == len({tuple(amounts) for amounts in asked}) == curves.evaluations == 5
     assert curves.groups == ("a", "b")
     for index, other in ((0, 6.0), (1, 8.0)):
-        assert curves.scores[index] == tuple(level + other for level in curves.widths[index])
+        assert curves.scores[index] == tuple(amount + other for amount in curves.amounts[index])
     assert curves.original_score == 14.0
 
 
 def test_the_steepest_part_is_measured() -> None:
     """A cliff between 7 and 6 units is closed in on; the flat group gets nothing."""
-    curves = measure_sensitivity(SPACE, lambda widths: -float(widths[0] < 7) - 1e-9, 2)
+    curves = _measure(SPACE, lambda amounts: -float(amounts[0] < 7) - 1e-9, 2)
     assert _measured(curves) == [{8, 4, 6, 1}, {6, 2}]
 
 
 def test_losses_of_every_decade_count() -> None:
     """The curve falls evenly in its logarithm; halving by plain differences would stay at 1."""
-    space = SearchSpace((GroupChoices("a", 33, tuple(range(1, 34))),))
-    curves = measure_sensitivity(space, lambda widths: -(10.0 ** (-float(widths[0]) / 4)), 4)
+    space = SearchSpace((Dimension("a", "channels", tuple(range(1, 34))),))
+    curves = _measure(space, lambda amounts: -(10.0 ** (-float(amounts[0]) / 4)), 4)
     assert _measured(curves)[0] >= {33, 17, 9, 1}
 
 
 def test_nothing_is_measured_where_the_curve_is_known() -> None:
     seen: list[tuple[int, int]] = []
-    curves = measure_sensitivity(SPACE, lambda _widths: 0.0, 4, lambda *step: seen.append(step))
+    curves = _measure(SPACE, lambda _amounts: 0.0, 4, lambda *step: seen.append(step))
     assert curves.evaluations == 3
     assert seen == [(1, 7), (2, 7), (3, 7), (3, 3)]
     assert curves.loss_table(0, (1, 4, 8)).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_dimension_with_one_level_is_not_measured() -> None:
-    space = SearchSpace((GroupChoices("a", 4, (4,)), GroupChoices("b", 2, (1, 2))))
-    curves = measure_sensitivity(space, lambda widths: float(widths[1]), 8)
-    assert curves.widths == ((4,), (2, 1))
+    space = SearchSpace((Dimension("a", "channels", (4,)), Dimension("b", "channels", (1, 2))))
+    curves = _measure(space, lambda amounts: float(amounts[1]), 8)
+    assert curves.amounts == ((4,), (2, 1))
     assert curves.drop_at(0, 4) == 0.0
 
 
@@ -85,32 +94,32 @@ def test_bits_get_fewer_measurements(count: int, expected: int) -> None:
 
 @given(st.lists(st.floats(-10, 10), min_size=8, max_size=8), st.integers(1, 9))
 def test_any_curve_stays_within_its_allowance(values: list[float], count: int) -> None:
-    curves = measure_sensitivity(SPACE, lambda widths: values[widths[0] - 1], count)
+    curves = _measure(SPACE, lambda amounts: values[amounts[0] - 1], count)
     assert curves.evaluations <= allowance(SPACE, count)
     assert all(
-        {g.widths[0], g.widths[-1]} <= m
-        for g, m in zip(SPACE.groups, _measured(curves), strict=True)
+        {d.amounts[0], d.full} <= m
+        for d, m in zip(SPACE.dimensions, _measured(curves), strict=True)
     )
-    table = curves.loss_table(0, SPACE.groups[0].widths)
+    table = curves.loss_table(0, SPACE.dimensions[0].amounts)
     assert (table >= 0).all()
     assert (np.diff(table) <= 1e-12).all()
 
 
 def test_a_failure_counts_as_the_worst() -> None:
-    def score(widths: Widths) -> float | None:
-        return None if widths[0] == 1 else float(widths.sum())
+    def score(amounts: Amounts) -> float | None:
+        return None if amounts[0] == 1 else float(amounts.sum())
 
-    curves = measure_sensitivity(SPACE, score, 1)
+    curves = _measure(SPACE, score, 1)
     assert curves.scores == ((14.0, 10.0), (14.0, 10.0))
 
 
 def test_an_uncompressed_target_that_fails_is_reported() -> None:
     with pytest.raises(EvaluationError, match="uncompressed"):
-        measure_sensitivity(SPACE, lambda _widths: None, 1)
+        _measure(SPACE, lambda _amounts: None, 1)
 
 
 def test_dimensions_of_one_group_are_kept_apart(tmp_path: Path) -> None:
-    curves = measure_sensitivity(JOINT, lambda widths: float(widths[0] + 10 * widths[1]), 3)
+    curves = _measure(JOINT, lambda amounts: float(amounts[0] + 10 * amounts[1]), 3)
     assert curves.groups == ("a", "a")
     assert curves.decides == ("pruning_ratio", "weight_bits")
     curves.save(tmp_path / "sensitivity.parquet")
@@ -121,7 +130,7 @@ def test_dimensions_of_one_group_are_kept_apart(tmp_path: Path) -> None:
     ratios = pq.read_table(tmp_path / "sensitivity.parquet")["pruning_ratio"].to_pylist()
     assert [ratio is None for ratio in ratios] == [
         kind == "weight_bits"
-        for kind, w in zip(curves.decides, curves.widths, strict=True)
+        for kind, w in zip(curves.decides, curves.amounts, strict=True)
         for _ in w
     ]
 
@@ -165,9 +174,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         SensitivityCurves.load(tmp_path / "absent.parquet")
 
 
-@pytest.mark.parametrize(("index", "level", "drop"), [(0, 8, 0.0), (0, 4, 0.25), (0, 1, 0.75)])
-def test_curves_pass_through_the_measurements(index: int, level: int, drop: float) -> None:
-    assert CURVES.drop_at(index, level) == pytest.approx(drop)
+@pytest.mark.parametrize(("index", "amount", "drop"), [(0, 8, 0.0), (0, 4, 0.25), (0, 1, 0.75)])
+def test_curves_pass_through_the_measurements(index: int, amount: int, drop: float) -> None:
+    assert CURVES.drop_at(index, amount) == pytest.approx(drop)
 
 
 def test_losses_between_measurements_are_linear_in_their_logarithm() -> None:
@@ -177,8 +186,8 @@ def test_losses_between_measurements_are_linear_in_their_logarithm() -> None:
 
 def test_a_narrower_group_never_loses_less() -> None:
     noisy = SensitivityCurves(("a",), ((8, 6, 4, 2),), ((1.0, 0.5, 0.75, 0.25),))
-    widths, drops = noisy.drops(0)
-    assert widths.tolist() == [2, 4, 6, 8]
+    amounts, drops = noisy.drops(0)
+    assert amounts.tolist() == [2, 4, 6, 8]
     assert drops.tolist() == [0.75, 0.5, 0.5, 0.0]
 
 
@@ -196,5 +205,7 @@ def test_points_are_ratios_and_scores() -> None:
 
 def test_curves_of_all_levels_reproduce_the_scores() -> None:
     scores = np.linspace(0, 1, 8) ** 2
-    curves = measure_sensitivity(SPACE, lambda widths: float(scores[widths[0] - 1]), 99)
-    np.testing.assert_allclose(curves.loss_table(0, SPACE.groups[0].widths), 1 - scores, atol=0.05)
+    curves = _measure(SPACE, lambda amounts: float(scores[amounts[0] - 1]), 99)
+    np.testing.assert_allclose(
+        curves.loss_table(0, SPACE.dimensions[0].amounts), 1 - scores, atol=0.05
+    )

@@ -153,11 +153,11 @@ class _Counting:
     def __init__(self, evaluator: Evaluator, *, fails: bool = False) -> None:
         self._evaluator, self._fails, self.count = evaluator, fails, 0
 
-    def evaluate(self, widths: Any) -> Any:
+    def evaluate(self, levels: Any) -> Any:
         self.count += 1
-        if self._fails and widths.min() == 1:
+        if self._fails and levels.min() == 0:
             raise RuntimeError("no memory")
-        return self._evaluator.evaluate(widths)
+        return self._evaluator.evaluate(levels)
 
 
 def _search(directory: Path, *, fails: bool = False, seed: int = 0) -> tuple[int, list[str]]:

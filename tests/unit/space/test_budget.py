@@ -9,17 +9,18 @@ from looped_batch import LoopedBatch
 
 from rl_compress.errors import ConfigError, InfeasibleBudgetError
 from rl_compress.space.budget import Amount, Budget, parse_amount
-from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.space.search_space import Amounts, Dimension, SearchSpace
 
 
 class Sum(LoopedBatch):
     """Every unit costs the same."""
 
-    def __init__(self, price: int = 1) -> None:
+    def __init__(self, space: SearchSpace, price: int = 1) -> None:
+        super().__init__(space)
         self.price = price
 
-    def costs(self, widths: Widths) -> dict[str, int]:
-        total = self.price * int(widths.sum())
+    def of(self, amounts: Amounts) -> dict[str, int]:
+        total = self.price * int(amounts.sum())
         return {"macs": total, "params": total, "size_bytes": 4 * total}
 
 
@@ -179,37 +180,36 @@ def _stated(message: str) -> tuple[float, float]:
 @example(units=100, smallest=29, price=1)  # 0.29 * 100 is below 29 in floating point
 def test_the_smallest_values_stated_are_accepted(units: int, smallest: int, price: int) -> None:
     smallest = min(smallest, units)
-    space = SearchSpace((GroupChoices("g", units, tuple(range(smallest, units + 1))),))
-    costs = Sum(price)
-    original = costs.costs(space.full_widths)
+    space = SearchSpace((Dimension("g", "channels", tuple(range(smallest, units + 1))),))
+    costs = Sum(space, price)
+    original = costs.costs(space.full)
     tiny = Budget((("macs", 0.5),))
     with pytest.raises(InfeasibleBudgetError, match=r"budget\.macs: .* cannot be met") as caught:
-        tiny.check_feasible(space, costs, costs.costs(space.full_widths))
+        tiny.check_feasible(space, costs, costs.costs(space.full))
     absolute, fraction = _stated(str(caught.value)) if smallest < units else (original["macs"], 1.0)
-    assert absolute == costs.costs(space.smallest_widths)["macs"]
-    Budget.parse({"macs": absolute}, original).check_feasible(
-        space, costs, costs.costs(space.full_widths)
-    )
-    Budget.parse({"macs": fraction}, original).check_feasible(
-        space, costs, costs.costs(space.full_widths)
-    )
+    assert absolute == costs.costs(space.smallest)["macs"]
+    Budget.parse({"macs": absolute}, original).check_feasible(space, costs, costs.costs(space.full))
+    Budget.parse({"macs": fraction}, original).check_feasible(space, costs, costs.costs(space.full))
 
 
 class Timed(LoopedBatch):
     """Every unit costs a parameter, ten MACs, and a time."""
 
-    def __init__(self, milliseconds: float) -> None:
+    def __init__(self, space: SearchSpace, milliseconds: float) -> None:
+        super().__init__(space)
         self.milliseconds = milliseconds
 
-    def costs(self, widths: Widths) -> dict[str, float]:
-        total = int(widths.sum())
+    def of(self, amounts: Amounts) -> dict[str, float]:
+        total = int(amounts.sum())
         return {"macs": 10 * total, "params": total, "latency_ms": self.milliseconds * total}
 
 
 def test_every_bound_that_is_not_met_is_named_in_one_line() -> None:
-    space = SearchSpace((GroupChoices("a", 10, (2, 5, 10)), GroupChoices("b", 10, (3, 10))))
-    costs = Timed(0.0123)
-    original = costs.costs(space.full_widths)
+    space = SearchSpace(
+        (Dimension("a", "channels", (2, 5, 10)), Dimension("b", "channels", (3, 10)))
+    )
+    costs = Timed(space, 0.0123)
+    original = costs.costs(space.full)
     budget = Budget.parse({"macs": 0.2, "params": 6, "latency_ms": "60us"}, original)
     with pytest.raises(InfeasibleBudgetError) as caught:
         budget.check_feasible(space, costs, original)
@@ -225,9 +225,9 @@ def test_every_bound_that_is_not_met_is_named_in_one_line() -> None:
 
 @given(st.floats(1e-3, 1e3), st.integers(1, 9))
 def test_the_smallest_latency_stated_is_accepted(milliseconds: float, smallest: int) -> None:
-    space = SearchSpace((GroupChoices("g", 10, (smallest, 10)),))
-    costs = Timed(milliseconds)
-    original = costs.costs(space.full_widths)
+    space = SearchSpace((Dimension("g", "channels", (smallest, 10)),))
+    costs = Timed(space, milliseconds)
+    original = costs.costs(space.full)
     with pytest.raises(InfeasibleBudgetError) as caught:
         Budget((("latency_ms", 1e-4),)).check_feasible(space, costs, original)
     stated = re.search(r"value is ([\d,.]+ ms) \((0\.\d+) of", str(caught.value))
@@ -237,8 +237,8 @@ def test_the_smallest_latency_stated_is_accepted(milliseconds: float, smallest: 
 
 
 def test_a_feasible_budget_is_accepted() -> None:
-    space = SearchSpace((GroupChoices("g", 10, (2, 5, 10)),))
-    Budget((("macs", 2.0),)).check_feasible(space, Sum(), Sum().costs(space.full_widths))
+    space = SearchSpace((Dimension("g", "channels", (2, 5, 10)),))
+    Budget((("macs", 2.0),)).check_feasible(space, Sum(space), Sum(space).costs(space.full))
 
 
 def test_bound_above_the_targets_own_cost_is_told_of() -> None:

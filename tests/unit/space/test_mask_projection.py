@@ -10,7 +10,7 @@ from masks import Prices, mask_space
 
 from rl_compress.space.budget import Budget
 from rl_compress.space.mask_projection import decides_masks, project_mask
-from rl_compress.space.search_space import GroupChoices, SearchSpace
+from rl_compress.space.search_space import Dimension, SearchSpace
 
 Case = tuple[np.ndarray, np.ndarray, list[int], float]
 
@@ -90,6 +90,6 @@ def test_a_budget_of_nothing_leaves_nothing(masks: tuple[int, ...]) -> None:
 
 def test_masks_are_told_from_ratios() -> None:
     assert decides_masks(mask_space(3))
-    assert not decides_masks(SearchSpace((GroupChoices("a", 2, (1, 2)),)))
-    mixed = (*mask_space(1).groups, GroupChoices("a", 4, (1, 2, 4)))
+    assert not decides_masks(SearchSpace((Dimension("a", "channels", (1, 2)),)))
+    mixed = (*mask_space(1).dimensions, Dimension("a", "channels", (1, 2, 4)))
     assert not decides_masks(SearchSpace(mixed))

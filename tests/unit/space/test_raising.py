@@ -7,7 +7,7 @@ from looped_batch import LoopedBatch
 
 from rl_compress.space.budget import Budget
 from rl_compress.space.raising import Raising, Steps
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 
 
 class Weighted(LoopedBatch):
@@ -16,8 +16,8 @@ class Weighted(LoopedBatch):
     def __init__(self, prices: list[int]) -> None:
         self.prices = np.array(prices)
 
-    def costs(self, widths: Widths) -> dict[str, int]:
-        return {"macs": int(widths @ self.prices)}
+    def costs(self, levels: Levels) -> dict[str, int]:
+        return {"macs": int(levels @ self.prices)}
 
 
 @st.composite

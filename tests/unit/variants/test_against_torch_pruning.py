@@ -12,12 +12,12 @@ import torch_pruning as tp
 import zoo
 from torch import Tensor, nn
 
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Amounts
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
 
-def _cut_by_torch_pruning(model: nn.Module, compressor: Compressor, widths: Widths) -> nn.Module:
+def _cut_by_torch_pruning(model: nn.Module, compressor: Compressor, widths: Amounts) -> nn.Module:
     smaller = copy.deepcopy(model)
     graph = tp.DependencyGraph()
     with warnings.catch_warnings():
@@ -41,9 +41,9 @@ def test_both_cut_the_same(name: str) -> None:
     rng = np.random.default_rng(0)
     inputs: Tensor = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for _ in range(5):
-        widths = np.array([rng.choice(group.widths) for group in compressor.space.groups])
-        other = _cut_by_torch_pruning(model, compressor, widths)
-        ours = compressor.cut(model, widths)
+        levels = rng.integers(compressor.space.full + 1)
+        other = _cut_by_torch_pruning(model, compressor, compressor.space.amounts(levels))
+        ours = compressor.cut(model, levels)
         assert {n: t.shape for n, t in ours.state_dict().items()} == {
             n: t.shape for n, t in other.state_dict().items()
         }

@@ -13,7 +13,7 @@ from rl_compress.model.groups import find_groups
 from rl_compress.repair.bias_correction import correct_bias
 from rl_compress.repair.recalibration import recalibrate_batchnorm
 from rl_compress.repair.reconstruction import reconstruct
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import PruningConfig, SpaceConfig
 from rl_compress.targets.target import ClassificationTarget
 from rl_compress.variants.compressor import Compressor
@@ -38,10 +38,10 @@ def prepared(name: str) -> Prepared:
     return _PREPARED[name]
 
 
-def random_widths(compressor: Compressor, count: int, seed: int = 0) -> Iterator[Widths]:
+def random_levels(compressor: Compressor, count: int, seed: int = 0) -> Iterator[Levels]:
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        yield np.array([rng.choice(group.widths) for group in compressor.space.groups])
+        yield rng.integers(compressor.space.full + 1)
 
 
 def batch(size: int = 4) -> Tensor:
@@ -57,17 +57,17 @@ def assert_same_function(found: nn.Module, expected: nn.Module) -> None:
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_fast_and_physical_path_are_the_same_function(name: str) -> None:
     model, compressor = prepared(name)
-    for widths in random_widths(compressor, 50):
-        physical = compressor.cut(model, widths)
-        assert_same_function(compressor.network.variant(widths), physical.eval())
+    for levels in random_levels(compressor, 50):
+        physical = compressor.cut(model, levels)
+        assert_same_function(compressor.variant(levels), physical.eval())
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_fast_and_physical_path_have_equal_shapes(name: str) -> None:
     model, compressor = prepared(name)
-    for widths in [compressor.space.smallest_widths, *random_widths(compressor, 3)]:
-        physical = compressor.cut(model, widths)
-        variant = compressor.network.variant(widths)
+    for levels in [compressor.space.smallest, *random_levels(compressor, 3)]:
+        physical = compressor.cut(model, levels)
+        variant = compressor.variant(levels)
         assert {name: t.shape for name, t in variant.state_dict().items()} == {
             name: t.shape for name, t in physical.state_dict().items()
         }
@@ -75,15 +75,15 @@ def test_fast_and_physical_path_have_equal_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_full_widths_are_the_original(name: str) -> None:
+def test_full_levels_are_the_original(name: str) -> None:
     model, compressor = prepared(name)
-    assert_same_function(compressor.network.variant(compressor.space.full_widths), model)
+    assert_same_function(compressor.variant(compressor.space.full), model)
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_full_widths_cut_nothing(name: str) -> None:
+def test_full_levels_cut_nothing(name: str) -> None:
     model, compressor = prepared(name)
-    physical = compressor.cut(model, compressor.space.full_widths)
+    physical = compressor.cut(model, compressor.space.full)
     for tensor, expected in zip(
         physical.state_dict().values(), model.state_dict().values(), strict=True
     ):
@@ -105,8 +105,8 @@ def test_preparing_leaves_the_model_as_it_was(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_a_fresh_model_takes_the_shapes_of_a_variant(name: str) -> None:
     model, compressor = prepared(name)
-    for widths in random_widths(compressor, 3, seed=2):
-        physical = compressor.cut(model, widths)
+    for levels in random_levels(compressor, 3, seed=2):
+        physical = compressor.cut(model, levels)
         again = zoo.make(name, seed=1)
         make_room(again, physical.state_dict())
         assert repr(again) == repr(physical)
@@ -165,7 +165,7 @@ def test_the_shared_tensors_are_not_the_models_own(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_the_full_variant_copies_nothing(name: str) -> None:
     _, compressor = prepared(name)
-    variant = named_tensors(compressor.network.variant(compressor.space.full_widths))
+    variant = named_tensors(compressor.variant(compressor.space.full))
     for tensor, shared in compressor.network.tensors.items():
         assert variant[tensor].data_ptr() == shared.data_ptr()
 
@@ -180,11 +180,11 @@ def _random_target() -> ClassificationTarget:
 def test_repairs_of_a_variant_do_not_touch_the_shared_tensors(name: str) -> None:
     _, compressor = prepared(name)
     before = {name: tensor.clone() for name, tensor in compressor.network.tensors.items()}
-    reference = compressor.network.variant(compressor.space.full_widths)
-    for widths in [compressor.space.full_widths, *random_widths(compressor, 2)]:
-        kept = compressor.kept_outputs(widths, ordered=True)
+    reference = compressor.variant(compressor.space.full)
+    for levels in [compressor.space.full, *random_levels(compressor, 2)]:
+        kept = compressor.kept_outputs(levels, ordered=True)
         for repair in (reconstruct, correct_bias):
-            variant = compressor.network.variant(widths)
+            variant = compressor.variant(levels)
             repair(variant, reference, _random_target(), kept, max_batches=2)
         recalibrate_batchnorm(variant, _random_target(), max_batches=2)
     for tensor, expected in before.items():
@@ -194,16 +194,16 @@ def test_repairs_of_a_variant_do_not_touch_the_shared_tensors(name: str) -> None
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_a_variant_does_not_depend_on_those_before(name: str) -> None:
     _, compressor = prepared(name)
-    widths = next(random_widths(compressor, 1))
+    levels = next(random_levels(compressor, 1))
     with torch.no_grad():
-        first = compressor.network.variant(widths)(batch())
-        compressor.network.variant(compressor.space.smallest_widths)(batch())
-        assert torch.equal(compressor.network.variant(widths)(batch()), first)
+        first = compressor.variant(levels)(batch())
+        compressor.variant(compressor.space.smallest)(batch())
+        assert torch.equal(compressor.variant(levels)(batch()), first)
 
 
 def test_variants_are_in_evaluation_mode_without_gradients() -> None:
     _, compressor = prepared("plain")
-    variant = compressor.network.variant(compressor.space.smallest_widths)
+    variant = compressor.variant(compressor.space.smallest)
     assert not any(module.training for module in variant.modules())
     assert not any(parameter.requires_grad for parameter in variant.parameters())
 
@@ -211,7 +211,7 @@ def test_variants_are_in_evaluation_mode_without_gradients() -> None:
 def test_narrowing_keeps_the_most_important_channels() -> None:
     model, compressor = prepared("plain")
     kept = sorted(compressor.orders[0][:3].tolist())
-    variant = compressor.cut(model, np.array([3, 12, 20]))
+    variant = compressor.cut(model, compressor.space.nearest(np.array([3, 12, 20])))
     assert torch.equal(variant.get_parameter("conv1.weight"), model.conv1.weight[kept])
 
 
@@ -219,14 +219,14 @@ def test_narrowing_keeps_the_most_important_channels() -> None:
 def test_kept_outputs_are_those_of_the_variant(name: str) -> None:
     model, compressor = prepared(name)
     shared = compressor.network.tensors
-    for widths in random_widths(compressor, 5):
-        fast = compressor.network.variant(widths)
-        physical = compressor.cut(model, widths)
+    for levels in random_levels(compressor, 5):
+        fast = compressor.variant(levels)
+        physical = compressor.cut(model, levels)
         for ordered, variant, original in (
             (True, fast, shared),
             (False, physical, named_tensors(model)),
         ):
-            kept = compressor.kept_outputs(widths, ordered=ordered)
+            kept = compressor.kept_outputs(levels, ordered=ordered)
             for layer, indices in kept.items():
                 bias = dict(variant.get_submodule(layer).named_parameters()).get("bias")
                 if bias is not None:
@@ -242,15 +242,15 @@ def _outputs(layer: nn.Module) -> int:
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_kept_outputs_name_every_narrowed_layer(name: str) -> None:
     model, compressor = prepared(name)
-    widths = compressor.space.smallest_widths
-    variant = compressor.network.variant(widths)
+    levels = compressor.space.smallest
+    variant = compressor.variant(levels)
     layers = {
         layer
         for layer, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
         and _outputs(variant.get_submodule(layer)) < _outputs(module)
     }
-    kept = compressor.kept_outputs(widths, ordered=True)
+    kept = compressor.kept_outputs(levels, ordered=True)
     assert layers <= set(kept)
 
 
@@ -281,9 +281,9 @@ def test_a_module_registered_twice_stays_one() -> None:
     torch.manual_seed(0)
     model, inputs = Twice().eval(), (torch.zeros(1, 6),)
     compressor = Compressor.prepare(model, inputs, SpaceConfig())
-    assert [group.num_units for group in compressor.space.groups] == [8]
+    assert compressor.space.full_amounts.tolist() == [8]
     variant = compressor.network.variant(np.array([3]))
-    physical = compressor.cut(model, np.array([3]))
+    physical = compressor.cut(model, compressor.space.nearest(np.array([3])))
     assert variant.middle is variant.again
     x = torch.randn(4, 6)
     torch.testing.assert_close(variant(x), physical(x))
@@ -310,7 +310,7 @@ def test_tied_weights_stay_tied_in_a_variant() -> None:
     compressor = Compressor.prepare(model, inputs, SpaceConfig())
     variant = compressor.network.variant(np.array([3]))
     assert variant.second.weight is variant.first.weight
-    assert compressor.costs.costs(np.array([8]))["params"] == sum(
+    assert compressor.costs.costs(compressor.space.nearest(np.array([8])))["params"] == sum(
         parameter.numel() for parameter in model.parameters()
     )
 
@@ -320,10 +320,10 @@ def test_without_weights_keeps_structure_and_costs() -> None:
     light = compressor.without_weights()
     assert light.network.tensors == {}
     assert compressor.network.tensors
-    widths = compressor.space.smallest_widths
-    assert light.costs.costs(widths) == compressor.costs.costs(widths)
+    levels = compressor.space.smallest
+    assert light.costs.costs(levels) == compressor.costs.costs(levels)
     light.network.tensors.update(compressor.network.tensors)
-    assert_same_function(light.network.variant(widths), compressor.network.variant(widths))
+    assert_same_function(light.variant(levels), compressor.variant(levels))
 
 
 def test_the_skeleton_holds_no_weights() -> None:
@@ -335,7 +335,7 @@ def test_the_skeleton_holds_no_weights() -> None:
 def test_the_space_follows_the_config() -> None:
     config = SpaceConfig(pruning=PruningConfig(max_ratio=0.5, round_to=4), skip=["fc2"])
     compressor = Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, config)
-    assert {group.name: group.widths for group in compressor.space.groups} == {
+    assert {own.site: own.amounts for own in compressor.space.dimensions} == {
         "conv1": (4, 8),
         "conv2": (8, 12),
     }
@@ -353,9 +353,9 @@ def test_importance_decides_the_order() -> None:
 
 def test_narrowed_weights_are_those_of_the_variant() -> None:
     _, compressor = prepared("plain")
-    widths = np.array([3, 5, 7])
-    weights = compressor.network.narrowed_weights(1, widths)
-    variant = compressor.network.variant(widths)
+    levels = compressor.space.nearest(np.array([3, 5, 7]))
+    weights = compressor.weights_of(1, levels)
+    variant = compressor.variant(levels)
     expected = [variant.conv2.weight, variant.fc1.weight]
     assert [tuple(weight.shape) for weight in weights] == [tuple(w.shape) for w in expected]
     for weight, wanted in zip(weights, expected, strict=True):

@@ -1,4 +1,4 @@
-"""Variants whose groups decide widths and bits together."""
+"""Variants whose groups decide units and bits together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, prepar
 from rl_compress.export.packed_state import Packing, pack_state, stored_bytes
 from rl_compress.model.axes import quantizable_weights
 from rl_compress.quantizers.model import Quantization, quantize_weights
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 from rl_compress.variants.compressor import Compressor
@@ -27,19 +27,18 @@ def prepare(name: str, **space: object) -> tuple[nn.Module, Compressor]:
     return model, Compressor.prepare(model, zoo.EXAMPLE, config)
 
 
-def draw(compressor: Compressor, count: int) -> list[Widths]:
+def draw(compressor: Compressor, count: int) -> list[Levels]:
     rng = np.random.default_rng(0)
-    groups = compressor.space.groups
-    return [np.array([rng.choice(group.widths) for group in groups]) for _ in range(count)]
+    return [rng.integers(compressor.space.full + 1) for _ in range(count)]
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_slices_of_levels_are_what_cutting_a_quantized_model_gives(name: str) -> None:
+def test_slices_of_quantized_weights_are_what_cutting_a_quantized_model_gives(name: str) -> None:
     model, compressor = prepare(name, protect=[])
     inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    for widths in draw(compressor, 10):
-        fast = compressor.network.variant(widths)
-        physical = compressor.cut(compressor.quantized(model, widths), widths)
+    for levels in draw(compressor, 10):
+        fast = compressor.variant(levels)
+        physical = compressor.cut(compressor.quantized(model, levels), levels)
         with torch.no_grad():
             found, expected = fast(inputs), physical.eval()(inputs)
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -51,31 +50,31 @@ def test_costs_are_those_of_what_is_stored(structure: str) -> None:
     model, compressor = prepare("plain", pruning=pruning, skip=["conv1"], protect=["fc2"])
     candidates = draw(compressor, 8)
     table = compressor.costs.batch(np.array(candidates))
-    for row, widths in enumerate(candidates):
-        costs = compressor.costs.costs(widths)
+    for row, levels in enumerate(candidates):
+        costs = compressor.costs.costs(levels)
         assert {cost: values[row] for cost, values in table.items()} == costs
-        cut = compressor.cut(model, widths)
-        bits = compressor.bits.at(widths).weights
+        cut = compressor.cut(model, levels)
+        bits = compressor.layer_bits(levels).weights
         quantized = quantize_weights(cut, compressor.config.quantization, bits)
-        packing = Packing(Quantization(quantized), compressor.masks(widths))
+        packing = Packing(Quantization(quantized), compressor.masks(levels))
         stored, _ = pack_state(cut.state_dict(), packing)
         assert costs["size_bytes"] == stored_bytes(stored)
 
 
 def test_bops_are_macs_times_both_kinds_of_bits() -> None:
     _, compressor = prepare("plain", pruning={"max_ratio": 0.0}, protect=[])
-    widths = compressor.space.full_widths.copy()
-    decides = np.array([group.decides for group in compressor.space.groups])
-    widths[decides == "weight_bits"] = 4
-    widths[decides == "activation_bits"] = 8
-    costs = compressor.costs.costs(widths)
+    amounts = compressor.space.full_amounts.copy()
+    decides = np.array([own.decides for own in compressor.space.dimensions])
+    amounts[decides == "weight_bits"] = 4
+    amounts[decides == "activation_bits"] = 8
+    costs = compressor.costs.costs(compressor.space.nearest(amounts))
     assert costs["bops"] == costs["macs"] * 4 * 8
 
 
 def test_the_first_and_the_last_layer_are_protected_where_bits_are_searched() -> None:
     _, compressor = prepare("plain")
-    assert not {"conv1", "fc2"} & {group.name for group in compressor.space.groups}
-    bits = compressor.bits.at(compressor.space.smallest_widths)
+    assert not {"conv1", "fc2"} & set(compressor.space.sites)
+    bits = compressor.layer_bits(compressor.space.smallest)
     assert bits.weights == {"conv1": 8, "conv2": 2, "fc1": 2, "fc2": 8}
     assert bits.activations == {"conv1": 8, "conv2": 4, "fc1": 4, "fc2": 8}
     (reason,) = [group.reason for group in compressor.groups if group.name == "conv1"]
@@ -85,32 +84,32 @@ def test_the_first_and_the_last_layer_are_protected_where_bits_are_searched() ->
 
 def test_protection_can_be_chosen() -> None:
     _, compressor = prepare("plain", protect=["fc1"], protected_bits=16)
-    names = {group.name for group in compressor.space.groups}
+    names = set(compressor.space.sites)
     assert "fc1" not in names
     assert {"conv1", "fc2"} <= names
-    assert "fc1" not in compressor.bits.at(compressor.space.full_widths).weights
+    assert "fc1" not in compressor.layer_bits(compressor.space.full).weights
 
 
 def test_layers_that_share_channels_share_bits() -> None:
     _, compressor = prepare("residual", protect=[])
-    names = [group.name for group in compressor.space.groups if group.decides == "weight_bits"]
+    names = [own.site for own in compressor.space.dimensions if own.decides == "weight_bits"]
     assert len(names) == len(set(names))
     shared = next(group for group in compressor.groups if len(group.producers) > 1)
-    widths = compressor.space.smallest_widths.copy()
+    levels = compressor.space.smallest
     index = next(
         i
-        for i, group in enumerate(compressor.space.groups)
-        if group.name == shared.name and group.decides == "weight_bits"
+        for i, own in enumerate(compressor.space.dimensions)
+        if own.site == shared.name and own.decides == "weight_bits"
     )
-    widths[index] = 8
-    bits = compressor.bits.at(widths).weights
+    levels[index] = compressor.space.dimensions[index].nearest(8)
+    bits = compressor.layer_bits(levels).weights
     assert {layer for layer, number in bits.items() if number == 8} == set(shared.producers)
 
 
 def test_every_quantizable_layer_has_bits() -> None:
     for name in zoo.ZOO:
         model, compressor = prepare(name)
-        bits = compressor.bits.at(compressor.space.full_widths).weights
+        bits = compressor.layer_bits(compressor.space.full).weights
         assert {f"{layer}.weight" for layer in bits} == set(quantizable_weights(model))
 
 
@@ -124,21 +123,21 @@ def test_what_is_scored_is_what_is_delivered() -> None:
     config = EvaluationConfig()
     evaluator = Evaluator(target, compressor, "fidelity", config)
     inputs = torch.stack([data[i][0] for i in range(16)])
-    for widths in draw(compressor, 3):
-        physical = compressor.cut(compressor.quantized(model, widths), widths)
+    for levels in draw(compressor, 3):
+        physical = compressor.cut(compressor.quantized(model, levels), levels)
         prepare_variant(
             physical.eval(),
             model,
             target,
             compressor.config,
             config,
-            kept=compressor.kept_outputs(widths, ordered=False),
+            kept=compressor.kept_outputs(levels, ordered=False),
             masks={},
-            bits=compressor.bits.at(widths),
-            levels_made=True,
+            bits=compressor.layer_bits(levels),
+            weights_made=True,
         )
         with torch.no_grad():
-            found, expected = evaluator.variant(widths).cpu()(inputs), physical(inputs)
+            found, expected = evaluator.variant(levels).cpu()(inputs), physical(inputs)
         # Rounding of activations may tip where sums are in another order.
         close = ((found - expected).abs() <= 1e-3 * expected.abs().max()).float().mean()
         assert close > 0.95

@@ -16,7 +16,7 @@ from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, u
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.importance.soft_threshold import soft_threshold
 from rl_compress.quantizers.model import Quantization, quantize_weights
-from rl_compress.space.search_space import Widths
+from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 from rl_compress.variants.compressor import Compressor
@@ -44,9 +44,9 @@ def _prepare(structure: str, *, action: str = "ratio", **pruning: Any) -> Compre
     return Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, config, target=_target())
 
 
-def _random(compressor: Compressor, seed: int) -> Widths:
+def _random(compressor: Compressor, seed: int) -> Levels:
     rng = np.random.default_rng(seed)
-    return np.array([rng.choice(group.widths) for group in compressor.space.groups])
+    return rng.integers(compressor.space.full + 1)
 
 
 STRUCTURES = ["weights", "blocks", "2:4", "4:8"]
@@ -58,33 +58,33 @@ def test_a_variant_is_the_network_times_its_masks(structure: str) -> None:
     model = zoo.make("plain")
     inputs = torch.randn(2, 1, 8, 8)
     for seed in range(3):
-        widths = _random(compressor, seed)
-        masks = compressor.masks(widths)
+        levels = _random(compressor, seed)
+        masks = compressor.masks(levels)
         # The 20 inputs of fc2 are no multiple of 8.
         last = set() if structure == "4:8" else {"fc2.weight"}
         assert set(masks) == {"conv2.weight", "fc1.weight"} | last
-        cut = compressor.cut(model, widths)
+        cut = compressor.cut(model, levels)
         for name, mask in masks.items():
             expected = model.get_parameter(name) * mask
             assert torch.equal(cut.get_parameter(name), expected)
-        torch.testing.assert_close(compressor.network.variant(widths)(inputs), cut(inputs))
-    full = compressor.network.variant(compressor.space.full_widths)
+        torch.testing.assert_close(compressor.variant(levels)(inputs), cut(inputs))
+    full = compressor.variant(compressor.space.full)
     torch.testing.assert_close(full(inputs), model(inputs))
 
 
 def test_single_weights_go_from_the_smallest() -> None:
     compressor = _prepare("weights", importance="l1")
-    widths = compressor.space.smallest_widths
+    levels = compressor.space.smallest
     weight = zoo.make("plain").fc1.weight
-    mask = compressor.masks(widths)["fc1.weight"]
-    assert int(mask.sum()) == widths[1]
+    mask = compressor.masks(levels)["fc1.weight"]
+    assert int(mask.sum()) == compressor.space.amounts(levels)[1]
     assert weight[mask].abs().min() >= weight[~mask].abs().max()
 
 
 @pytest.mark.parametrize(("structure", "n", "m"), [("2:4", 2, 4), ("4:8", 4, 8)])
 def test_n_of_m_neighbours_stay_and_they_are_the_largest(structure: str, n: int, m: int) -> None:
     compressor = _prepare(structure, importance="l1")
-    masks = compressor.masks(compressor.space.smallest_widths)
+    masks = compressor.masks(compressor.space.smallest)
     for name, mask in masks.items():
         rows = mask.flatten(1)
         assert (rows.reshape(-1, m).sum(dim=1) == n).all(), name
@@ -114,20 +114,22 @@ def test_costs_are_those_of_what_is_stored(structure: str, bits: int) -> None:
     model = zoo.make("plain")
     compressor = Compressor.prepare(model, zoo.EXAMPLE, config)
     for seed in range(3):
-        widths = _random(compressor, seed)
-        costs = compressor.costs.costs(widths)
-        cut = compressor.cut(model, widths)
-        removed = sum(int((~mask).sum()) for mask in compressor.masks(widths).values())
+        levels = _random(compressor, seed)
+        costs = compressor.costs.costs(levels)
+        cut = compressor.cut(model, levels)
+        removed = sum(int((~mask).sum()) for mask in compressor.masks(levels).values())
         assert costs["params"] == sum(p.numel() for p in model.parameters()) - removed
-        quantized = quantize_weights(cut, config.quantization, compressor.bits.at(widths).weights)
-        packing = Packing(Quantization(quantized), compressor.masks(widths))
+        quantized = quantize_weights(
+            cut, config.quantization, compressor.layer_bits(levels).weights
+        )
+        packing = Packing(Quantization(quantized), compressor.masks(levels))
         stored, descriptions = pack_state(cut.state_dict(), packing)
         assert costs["size_bytes"] == stored_bytes(stored)
         for name, values in unpack_state(stored, descriptions).items():
-            mask = compressor.masks(widths).get(name)
+            mask = compressor.masks(levels).get(name)
             expected = cut.state_dict()[name]
             torch.testing.assert_close(values, expected if mask is None else expected * mask)
-    full = compressor.costs.costs(compressor.space.full_widths)
+    full = compressor.costs.costs(compressor.space.full)
     assert full["macs"] == compressor.costs.original["macs"]
     if bits == 16:
         assert full == compressor.costs.original
@@ -135,13 +137,14 @@ def test_costs_are_those_of_what_is_stored(structure: str, bits: int) -> None:
 
 def test_macs_are_those_of_the_weights_that_stay() -> None:
     compressor = _prepare("weights")
-    widths = compressor.space.full_widths.copy()
-    widths[0] //= 2  # conv2: 16 positions for each of its weights
-    gone = compressor.space.full_widths[0] - widths[0]
-    costs = compressor.costs.costs(widths)
+    levels = compressor.space.full
+    levels[0] //= 2  # conv2: 16 positions for each of its weights
+    amounts = compressor.space.amounts(levels)
+    gone = compressor.space.full_amounts[0] - amounts[0]
+    costs = compressor.costs.costs(levels)
     assert compressor.costs.original["macs"] - costs["macs"] == 16 * gone
-    assert compressor.costs.macs_of_group(0, widths) == 16 * widths[0]
-    assert compressor.costs.params_of_group(1, widths) == widths[1]
+    assert compressor.costs.macs_of(0, levels) == 16 * amounts[0]
+    assert compressor.costs.params_of(1, levels) == amounts[1]
 
 
 @pytest.mark.parametrize("name", list(zoo.ZOO))
@@ -149,28 +152,28 @@ def test_masks_over_channels_agree_on_both_paths(name: str) -> None:
     model = zoo.make(name)
     config = SpaceConfig(action="mask")
     compressor = Compressor.prepare(model, zoo.EXAMPLE, config)
-    assert {group.widths for group in compressor.space.groups} == {(0, 1)}
+    assert {own.amounts for own in compressor.space.dimensions} == {(0, 1)}
     inputs = torch.randn(3, 1, 8, 8)
     for seed in range(4):
-        widths = _random(compressor, seed)
-        cut = compressor.cut(model, widths)
+        levels = _random(compressor, seed)
+        cut = compressor.cut(model, levels)
         expected = cut.eval()(inputs)
         torch.testing.assert_close(
-            compressor.network.variant(widths)(inputs), expected, atol=1e-5, rtol=1e-4
+            compressor.variant(levels)(inputs), expected, atol=1e-5, rtol=1e-4
         )
         params = sum(p.numel() for p in cut.parameters())
-        assert compressor.costs.costs(widths)["params"] == params
-        kept = compressor.kept_outputs(widths, ordered=False)
+        assert compressor.costs.costs(levels)["params"] == params
+        kept = compressor.kept_outputs(levels, ordered=False)
         assert {k: v.tolist() for k, v in kept.items()} == {
-            k: v.tolist() for k, v in compressor.kept_outputs(widths, ordered=True).items()
+            k: v.tolist() for k, v in compressor.kept_outputs(levels, ordered=True).items()
         }
 
 
 def test_no_layer_vanishes_under_a_mask() -> None:
     compressor = _prepare("channels", action="mask")
-    nothing = compressor.space.smallest_widths
+    nothing = compressor.space.smallest
     assert nothing.sum() == 0
-    smallest = compressor.network.variant(nothing)
+    smallest = compressor.variant(nothing)
     assert smallest.conv1.out_channels == smallest.conv2.out_channels == 1
     assert smallest(torch.randn(2, 1, 8, 8)).isfinite().all()
 
@@ -179,14 +182,14 @@ def test_a_mask_over_single_weights_is_the_mask() -> None:
     model = nn.Sequential(nn.Linear(6, 1)).eval()
     config = SpaceConfig.model_validate({"action": "mask", "pruning": {"structure": "weights"}})
     compressor = Compressor.prepare(model, (torch.zeros(1, 6),), config)
-    assert [group.name for group in compressor.space.groups] == [f"0[{i}]" for i in range(6)]
-    widths = np.array([1, 0, 0, 1, 1, 0])
-    variant = compressor.network.variant(widths)
-    assert torch.equal(variant[0].weight, model[0].weight * torch.from_numpy(widths))
-    assert compressor.costs.costs(widths)["params"] == 4
-    policy = compressor.space.policy_of(widths)
+    assert compressor.space.sites == [f"0[{i}]" for i in range(6)]
+    levels = np.array([1, 0, 0, 1, 1, 0])
+    variant = compressor.variant(levels)
+    assert torch.equal(variant[0].weight, model[0].weight * torch.from_numpy(levels))
+    assert compressor.costs.costs(levels)["params"] == 4
+    policy = compressor.space.policy_of(levels)
     assert policy["0[1]"].pruning_ratio == 1.0
-    assert compressor.space.widths_of(policy).tolist() == widths.tolist()
+    assert compressor.space.levels_of(policy).tolist() == levels.tolist()
 
 
 def test_workers_rebuild_the_network_from_its_tensors() -> None:
@@ -195,11 +198,9 @@ def test_workers_rebuild_the_network_from_its_tensors() -> None:
     assert isinstance(bare.network, MaskedNetwork)
     assert bare.network.tensors == {}
     again = bare.with_tensors(compressor.network.tensors)
-    widths = _random(compressor, 0)
+    levels = _random(compressor, 0)
     inputs = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(
-        again.network.variant(widths)(inputs), compressor.network.variant(widths)(inputs)
-    )
+    torch.testing.assert_close(again.variant(levels)(inputs), compressor.variant(levels)(inputs))
 
 
 @pytest.mark.parametrize(
@@ -228,12 +229,12 @@ def test_soft_shrinkage_brings_what_stays_closer_to_zero_and_leaves_a_whole_weig
     compressor = Compressor.prepare(
         model, zoo.EXAMPLE, config, target=_target(), contribution=settings
     )
-    widths = compressor.space.full_widths.copy()
-    widths[1] = compressor.space.groups[1].widths[0]  # fc2
-    cut = compressor.cut(model, widths)
+    levels = compressor.space.full
+    levels[1] = 0  # fc2
+    cut = compressor.cut(model, levels)
     assert torch.equal(cut.fc1.weight, model.fc1.weight)
-    mask = compressor.masks(widths)["fc2.weight"]
+    mask = compressor.masks(levels)["fc2.weight"]
     expected = soft_threshold(model.fc2.weight, 0.01) * mask
     assert torch.equal(cut.fc2.weight, expected)
     inputs = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(compressor.network.variant(widths)(inputs), cut(inputs))
+    torch.testing.assert_close(compressor.variant(levels)(inputs), cut(inputs))

@@ -26,22 +26,22 @@ SPACE = SpaceConfig.model_validate({"quantization": {"weight_bits": [2, 4, 16]},
 def prepared() -> tuple[Compressor, SlimmableNetwork, PackedWeights]:
     compressor = Compressor.prepare(zoo.make("residual"), zoo.EXAMPLE, SPACE)
     assert isinstance(compressor.network, SlimmableNetwork)
-    assert compressor.network.levels is not None
-    return compressor, compressor.network, compressor.network.levels
+    assert compressor.network.packed is not None
+    return compressor, compressor.network, compressor.network.packed
 
 
-def test_a_variant_makes_the_levels_that_it_is_made_of() -> None:
+def test_a_variant_makes_the_weights_that_it_is_made_of() -> None:
     compressor, network, made = prepared()
     network.uncompressed()
-    network.variant(compressor.space.full_widths)
-    network.variant(compressor.space.smallest_widths, levels=False)
+    compressor.variant(compressor.space.full)
+    compressor.variant(compressor.space.smallest, quantized=False)
     assert made.nbytes == 0
-    network.variant(compressor.space.smallest_widths)
+    compressor.variant(compressor.space.smallest)
     assert all((name, 2) in made and (name, 4) not in made for name in network.bits)
 
 
 @pytest.mark.parametrize("expanded", [0, 1 << 20])
-def test_levels_are_the_quantized_weights(expanded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_the_quantized_weights(expanded: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few of the values are kept."""
     monkeypatch.setattr(packed_weights, "_EXPANDED_BYTES", expanded)
     _, network, made = prepared()
@@ -59,28 +59,26 @@ def test_processes_of_a_node_share_what_one_has_made(
 ) -> None:
     compressor, network, _ = prepared()
     rng = np.random.default_rng(0)
-    candidates = [
-        np.array([rng.choice(group.widths) for group in compressor.space.groups]) for _ in range(3)
-    ]
-    expected = [network.variant(widths).state_dict() for widths in candidates]
+    candidates = [rng.integers(compressor.space.full + 1) for _ in range(3)]
+    expected = [compressor.variant(levels).state_dict() for levels in candidates]
     compressor.with_tensors(network.tensors, tmp_path)  # puts there what the driver has made
     worker = compressor.without_weights().with_tensors(network.tensors, tmp_path)
     monkeypatch.setattr(packed_weights, "quantize_tensor", None)
-    for widths, tensors in zip(candidates, expected, strict=True):
-        found = worker.network.variant(widths).state_dict()
+    for levels, tensors in zip(candidates, expected, strict=True):
+        found = worker.variant(levels).state_dict()
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.items())
 
 
-def test_what_is_sent_to_workers_holds_no_levels() -> None:
-    compressor, network, _ = prepared()
-    network.variant(compressor.space.smallest_widths)
+def test_what_is_sent_to_workers_holds_no_packed_weights() -> None:
+    compressor, _, _ = prepared()
+    compressor.variant(compressor.space.smallest)
     sent = compressor.without_weights().network
     assert isinstance(sent, SlimmableNetwork)
-    assert sent.levels is not None
-    assert sent.levels.nbytes == 0
+    assert sent.packed is not None
+    assert sent.packed.nbytes == 0
 
 
-def test_other_quantizers_have_levels_of_their_own(tmp_path: Path) -> None:
+def test_other_quantizers_have_weights_of_their_own(tmp_path: Path) -> None:
     weight = torch.randn(4, 8)
     found = []
     for name in ("symmetric", "kmeans"):
@@ -107,4 +105,4 @@ def test_a_weight_that_cannot_be_quantized_is_refused_at_once() -> None:
         model.get_parameter("conv2.weight")[0, 0] = float("inf")
     network = SlimmableNetwork.from_model(model, [], [])
     with pytest.raises(ConfigError, match=r"conv2\.weight: cannot be quantized"):
-        network.with_levels({"conv2": Bits((2, 4), 0)}, SPACE.quantization)
+        network.with_bits({"conv2": Bits((2, 4), 0)}, SPACE.quantization)

@@ -34,8 +34,8 @@ def test_uniform_tightens_from_everything_to_the_smallest(
         assert len(set(keep.tolist())) == 1
     assert asked[0].tolist() == [1, 1, 1]
     assert all((after < before).all() for before, after in pairwise(asked))
-    # The last one is narrower than the smallest widths in some group, yet not in all.
-    assert (asked[-1] * compressor.space.num_units >= compressor.space.smallest_widths).any()
+    # The last one is narrower than the smallest in some group, yet not in all.
+    assert (asked[-1] * compressor.space.full_amounts >= compressor.space.smallest).any()
 
 
 def test_the_first_uniform_candidate_is_at_the_budget(
@@ -43,8 +43,8 @@ def test_the_first_uniform_candidate_is_at_the_budget(
 ) -> None:
     keep = Uniform(SearchProblem(compressor.space, budget, compressor.costs)).ask()
     assert keep is not None
-    widths = project(keep, budget, compressor.space, compressor.costs, fill=False)
-    assert 0.8 < budget.usage(compressor.costs.costs(widths)) <= 1.0
+    levels = project(keep, budget, compressor.space, compressor.costs, fill=False)
+    assert 0.8 < budget.usage(compressor.costs.costs(levels)) <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ class Run:
         target = ClassificationTarget(lambda: model, dict.fromkeys(SPLITS, data))
         self.compressor = Compressor.prepare(model, zoo.EXAMPLE, config or SpaceConfig())
         self.space, self.costs = self.compressor.space, self.compressor.costs
-        self.budget = Budget.parse({"macs": 0.5}, self.costs.costs(self.space.full_widths))
+        self.budget = Budget.parse({"macs": 0.5}, self.costs.costs(self.space.full))
         self.store = EvaluationStore(folder)
         self.ledger = EvaluationLedger(self.store, limit)
         self.candidates = CandidateEvaluator(

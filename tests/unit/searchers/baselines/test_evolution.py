@@ -5,20 +5,20 @@ import pytest
 from looped_batch import LoopedBatch
 
 from rl_compress.searchers.baselines.evolution import Evolution, GreedyEvolution
-from rl_compress.searchers.prior import greedy_widths
+from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.space.search_space import Amounts, Dimension, Levels, SearchSpace
 from rl_compress.variants.compressor import Compressor
 
 BITS = (2, 3, 4, 5, 6, 8)
 SPACE = SearchSpace(
     (
-        *(GroupChoices(f"w{i}", 32, tuple(range(4, 33))) for i in range(3)),
-        *(GroupChoices(f"b{i}", 8, BITS) for i in range(3)),
-        GroupChoices("fixed", 1, (1,)),
+        *(Dimension(f"w{i}", "channels", tuple(range(4, 33))) for i in range(3)),
+        *(Dimension(f"b{i}", "channels", BITS) for i in range(3)),
+        Dimension("fixed", "channels", (1,)),
     )
 )
 
@@ -26,71 +26,74 @@ SPACE = SearchSpace(
 class Costs(LoopedBatch):
     """Size and bit operations of layers with weight bits; the MACs do not depend on bits."""
 
-    def costs(self, widths: Widths) -> dict[str, int]:
-        channels, bits = widths[:3], widths[3:6]
+    def of(self, amounts: Amounts) -> dict[str, int]:
+        channels, bits = amounts[:3], amounts[3:6]
         return {"macs": int((channels**2).sum()), "bops": int((channels**2 * bits).sum())}
 
 
-def _evolve(budget: Budget, count: int, start: np.ndarray | None = None) -> list[Widths]:
+COSTS = Costs(SPACE)
+
+
+def _evolve(budget: Budget, count: int, start: np.ndarray | None = None) -> list[Levels]:
     """Return the mutations as proposed; all fail, so the start stays their parent."""
-    evolution = Evolution(SearchProblem(SPACE, budget, Costs()))
+    evolution = Evolution(SearchProblem(SPACE, budget, COSTS))
     if start is not None:
         evolution._parent = start
     evolution.tell(evolution.ask(), 0.0)
     found = []
     for _ in range(count):
         keep = evolution.ask()
-        widths = (keep * SPACE.num_units).round().astype(np.int64)
-        assert widths.tolist() == SPACE.nearest(keep * SPACE.num_units).tolist()
-        found.append(widths)
+        levels = SPACE.nearest(keep * SPACE.full_amounts)
+        assert keep == pytest.approx(SPACE.kept(levels))
+        found.append(levels)
         evolution.tell(keep, float("-inf"))
     return found
 
 
-START = np.array([16, 16, 16, 4, 4, 4, 1])
-BOPS = Budget((("bops", float(Costs().costs(START)["bops"])),))
+START = SPACE.nearest(np.array([16, 16, 16, 4, 4, 4, 1]))
+BOPS = Budget((("bops", float(COSTS.costs(START)["bops"])),))
 
 
 def test_mutations_switch_levels_within_the_budget() -> None:
-    for widths in _evolve(BOPS, 100, START / SPACE.num_units):
-        up, down = (widths > START).sum(), (widths < START).sum()
+    for levels in _evolve(BOPS, 100, SPACE.kept(START)):
+        up, down = (levels > START).sum(), (levels < START).sum()
         assert 1 <= up <= 3
         assert down >= 1  # the parent uses all of the budget
         # What cuts of the others cannot make good is left to the projection.
-        others = widths <= START
-        exhausted = (widths == SPACE.smallest_widths)[others].all()
-        assert exhausted or BOPS.admits(Costs().costs(widths))
-        steps = np.abs(widths - START)
+        others = levels <= START
+        exhausted = (levels == SPACE.smallest)[others].all()
+        assert exhausted or BOPS.admits(COSTS.costs(levels))
+        steps = np.abs(SPACE.amounts(levels) - SPACE.amounts(START))
         assert steps[3:6].max() <= 2 * down  # bits move by single levels
-        assert widths[6] == 1
+        assert levels[6] == 0
 
 
 def test_what_no_exceeded_bound_depends_on_is_not_cut() -> None:
-    macs = Budget((("macs", float(Costs().costs(START)["macs"])),))
-    for widths in _evolve(macs, 100, START / SPACE.num_units):
-        assert (widths[3:6] >= START[3:6]).all()
+    macs = Budget((("macs", float(COSTS.costs(START)["macs"])),))
+    for levels in _evolve(macs, 100, SPACE.kept(START)):
+        assert (levels[3:6] >= START[3:6]).all()
 
 
 def test_mutations_are_mostly_new() -> None:
-    found = [tuple(widths) for widths in _evolve(BOPS, 60, START / SPACE.num_units)]
+    found = [tuple(levels) for levels in _evolve(BOPS, 60, SPACE.kept(START))]
     assert len(set(found)) >= 55
 
 
 def test_an_uncompressed_parent_is_cut() -> None:
     ample = Budget((("bops", 1e9),))
-    full = SPACE.full_widths
-    for widths in _evolve(ample, 20, np.ones(len(SPACE))):
-        assert (widths <= full).all()
-        assert (widths < full).any()
+    full = SPACE.full
+    for levels in _evolve(ample, 20, np.ones(len(SPACE))):
+        assert (levels <= full).all()
+        assert (levels < full).any()
 
 
 def test_evolution_improves(compressor: Compressor, budget: Budget) -> None:
     space, costs = compressor.space, compressor.costs
-    aim = project(np.array([0.9, 0.2, 0.6]), budget, space, costs) / space.num_units
+    aim = space.kept(project(np.array([0.9, 0.2, 0.6]), budget, space, costs))
     evolution = Evolution(SearchProblem(space, budget, costs))
     rewards = []
     for _ in range(200):
-        keep = project(evolution.ask(), budget, space, costs) / space.num_units
+        keep = space.kept(project(evolution.ask(), budget, space, costs))
         rewards.append(-float(((keep - aim) ** 2).sum()))
         evolution.tell(keep, rewards[-1])
     assert max(rewards) > 0.05 * rewards[0]
@@ -106,12 +109,12 @@ def test_it_starts_uniform_at_the_budget_or_at_the_prior(
     assert uniform is not None
     assert len(set(uniform.tolist())) == 1
     prior = GreedyEvolution(problem).ask()
-    assert prior == pytest.approx(greedy_widths(curves, budget, space, costs) / space.num_units)
+    assert prior == pytest.approx(space.kept(greedy_levels(curves, budget, space, costs)))
 
 
 def test_evolution_survives_failures() -> None:
     for first in (-1.0, float("-inf")):
-        evolution = Evolution(SearchProblem(SPACE, BOPS, Costs()))
+        evolution = Evolution(SearchProblem(SPACE, BOPS, COSTS))
         start = evolution.ask()
         evolution.tell(start, first)
         for _ in range(16):
@@ -122,14 +125,15 @@ def test_evolution_survives_failures() -> None:
 
 
 def test_equals_replace_the_parent() -> None:
-    evolution = Evolution(SearchProblem(SPACE, BOPS, Costs()))
-    evolution._parent = START / SPACE.num_units
+    evolution = Evolution(SearchProblem(SPACE, BOPS, COSTS))
+    evolution._parent = SPACE.kept(START)
     evolution.tell(evolution.ask(), 1.0)
     brood = [evolution.ask() for _ in range(8)]
     for keep in brood:
         evolution.tell(keep, 1.0)
-    parent = SPACE.nearest(brood[0] * SPACE.num_units)
+    parent = SPACE.nearest(brood[0] * SPACE.full_amounts)
     changed = [
-        int((SPACE.nearest(evolution.ask() * SPACE.num_units) != parent).sum()) for _ in range(30)
+        int((SPACE.nearest(evolution.ask() * SPACE.full_amounts) != parent).sum())
+        for _ in range(30)
     ]
     assert min(changed) <= 2

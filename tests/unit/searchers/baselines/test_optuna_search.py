@@ -11,13 +11,13 @@ from rl_compress.errors import ConfigError
 from rl_compress.searchers.baselines.optuna_search import CMAES, TPE, OptunaSearch
 from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import GroupChoices, SearchSpace
+from rl_compress.space.search_space import Dimension, SearchSpace
 
 SPACE = SearchSpace(
     (
-        GroupChoices("conv", 16, tuple(range(2, 17))),
-        GroupChoices("fixed", 4, (4,)),
-        GroupChoices("conv", 8, (2, 3, 4, 5, 6, 8), "weight_bits"),
+        Dimension("conv", "channels", tuple(range(2, 17))),
+        Dimension("fixed", "channels", (4,)),
+        Dimension("conv", "weight_bits", (2, 3, 4, 5, 6, 8)),
     )
 )
 PROBLEM = SearchProblem(SPACE, Budget(()), cast("CostFunction", None))

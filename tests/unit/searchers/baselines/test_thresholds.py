@@ -9,27 +9,27 @@ from looped_batch import LoopedBatch
 from rl_compress.searchers.baselines.thresholds import Contribution, Global
 from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.space.budget import Budget
-from rl_compress.space.search_space import GroupChoices, SearchSpace, Widths
+from rl_compress.space.search_space import Amounts, Dimension, SearchSpace
 
-SPACE = SearchSpace((GroupChoices("a", 4, (1, 2, 3, 4)), GroupChoices("b", 2, (1, 2))))
+SPACE = SearchSpace((Dimension("a", "channels", (1, 2, 3, 4)), Dimension("b", "channels", (1, 2))))
 
 
 class Count(LoopedBatch):
-    def costs(self, widths: Widths) -> dict[str, int]:
-        return {"params": int(np.sum(widths))}
+    def of(self, amounts: Amounts) -> dict[str, int]:
+        return {"params": int(amounts.sum())}
 
 
-JOINT = SearchSpace((*SPACE.groups, GroupChoices("a", 8, (4, 8), "weight_bits")))
+JOINT = SearchSpace((*SPACE.dimensions, Dimension("a", "weight_bits", (4, 8))))
 
 
 def _problem(space: SearchSpace, bound: float = 99, **known: Any) -> SearchProblem:
-    return SearchProblem(space, Budget((("params", bound),)), Count(), **known)
+    return SearchProblem(space, Budget((("params", bound),)), Count(space), **known)
 
 
 def _all(baseline: Any, space: SearchSpace = SPACE) -> list[list[float]]:
     found = []
     while (keep := baseline.ask()) is not None:
-        found.append((keep * space.num_units).tolist())
+        found.append((keep * space.full_amounts).tolist())
     return found
 
 
@@ -41,7 +41,7 @@ def test_all_units_compete_relative_to_their_layer() -> None:
 
 
 def test_units_of_one_layer_share_its_mean() -> None:
-    single = SearchSpace(tuple(GroupChoices(f"u{i}", 1, (0, 1)) for i in range(3)))
+    single = SearchSpace(tuple(Dimension(f"u{i}", "channels", (0, 1)) for i in range(3)))
     importances = [np.array([1.0]), np.array([3.0]), np.array([10.0])]
     first = Global(_problem(single, 2, importances=importances, layers=["a", "a", "b"])).ask()
     # Relative: 0.5, 1.5 within a; 1 alone in b.
