@@ -69,7 +69,7 @@ def proposals(
     screening = Screening(space, cost_function, curves, original_reward)
     rng = np.random.default_rng(_SEED)
 
-    def wishes() -> Iterator[tuple[str, Levels]]:
+    def candidates() -> Iterator[tuple[str, Levels]]:
         yield "the prior", prior
         best = known.within(budget, cost_function).best(prior)
         for curiosity in (0.0, None):
@@ -78,7 +78,7 @@ def proposals(
 
     for _ in range(MOST):
         measured = {row.tobytes() for row in known.levels}
-        new = next((wish for wish in wishes() if wish[1].tobytes() not in measured), None)
+        new = next((one for one in candidates() if one[1].tobytes() not in measured), None)
         if new is None:
             return  # there seem to be no others
         name, levels = new

@@ -45,9 +45,9 @@ happens where recalibration costs the uncompressed target more than its variants
 """
 
 _CURIOSITY = 3.0
-"""Mean of the multiple of the uncertainty."""
-_BEST, _STRANGERS = 8, 2
-"""Records, and random variants, that mutations start from."""
+"""Mean of the multiple of the uncertainty, in the lower confidence bound of the loss."""
+_BEST, _RESTARTS = 8, 2
+"""Records, and random restarts, that mutations start from."""
 _GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
 _CHANGES = (0.1, 0.4, 0.3, 0.2)
 """How often a mutation changes one level, two, and so on: mostly two, one down and one up."""
@@ -180,8 +180,10 @@ class Screening:
         """
         measured = set(_keys(known.levels))
         if len(known.levels) < _FIRST:
-            wrong = self._wrong_prior(budget, rng)
-            return wrong if wrong.tobytes() not in measured else self._stranger(budget, rng)
+            perturbed = self._perturbed_prior(budget, rng)
+            if perturbed.tobytes() not in measured:
+                return perturbed
+            return self._random_restart(budget, rng)
         if self._fitted is None or not np.array_equal(self._fitted.levels, known.levels):
             self._predictor.fit(
                 self._coarse.nearest(known.levels), self._ceiling(known) - known.rewards
@@ -189,21 +191,21 @@ class Screening:
             self._fitted = known
         multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
-        def hope(levels: Levels) -> Floats:
+        def lower_bound(levels: Levels) -> Floats:
             mean, deviation = self._predictor.predict(levels)
             return mean - multiple * deviation
 
         levels = self._coarse.nearest(self._starts(proposal, budget, known, rng))
-        hopes = np.zeros(0)
+        bounds = np.zeros(0)
         for _ in range(_GENERATIONS):
             children = self._mutated(levels, rng)
             children = children[_within(children, budget, self._coarse)]
             levels = np.concatenate([levels, children])
             first = _first_of_equal(levels)
-            hopes = np.concatenate([hopes, hope(levels[len(hopes) :])])[first]
+            bounds = np.concatenate([bounds, lower_bound(levels[len(bounds) :])])[first]
             levels = levels[first]
-            best = np.argsort(hopes, kind="stable")[:_SURVIVORS]
-            levels, hopes = levels[best], hopes[best]
+            best = np.argsort(bounds, kind="stable")[:_SURVIVORS]
+            levels, bounds = levels[best], bounds[best]
         taken = set(_keys(self._predictor.levels))
         for key, row in zip(_keys(levels), levels, strict=True):
             if key in taken:
@@ -227,7 +229,7 @@ class Screening:
         best = float(known.rewards.max())
         return max(self._original, best + _ROOM * (best - float(np.median(known.rewards))))
 
-    def _wrong_prior(self, budget: Budget, rng: np.random.Generator) -> Levels:
+    def _perturbed_prior(self, budget: Budget, rng: np.random.Generator) -> Levels:
         factors = np.exp(rng.normal(0.0, _WRONG_BY, len(self._losses)))
         wrong = [loss * factor for loss, factor in zip(self._losses, factors, strict=True)]
         return self._filled(least_loss(wrong, budget, self._coarse.space, self._coarse), budget)
@@ -237,10 +239,10 @@ class Screening:
     ) -> Levels:
         affordable = self.affordable(known, budget)
         order = np.argsort(-affordable.rewards, kind="stable")
-        strangers = [self._stranger(budget, rng) for _ in range(_STRANGERS)]
-        return np.stack([proposal, *affordable.levels[order[:_BEST]], *strangers])
+        restarts = [self._random_restart(budget, rng) for _ in range(_RESTARTS)]
+        return np.stack([proposal, *affordable.levels[order[:_BEST]], *restarts])
 
-    def _stranger(self, budget: Budget, rng: np.random.Generator) -> Levels:
+    def _random_restart(self, budget: Budget, rng: np.random.Generator) -> Levels:
         keep = rng.uniform(0.1, 1.0, len(self._top))
         return project(keep, budget, self._space, self._costs)
 

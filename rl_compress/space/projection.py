@@ -1,9 +1,9 @@
-"""The projection: moves a wish onto the budget, so that every candidate meets it by construction.
+"""The projection: moves a proposal onto the budget, so that every candidate meets it.
 
 The search never spends an evaluation on a variant that is too expensive, and the reward needs no
 penalty. The method is progressive filling, the way in which bandwidth is shared fairly (Bertsekas
 and Gallager, "Data Networks", 1992, section 6.5.2): all dimensions rise from their smallest level
-in proportion to the wish; one that a bound stops stays where it is, the others go on.
+in proportion to the proposal; one that a bound stops stays where it is, the others go on.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ def project(
     be raised.
 
     Args:
-        keep: The wish: which fraction of each dimension to keep, in (0, 1], shape ``(D,)``.
+        keep: Which fraction of each dimension to keep, in (0, 1], shape ``(D,)``.
         budget: Upper bounds; must be feasible.
         space: The dimensions.
         cost_function: Exact costs of levels; raising a level must not lower a cost.
-        fill: Use up a budget that the wish leaves unused: no single level of the result can be
-            raised to the next. Otherwise no level of it can be raised towards the rounded wish.
+        fill: Use up a budget that this leaves unused: no single level of the result can be
+            raised to the next. Otherwise none can be raised towards the rounded proposal.
 
     Returns:
         Levels within the budget, shape ``(D,)``.
     """
-    wish = np.clip(np.asarray(keep, dtype=np.float64), _SMALLEST_KEEP, 1.0) * space.full_amounts
-    steps, factors = _towards(wish, space, fill)
+    wanted = np.clip(np.asarray(keep, dtype=np.float64), _SMALLEST_KEEP, 1.0) * space.full_amounts
+    steps, factors = _towards(wanted, space, fill)
     raising = Raising(space.smallest, budget, cost_function)
     taken = raising.raise_along(steps)
     if taken < len(steps):
         # The factor at which the next level would be due is the one that the budget stops.
-        target = np.minimum(wish * factors[taken], space.full_amounts)
+        target = np.minimum(wanted * factors[taken], space.full_amounts)
         rest = steps.of(slice(taken, None))
         raising.raise_each(_robbed_first(rest, target, raising, space))
         raising.raise_each(rest.of(rest.levels > raising.levels[rest.dimensions]))
@@ -64,15 +64,15 @@ def project(
 
 
 def _towards(
-    wish: npt.NDArray[np.float64], space: SearchSpace, fill: bool
+    wanted: npt.NDArray[np.float64], space: SearchSpace, fill: bool
 ) -> tuple[Steps, npt.NDArray[np.float64]]:
-    """List the raises in the order in which a wish, scaled up from 0, is rounded to them.
+    """List the raises in the order in which a proposal, scaled up from 0, is rounded to them.
 
     Returns:
-        The steps, and the factor of the wish from which each of them is due.
+        The steps, and the factor from which each of them is due.
     """
     raises = space.raises
-    factors = raises.midpoints / wish[raises.dimensions]
+    factors = raises.midpoints / wanted[raises.dimensions]
     order = np.argsort(factors, kind="stable")
     if not fill:
         # A fraction of the full amount is an amount up to rounding errors.

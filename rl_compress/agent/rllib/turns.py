@@ -10,13 +10,13 @@ class Turns:
     """Shares out the last evaluations of a run among its workers.
 
     If they went to the quickest, the same seed would not give the same search. So in a batch every
-    worker's first wish comes before anybody's second one, and only as many wishes have a turn as
-    there are evaluations left. A turn is lost on a wish that was measured before: what is left
+    worker's first request comes before anybody's second one, and only as many have a turn as there
+    are evaluations left. A turn is lost on a request that was measured before: what is left
     then, the next batch shares out, and more freely if nobody could use a turn at all.
     """
 
     def __init__(self, workers: int) -> None:
-        """Begin with a turn for every wish.
+        """Begin with a turn for every request.
 
         Args:
             workers: Their number; they are counted from 1.
@@ -24,7 +24,7 @@ class Turns:
         self._workers = workers
         self._turns = math.inf
         self._used, self._vain = False, 0
-        self._wishes: Counter[int] = Counter()
+        self._requests: Counter[int] = Counter()
         self._last: dict[int, str] = {}
 
     def begin(self, left: int) -> None:
@@ -33,25 +33,25 @@ class Turns:
         Args:
             left: Evaluations that the run has left.
         """
-        if self._wishes:
+        if self._requests:
             self._vain = 0 if self._used else self._vain + 1
         self._turns = left + self._vain * self._workers
         self._used = False
-        self._wishes.clear()
+        self._requests.clear()
         self._last.clear()
 
-    def has(self, worker: int, wish: str) -> bool:
-        """Say whether it is a worker's turn to have its wish measured.
+    def has(self, worker: int, request: str) -> bool:
+        """Say whether it is a worker's turn to have its request measured.
 
         Args:
             worker: Its index.
-            wish: The variant; asked for again while another measures it, it is the same wish.
+            request: The variant; asked for again while another measures it, it is the same request.
         """
-        if self._last.get(worker) != wish:
-            self._last[worker] = wish
-            self._wishes[worker] += 1
-        return (self._wishes[worker] - 1) * self._workers + worker - 1 < self._turns
+        if self._last.get(worker) != request:
+            self._last[worker] = request
+            self._requests[worker] += 1
+        return (self._requests[worker] - 1) * self._workers + worker - 1 < self._turns
 
     def use(self) -> None:
-        """Note that a wish is measured."""
+        """Note that a request is measured."""
         self._used = True
