@@ -48,13 +48,17 @@ in a layer of a thousand makes about 3e-2."""
 _SAMPLED = 12
 """Places on each axis at which results are compared."""
 
-_WIDTHS: tuple[Callable[[int], int], ...] = (
-    lambda units: units - 1,
-    lambda units: units,
-    lambda units: round(0.7 * units),
-    lambda units: (units // 2) | 1,
+_Width = Callable[[int, int], int]
+"""From a group's units, and its index, to the units kept in a trial."""
+
+_WIDTHS: tuple[_Width, ...] = (
+    lambda units, _: units - 1,
+    lambda units, _: units,
+    lambda units, index: round(0.7 * units) - index % 3,
+    lambda units, _: (units // 2) | 1,
 )
-"""One unit less, all of them in another order, 70 %, and half (an odd number)."""
+"""One unit less, all of them in another order, 70 % or a little less, and half (an odd number).
+Groups of one size differ in the third: a model may give one tensor the channels of another."""
 
 _PATIENCE = 12
 """Groups that fail before one that does takes along all of its kind, as in a model of many blocks
@@ -93,7 +97,7 @@ def find_proved_groups(
         choices |= others
     for width in _WIDTHS[1:]:
         trials.hold(width)
-    trials.hold(lambda units: _smallest(units, config))
+    trials.hold(lambda units, _: _smallest(units, config))
     groups = [
         replace(group, reason=trials.reasons.get(index, group.reason))
         for index, group in enumerate(found.groups)
@@ -137,7 +141,7 @@ class _Trials:
         self._model, self._inputs = _lively_model(model, tensors, inputs)
         self._tensors = {name: t.detach() for name, t in named_tensors(self._model).items()}
 
-    def hold(self, width: Callable[[int], int]) -> None:
+    def hold(self, width: _Width) -> None:
         """Narrow all groups together, until those that are left agree with the model."""
         counts = [group.num_units for group in self._found.groups]
         orders = [self._generator.permutation(count) for count in counts]
@@ -166,12 +170,13 @@ class _Trials:
             logger.debug("%s: %s", self._found.groups[index].name, reason)
 
     def _try(
-        self, indices: Sequence[int], width: Callable[[int], int], all_orders: Sequence[Order]
+        self, indices: Sequence[int], width: _Width, all_orders: Sequence[Order]
     ) -> _Failure | None:
         """Narrow some groups to the first units of their orders; return what is wrong then."""
         groups = [self._found.groups[index] for index in indices]
         orders = [all_orders[index] for index in indices]
-        kept = [min(max(width(len(order)), 1), len(order)) for order in orders]
+        numbered = zip(indices, orders, strict=True)
+        kept = [min(max(width(len(own), index), 1), len(own)) for index, own in numbered]
         pairs = zip(orders, kept, strict=True)
         cut = _Cut(self._found, dict(zip(indices, pairs, strict=True)))
         follower = _Follower(self._found.graph.operations, cut)

@@ -155,3 +155,24 @@ def test_many_blocks_that_fail_alike_are_not_tried_one_by_one(
     assert all(reasons[f"{block}.first"] for block in range(12))
     assert all(reasons[f"{block}.free"] is None for block in range(12))
     assert len(trials) < 20
+
+
+class Borrower(nn.Module):
+    """What one layer makes is given as many channels as another's output has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 1)
+        self.reduce = nn.Conv2d(16, 16, 1)
+        self.free, self.back = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.stem(inputs)
+        reduced = self.reduce(hidden).reshape(len(hidden), hidden.shape[1], -1)
+        return self.back(self.free(reduced[..., None])).flatten(1)
+
+
+def test_groups_that_must_be_as_wide_as_each_other_are_left_alone() -> None:
+    reasons = _reasons(Borrower(), 1, 3, 4, 4)
+    assert reasons["reduce"]
+    assert reasons["free"] is None
