@@ -109,12 +109,16 @@ class PackedWeights:
         if self._folder is None:
             return make()
         path = self._folder / f"{_digest(name)}@{bits}.safetensors"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                tensors, description = make()
-                whole = {part: tensor.contiguous() for part, tensor in tensors.items()}
-                write_whole(path, save(whole, {_DESCRIPTION: json.dumps(description)}))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):
+                if not path.exists():
+                    tensors, description = make()
+                    whole = {part: tensor.contiguous() for part, tensor in tensors.items()}
+                    write_whole(path, save(whole, {_DESCRIPTION: json.dumps(description)}))
+        except OSError:
+            # A full disk is no fault of the variant, which would count as failed.
+            return make()
         with safe_open(path, framework="pt") as file:
             mapped = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118
             return mapped, json.loads(file.metadata()[_DESCRIPTION])

@@ -158,16 +158,21 @@ class _Trials:
                 if not alone[index]:
                     guilty = index
                     break
-            self._leave_alone(guilty, failure.reason)
+            # After many of them, so that the proof ends soon, all of a kind that fails together;
+            # who stands the trial alone may be blamed for another, and so may its kind.
+            is_sure = len(failure.suspects) == 1 or not alone[guilty]
+            kin = self._kin(guilty) if is_sure and len(self.reasons) >= _PATIENCE else []
+            if kin and self._try(kin, width, orders) is None:
+                kin = []
+            for index in (guilty, *kin):
+                self.good.remove(index)
+                self.reasons[index] = failure.reason
+                logger.debug("%s: %s", self._found.groups[index].name, failure.reason)
 
-    def _leave_alone(self, guilty: int, reason: str) -> None:
-        """Take a group out; after many of them, all of its kind, so that the proof ends soon."""
-        kinds = [_kind(group) for group in self._found.groups]
-        others = [i for i in self.good if kinds[i] == kinds[guilty] and i != guilty]
-        for index in [guilty, *(others if len(self.reasons) >= _PATIENCE else [])]:
-            self.good.remove(index)
-            self.reasons[index] = reason
-            logger.debug("%s: %s", self._found.groups[index].name, reason)
+    def _kin(self, index: int) -> list[int]:
+        """Return the other groups that are at the same place of repeated blocks."""
+        kind = _kind(self._found.groups[index])
+        return [i for i in self.good if i != index and _kind(self._found.groups[i]) == kind]
 
     def _try(
         self, indices: Sequence[int], width: _Width, all_orders: Sequence[Order]

@@ -87,6 +87,14 @@ def test_other_quantizers_have_weights_of_their_own(tmp_path: Path) -> None:
     assert not torch.equal(*found)
 
 
+def test_a_folder_that_cannot_be_written_to_fails_no_variant(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    weight = torch.randn(4, 8)
+    own = PackedWeights(SPACE.quantization, {"w": 0})
+    found = own.again(tmp_path / "file").at("w", 2, weight)
+    assert torch.equal(found, own.at("w", 2, weight))
+
+
 def test_six_bit_widths_take_no_more_than_the_model_and_a_half_again() -> None:
     model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256))
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
