@@ -104,13 +104,13 @@ class AnalyticCosts:
         macs = self._operations.macs(whole)
         bops = own.only(np.maximum(self._operations.weights, 0))
         self.original: dict[str, float] = {
-            "peak_memory_bytes": int(self._memory.peak_bytes(whole)[0]),
             "macs": int(macs.sum()),
-            "bops": int(self._bops(bops, whole)[0]),
             "params": int(uncompressed.params()[0]),
             "size_bytes": int(uncompressed.size_bytes()[0]),
+            "bops": int(self._bops(bops, whole)[0]),
+            "peak_memory_bytes": int(self._memory.peak_bytes(whole)[0]),
         }
-        """Costs of the uncompressed, unquantized target."""
+        """Costs of the uncompressed, unquantized target, in the order in which they are shown."""
 
     def costs(self, levels: Levels) -> dict[str, float]:
         """Return every cost of a variant, whose levels have shape ``(D,)``.
