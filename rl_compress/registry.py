@@ -8,18 +8,19 @@ the key beside its name, are those of its class's own ``Config``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from rl_compress.errors import ConfigError, summary
+from rl_compress.errors import ConfigError, RLCompressError, summary
 from rl_compress.validation import did_you_mean, in_words
 
 Options = dict[str, Any]
@@ -40,6 +41,21 @@ class Part:
     def __init__(self, config: Any = None) -> None:
         """Keep the options, an instance of ``Config``."""
         self.config = config or self.Config()
+
+
+@contextlib.contextmanager
+def running(part: Part, key: str) -> Iterator[None]:
+    """Name the key of a part whose own code fails within the block.
+
+    Raises:
+        ConfigError: It does.
+    """
+    try:
+        yield
+    except RLCompressError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{key}: {type(part).__name__} failed ({summary(error)})") from error
 
 
 class Registry:

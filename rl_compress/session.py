@@ -44,6 +44,7 @@ from rl_compress.searchers.reachable import check_reachable
 from rl_compress.searching import SearchTask
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.targets.batches import moved
+from rl_compress.targets.cache import check_cache
 from rl_compress.targets.fingerprint import fingerprint_of_job, fingerprint_of_target
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
@@ -106,6 +107,7 @@ def search(
     with opened(where, monitor or SilentMonitor()) as (run, telling):
         run.check(job.to_yaml(), resume=resume, filled_in=filled_in)
         if job.search.learns:
+            check_cache()
             check_reachable(address)
         return _search_in(
             run,

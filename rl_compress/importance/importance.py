@@ -19,7 +19,7 @@ from rl_compress.errors import ConfigError
 from rl_compress.importance.evidence import Evidence
 from rl_compress.model.axes import Axis
 from rl_compress.model.groups import LayerGroup
-from rl_compress.registry import IMPORTANCES, Part
+from rl_compress.registry import IMPORTANCES, Part, running
 from rl_compress.space.space_config import PruningConfig
 from rl_compress.targets.target import Target
 
@@ -58,7 +58,16 @@ class Importance(Part):
 
     def weights(self, evidence: Evidence) -> dict[str, Tensor]:
         """Score the single weights of all convolutions and linear layers, by name."""
-        return {name: self.weight(name, w, evidence) for name, w in evidence.weights.items()}
+        found = {}
+        for name, weight in evidence.weights.items():
+            with running(self, _KEY):
+                found[name] = self.weight(name, weight, evidence)
+            if getattr(found[name], "shape", None) != weight.shape:
+                raise ConfigError(
+                    f"{_KEY}: weight() of {type(self).__name__} must return scores of the shape "
+                    f"{tuple(weight.shape)} of {name}"
+                )
+        return found
 
     def units(self, evidence: Evidence, groups: Sequence[LayerGroup]) -> list[Scores]:
         """Score the units of channel groups, for each of them shape ``(num_units,)``.

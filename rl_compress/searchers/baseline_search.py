@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rl_compress.errors import EvaluationError
+import numpy as np
+
+from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.ledger import Ledger, Progress
+from rl_compress.registry import running
 from rl_compress.searchers.convergence import Convergence
 from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.budget import Budget, CostFunction
@@ -19,6 +22,8 @@ _PATIENCE = 2000
 
 _STAYS = 0.5
 """In a space of masks, the smallest fraction kept that lets a unit stay."""
+
+_KEY = "search.algorithm"
 
 _FAILURES = 20
 """Variants that may fail, and then no more than succeed, before the search is given up."""
@@ -51,10 +56,11 @@ def run_baseline(
     """
     unchanged, done, failure = 0, ledger.progress().done, ""
     while True:
-        keep = baseline.ask()
+        with running(baseline, _KEY):
+            keep = baseline.ask()
         if keep is None:
             return "the baseline has no other candidate"
-        levels = _realise(keep, baseline, budget, space, cost_function)
+        levels = _realise(_checked(keep, baseline, space), baseline, budget, space, cost_function)
         try:
             record = candidates(levels)
         except EvaluationError as error:
@@ -64,7 +70,8 @@ def run_baseline(
                 return None
             reward = record.reward
         # Learn from the realised decision: it is what the reward belongs to.
-        baseline.tell(space.kept(levels), reward)
+        with running(baseline, _KEY):
+            baseline.tell(space.kept(levels), reward)
         progress = ledger.progress()
         advance(progress)
         if progress.exhausted:
@@ -77,6 +84,17 @@ def run_baseline(
             return f"most variants cannot be evaluated{failure}"
         if unchanged > _PATIENCE:
             return f"no new variant in {_PATIENCE} candidates{failure}"
+
+
+def _checked(keep: Keep, baseline: Searcher, space: SearchSpace) -> Keep:
+    """Refuse what is no candidate, as of a searcher of the user's own."""
+    found = keep if isinstance(keep, np.ndarray) and keep.dtype.kind in "biuf" else np.empty(0)
+    if found.shape != (len(space),) or not np.isfinite(found).all():
+        raise ConfigError(
+            f"{_KEY}: ask() of {type(baseline).__name__} must return an array of {len(space)} "
+            f"fractions to keep, or None, but returned {str(keep)[:60]}"
+        )
+    return found
 
 
 def _realise(

@@ -6,11 +6,30 @@ import os
 import tempfile
 from pathlib import Path
 
+from rl_compress.errors import ConfigError
+
 
 def cache_dir() -> Path:
     """Return ``$RL_COMPRESS_CACHE``, or ``~/.cache/rl-compress``."""
     configured = os.environ.get("RL_COMPRESS_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "rl-compress"
+
+
+def check_cache() -> None:
+    """Make sure that the cache can be written to, before hours of work need it.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written to ({error.strerror}), and env runners take the weights "
+            f"from there; set RL_COMPRESS_CACHE to a folder that can"
+        ) from error
 
 
 def write_whole(path: Path, data: bytes) -> None:

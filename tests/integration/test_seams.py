@@ -125,3 +125,59 @@ def test_options_of_nothing_are_refused(
     outcome = run_here("check", write_job(tmp_path, **section))
     assert outcome.code == 2
     assert message in outcome.error
+
+
+BROKEN = """
+import numpy as np, torch
+from rl_compress.importance.importance import Importance
+from rl_compress.searchers.searcher import Searcher
+
+class Nan(Searcher):
+    def ask(self): return np.full(len(self.problem.space), np.nan)
+
+class Short(Searcher):
+    def ask(self): return np.ones(99)
+
+class Raises(Searcher):
+    def ask(self): raise KeyError("oops")
+
+class Shape(Importance):
+    def weight(self, name, weight, evidence): return torch.ones(3)
+
+class Fails(Importance):
+    def weight(self, name, weight, evidence): raise RuntimeError("oops")
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("search.algorithm", "Nan", "ask() of Nan must return an array of"),
+        ("search.algorithm", "Short", "ask() of Short must return an array of"),
+        ("search.algorithm", "Raises", "Raises failed (KeyError: 'oops'"),
+        ("space.pruning.importance", "Shape", "must return scores of the shape"),
+        ("space.pruning.importance", "Fails", "Fails failed (RuntimeError: oops"),
+    ],
+)
+def test_a_part_that_breaks_is_named_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, name: str, message: str
+) -> None:
+    (tmp_path / f"broken_{name}.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    job = write_job(tmp_path, **{key.replace(".", "__"): f"broken_{name}:{name}"})
+    outcome = run_here("search", job, "--output", tmp_path / "run")
+    assert outcome.code == 2
+    assert f"{key}: " in outcome.error
+    assert message in outcome.error
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RL_COMPRESS_CACHE", str(tmp_path / "file"))
+    job = write_job(tmp_path, search__algorithm="ppo")
+    outcome = run_here("search", job, "--output", tmp_path / "run")
+    assert outcome.code == 2
+    assert "RL_COMPRESS_CACHE" in outcome.error
+    assert not (tmp_path / "run" / "evaluations").exists()
