@@ -73,7 +73,7 @@ def _lively(tensor: Tensor, strength: float, generator: torch.Generator) -> Tens
         usual = tensor[0].numel() ** -0.5
         spread = tensor.std().item()
         is_dull = spread < 0.1 * usual
-        noise = torch.randn(_NOISE, generator=generator).to(tensor.dtype)
+        noise = torch.randn(min(_NOISE, tensor.numel()), generator=generator).to(tensor.dtype)
         noise *= usual if is_dull else 0.3 * spread
         lively = tensor.clone(memory_format=torch.contiguous_format)
         for part in lively.view(-1).split(_NOISE):
