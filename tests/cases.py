@@ -514,6 +514,61 @@ class OneGate(nn.Module):
         return self.out(self.b(x * self.gate(x).sigmoid()).relu().mean((2, 3)))
 
 
+@case(
+    macs=lambda m: 64 * _weights(m.a, m.b) + _weights(m.out),
+    narrowed=("a", "b"),
+    reads={"a": [("b", _same)], "b": [("out", _same)]},
+)
+class CircularPadding(nn.Module):
+    """Torch fills new memory border by border, copying corners that are not written yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 1)
+        self.b = nn.Conv2d(8, 6, 3, padding=1, padding_mode="circular")
+        self.out = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.b(self.a(x).relu()).relu().mean((2, 3)))
+
+
+@case(
+    macs=lambda m: 64 * _weights(m.a) + _weights(m.b) + CLASSES * m.b.out_features,
+    narrowed=("a", "b"),
+    reads={"a": [("b", _same)]},
+)
+class CosineHead(nn.Module):
+    """Features and prototypes are divided by their norms, which are as wide as what they divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Linear(8, 12)
+        self.prototypes = nn.Parameter(torch.randn(CLASSES, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = nn.functional.normalize(self.b(self.a(x).relu().mean((2, 3))), dim=-1)
+        return features @ nn.functional.normalize(self.prototypes, dim=-1).T
+
+
+@case(
+    macs=lambda m: 64 * _weights(m.a, m.b) + _weights(m.out),
+    narrowed=("a",),
+    alone=("b",),
+    reads={"a": [("b", _same)]},
+)
+class Masked(nn.Module):
+    """How many values a mask picks is not how many channels there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1)
+        self.out = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x).relu())
+        return self.out(x.mean((2, 3))) + x[x > 0].mean()
+
+
 # Tensors beside the weights that have the channels' length.
 
 

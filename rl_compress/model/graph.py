@@ -9,6 +9,7 @@ that holds it against the model (:mod:`rl_compress.variants.proof`).
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,6 +144,8 @@ class _Tracer(TorchDispatchMode):
         self._means: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._unrelated: dict[int, Operation] = {}
         self._live: dict[StorageWeakRef, int] = {}
+        self._wholes: list[weakref.ref[Tensor]] = []
+        """Of each activation the first tensor that lay in it."""
         self._layers: list[str] = []
 
     def enter(self, tensor: Tensor) -> None:
@@ -162,8 +165,10 @@ class _Tracer(TorchDispatchMode):
         def end(_module: nn.Module, _inputs: Any, _outputs: Any) -> None:
             self._layers.pop()
 
-        hooks = [module.register_forward_pre_hook(begin) for module in names]
-        hooks += [module.register_forward_hook(end) for module in names]
+        # Scripted modules take no hooks.
+        own = [module for module in names if not isinstance(module, torch.jit.ScriptModule)]
+        hooks = [module.register_forward_pre_hook(begin) for module in own]
+        hooks += [module.register_forward_hook(end) for module in own]
         try:
             yield
         finally:
@@ -225,6 +230,8 @@ class _Tracer(TorchDispatchMode):
             if origin is not None:
                 self._origins[result] = origin
             self._note_storage(result, labels)
+        if func._schema.is_mutable and results:
+            self._note_written(results[0], op.outputs[0])
         graph.sources.append(tuple(self._makers.get(tensor, -1) for tensor in operands))
         self._live = {ref: number for ref, number in self._live.items() if not ref.expired()}
         # Only shapes are needed from here on; a tensor that is held would count as alive.
@@ -286,6 +293,17 @@ class _Tracer(TorchDispatchMode):
         if reference.cdata not in self._weights and reference not in self._live:
             self._live[reference] = len(self.graph.activations)
             self.graph.activations.append(Activation(storage.nbytes(), list(labels)))
+            self._wholes.append(weakref.ref(tensor))
+
+    def _note_written(self, part: Tensor, labels: Labels) -> None:
+        """Let memory that is filled through views have the channels that it is filled with."""
+        number = self._live.get(StorageWeakRef(part.untyped_storage()))
+        whole = None if number is None else self._wholes[number]()
+        if number is None or whole is None or whole is part or whole.ndim != part.ndim:
+            return
+        own = zip(self._labels_of(whole), labels, strict=True)
+        merged = fitted([ids if known is None else known for known, ids in own], whole)
+        self._labels[whole] = self.graph.activations[number].labels = merged
 
 
 def _name(func: Any) -> str:

@@ -44,7 +44,8 @@ def kept_state(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, buffers, training in before:
-            module._buffers.update(buffers)
+            for name, buffer in buffers.items():
+                module._buffers[name] = buffer  # that of a scripted module has no update()
             module.training = training
             for owner in (module._buffers, vars(module)):
                 for name, value in list(owner.items()):

@@ -154,6 +154,18 @@ def _run(op: Operation, source: Tensor, numbers: Tensor) -> list[Tensor]:
     return [moved] if isinstance(moved, Tensor) else list(moved)
 
 
+def _indexed(op: Operation) -> list[Labels]:
+    """Look up rows; how many a mask picks depends on values, not on channels."""
+    given = op.args[1]
+    if all(index is None or index.dtype != torch.bool for index in given):
+        return _carried(op)
+    labels = list(op.inputs[0])
+    covered = given[0].ndim if len(given) == 1 else len(labels)
+    for ids in labels[:covered]:
+        op.keep(ids, "they are picked by their values")
+    return [unknown(op.results[0])[: op.results[0].ndim - len(labels[covered:])] + labels[covered:]]
+
+
 def _padded(op: Operation) -> list[Labels]:
     labels = list(op.inputs[0])
     pads = op.argument(1, "pad")
@@ -275,7 +287,6 @@ RULES: dict[str, Rule] = {
             "native_channel_shuffle",
             "im2col",
             "unfold",
-            "index",
             "index_select",
             "as_strided",
             "diagonal",
@@ -283,6 +294,7 @@ RULES: dict[str, Rule] = {
         ),
         _carried,
     ),
+    "index": _indexed,
     "constant_pad_nd": _padded,
     "slice": _sliced,
     "select": _selected,

@@ -59,6 +59,9 @@ _PATIENCE = 12
 """Groups that fail before one that does takes along all of its kind, as in a model of many blocks
 that are left alone for the same reason."""
 
+_NOT_COMPARED = ("empty", "zeros", "ones", "full", "new_", "rand", "copy", "_weight_norm")
+"""How the names of operations begin that make constants, noise or scratch memory, or fill it."""
+
 Order = npt.NDArray[np.int64]
 
 
@@ -357,7 +360,7 @@ class _Follower(TorchDispatchMode):
         return results
 
     def _look_at(self, op: Operation, result: Tensor) -> None:
-        if (sources := _sources(op, self._cut)) is None or not _comparable(op, result):
+        if (sources := _sources(op, self._cut)) is None:
             return
         sizes = [len(source) if source is not None else None for source in sources]
         for axis, size in enumerate(sizes):
@@ -365,7 +368,8 @@ class _Follower(TorchDispatchMode):
                 raise ValueError(
                     f"{op.place}: {result.shape[axis]} channels where {size} are expected"
                 )
-        self.samples[op.index] = _sample(result)
+        if _comparable(op, result):
+            self.samples[op.index] = _sample(result)
 
 
 class _Reference(TorchDispatchMode):
@@ -411,10 +415,16 @@ def _sources(op: Operation, cut: _Cut) -> list[Order | None] | None:
 
 
 def _comparable(op: Operation, result: Tensor) -> bool:
+    """Say whether an operation's results are to be compared.
+
+    Views may be of memory that is not yet written, or wider than what they repeat; what they show
+    is compared where it is computed, and where it is used. So are constants.
+    """
     return (
         result.is_floating_point()
         and result.numel() > 0
-        and not op.name.startswith(("empty", "new_empty", "rand", "_weight_norm"))
+        and not op.func.is_view
+        and not op.name.startswith(_NOT_COMPARED)
     )
 
 
