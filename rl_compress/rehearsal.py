@@ -6,7 +6,6 @@ measured. The functions are those of the run; only data, steps and places are sm
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.export.artifact import load_compressed
 from rl_compress.export.delivery import deliver
 from rl_compress.job import Job
+from rl_compress.model.copies import copied
 from rl_compress.model.kept_state import kept_state
 from rl_compress.model.nested import call, tensors_in
 from rl_compress.searchers.preparation import Subject
@@ -71,10 +71,10 @@ def _rehearse(job: Job, subject: Subject, samples: int) -> None:
         subject.target,
         {**dict.fromkeys(SPLITS, samples), "train": min(samples, finetuning.batch_size)},
     )
-    model = copy.deepcopy(subject.model)
+    model = copied(subject.model)
     if job.pretraining.mode != "none":
         with _stage("pre-training"):
-            _pretrain(job, copy.deepcopy(model), subject.target, samples)
+            _pretrain(job, copied(model), subject.target, samples)
     levels = _scored_variant(job, subject, target)
     outputs: list[Tensor] = []
     with tempfile.TemporaryDirectory() as folder:
