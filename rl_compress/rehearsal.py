@@ -7,6 +7,7 @@ measured. The functions are those of the run; only data, steps and places are sm
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,10 @@ def _rehearse(job: Job, subject: Subject, samples: int) -> None:
         subject.target,
         {**dict.fromkeys(SPLITS, samples), "train": min(samples, finetuning.batch_size)},
     )
+    export = job.export.model_copy(update={"onnx": bool(job.export.onnx)})
+    smaller = job.model_copy(
+        update={"finetuning": finetuning, "contribution": contribution, "export": export}
+    )
     model = copy.deepcopy(subject.model)
     if job.pretraining.mode != "none":
         with _stage("pre-training"):
@@ -81,18 +86,9 @@ def _rehearse(job: Job, subject: Subject, samples: int) -> None:
         with _stage("fine-tuning and delivery"):
             deliver(
                 Path(folder, "best"),
-                target=target,
-                target_config=job.target,
-                model=model,
-                example_inputs=subject.example_inputs,
-                compressor=subject.compressor,
-                budget=subject.budget,
-                latency_table=subject.latency_table,
-                levels=levels,
-                evaluation=job.evaluation,
-                finetuning=finetuning,
-                contribution=contribution,
-                export=job.export.model_copy(update={"onnx": bool(job.export.onnx)}),
+                dataclasses.replace(subject, target=target, model=model),
+                levels,
+                smaller,
                 passes=(0, 1),
                 finished=lambda saved: outputs.append(_outputs(saved, subject)),
             )

@@ -16,15 +16,15 @@ from rl_compress.importance.importance import ranked
 from rl_compress.importance.units import Units
 from rl_compress.model.axes import named_tensors
 from rl_compress.model.groups import LayerGroup
-from rl_compress.model.nested import num_samples
 from rl_compress.space.search_space import Amounts
-from rl_compress.targets.batches import moved
+from rl_compress.targets.batches import Batch
 from rl_compress.targets.state import forward_with
 from rl_compress.targets.target import Target, device_of
-from rl_compress.training.seeded import seeded
+from rl_compress.training.loop import Plan, Steps, seeded, training_batches
+from rl_compress.training.recovery import distillation
 
 _TEMPERATURE = 2.0
-_LARGEST_GRADIENT = 1.0
+_BATCH_SIZE = 64
 
 
 def fade_channels(
@@ -103,24 +103,20 @@ def train_scaled(
         config: How many steps, and how large.
         seed: Of the order of the samples and how they are varied.
     """
-    model.train().requires_grad_(True)
     device = device_of(model)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
-    batches = target.batches("train", shuffle_seed=seed, batch_size=64)
+
+    def scaled(batch: Batch) -> Tensor:
+        tensors = named_tensors(model)
+        changed = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
+        return forward_with(target, model, changed, batch)
+
+    plan = Plan(
+        section="contribution",
+        network=model,
+        loss=distillation(target, scaled, teacher, _TEMPERATURE),
+        epochs=1,
+    )
+    batches = training_batches(target, target.split("train"), _BATCH_SIZE, seed, device)
     with seeded(seed, device):
-        for batch in islice(batches, config.finetune_steps):
-            # BatchNorm cannot normalise a lone sample left over at the end.
-            if num_samples(batch) == 1:
-                continue
-            batch = target.augmented(moved(batch, device))
-            with torch.no_grad():
-                expected = target.forward(teacher, batch)
-            tensors = named_tensors(model)
-            scaled = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
-            outputs = forward_with(target, model, scaled, batch)
-            loss = target.distillation_loss(outputs, expected, _TEMPERATURE)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
-            optimizer.step()
-    model.eval().requires_grad_(False)
+        Steps(plan, config.learning_rate).take(islice(batches, config.finetune_steps))
+    model.requires_grad_(False)
