@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,10 +73,10 @@ def fine_tune_variant(
     finetuning, evaluation = job.finetuning, job.evaluation
     dense = model
     if finetuning.schedule == "contribution":
-        dense = copy.deepcopy(model).to(device)
-        orders = fade_channels(
-            dense,
-            model.to(device),
+        model.to(device)
+        dense, orders = fade_channels(
+            model,
+            model,
             target,
             compressor.parents,
             compressor.space.amounts(levels),

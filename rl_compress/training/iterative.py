@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from rl_compress.importance.contribution import Contributions
+from rl_compress.importance.contribution import contribution_pruning
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.importance.importance import ranked
 from rl_compress.importance.units import Units
@@ -36,7 +35,7 @@ def fade_channels(
     config: ContributionConfig,
     *,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> list[npt.NDArray[np.int64]]:
+) -> tuple[nn.Module, list[npt.NDArray[np.int64]]]:
     """Train a network while the channels that contribute least fade out of each group.
 
     Contribution pruning (:mod:`rl_compress.importance.contribution`) with a given number of units
@@ -46,8 +45,8 @@ def fade_channels(
     force, towards the uncompressed network's outputs.
 
     Args:
-        model: Its weights are trained in place; left in evaluation mode, without the ratios.
-        teacher: The uncompressed network.
+        model: In evaluation mode, on any device; left as it is.
+        teacher: The uncompressed network, on the same device.
         target: Supplies calibration and training data.
         groups: Channel groups.
         widths: Units to keep in each; what follows, such as bits, does not matter here.
@@ -55,33 +54,26 @@ def fade_channels(
         progress: Hears of iterations done, and of their number.
 
     Returns:
-        For each group its units from most to least contributing; the first ``widths[g]`` are those
-        to keep.
+        The network as trained, without the ratios, and for each group its units from most to least
+        contributing; the first ``widths[g]`` are those to keep.
     """
     units = Units.channels(model, groups)
-    kept_units = widths[: len(groups)]
-    device = device_of(model)
-    model.eval().requires_grad_(False)
-    ratios = torch.ones(units.num_units, device=device)
-    bounds = np.cumsum(units.sizes)[:-1]
-    total = np.zeros(units.num_units)
-    orders: list[npt.NDArray[np.int64]] = []
-    for iteration in range(config.iterations):
-        measured = Contributions(model, units, target, config.samples)
-        total += measured.measure(ratios, config.exact_units)
-        orders = [ranked(part) for part in np.split(total, bounds)]
-        kept = np.concatenate(
-            [
-                np.isin(np.arange(len(order)), order[:width])
-                for order, width in zip(orders, kept_units, strict=True)
-            ]
+    bounds, seeds = np.cumsum(units.sizes)[:-1], itertools.count()
+
+    def keep(contributions: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        orders = map(ranked, np.split(contributions, bounds))
+        kept = zip(orders, widths[: len(groups)], strict=True)
+        return np.concatenate(
+            [np.isin(np.arange(len(order)), order[:width]) for order, width in kept]
         )
-        faded = ratios * config.alpha_at(iteration)
-        ratios = torch.where(torch.from_numpy(kept).to(device), 1.0, faded)
-        if config.finetune_steps:
-            train_scaled(model, units.multipliers(ratios), teacher, target, config, seed=iteration)
-        progress(iteration + 1, config.iterations)
-    return orders
+
+    def train(network: nn.Module, multipliers: dict[str, Tensor]) -> None:
+        train_scaled(network, multipliers, teacher, target, config, seed=next(seeds))
+
+    found = contribution_pruning(
+        model, units, target, config, keep=keep, train=train, progress=progress
+    )
+    return found.model, [ranked(part) for part in found.by_group()]
 
 
 def train_scaled(
@@ -118,5 +110,5 @@ def train_scaled(
     )
     batches = training_batches(target, target.split("train"), _BATCH_SIZE, seed, device)
     with seeded(seed, device):
-        Steps(plan, config.learning_rate).take(islice(batches, config.finetune_steps))
+        Steps(plan, config.learning_rate).take(itertools.islice(batches, config.finetune_steps))
     model.requires_grad_(False)

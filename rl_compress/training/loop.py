@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -25,14 +26,23 @@ _LARGEST_GRADIENT = 1.0
 """Norm to which longer gradients are clipped."""
 
 
-class Settings(Protocol):
-    """What training needs to know of a job's section."""
+class TrainingConfig(BaseModel):
+    """How a section of a job trains."""
 
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    patience: int | None
-    seed: int
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: int = Field(default=30, ge=1, description="Passes over the training split.")
+    batch_size: int = Field(default=64, ge=1, description="Samples per training step.")
+    learning_rate: float = Field(
+        default=3e-3, gt=0, allow_inf_nan=False, description="Largest step size of AdamW."
+    )
+    weight_decay: float = Field(
+        default=1e-4, ge=0, allow_inf_nan=False, description="Decoupled weight decay."
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after this many epochs without a better score."
+    )
+    seed: int = Field(default=0, ge=0, description="Of the samples' order and augmentation.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +181,7 @@ def train(
     plan: Plan,
     target: Target,
     dataset: Dataset[Any],
-    settings: Settings,
+    settings: TrainingConfig,
     judge: Judge,
     *,
     checkpoint: Path | None = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
@@ -18,13 +18,11 @@ from rl_compress.model.nested import num_samples
 from rl_compress.targets.batches import moved, some_of
 from rl_compress.targets.target import Target, device_of
 from rl_compress.training.layerwise import find_stages, stage_plan
-from rl_compress.training.loop import Course, Judge, Plan, task_loss, train
+from rl_compress.training.loop import Course, Judge, Plan, TrainingConfig, task_loss, train
 
 
-class PretrainingConfig(BaseModel):
+class PretrainingConfig(TrainingConfig):
     """The `pretraining` section of a job."""
-
-    model_config = ConfigDict(extra="forbid")
 
     mode: Literal["none", "finetune", "layerwise"] = Field(
         default="none",
@@ -51,13 +49,6 @@ class PretrainingConfig(BaseModel):
     )
     slow_factor: float = Field(
         default=0.1, gt=0, le=1, description="Their learning rate with `slow`, as a share."
-    )
-    batch_size: int = Field(default=64, ge=1, description="Samples per training step.")
-    learning_rate: float = Field(
-        default=3e-3, gt=0, allow_inf_nan=False, description="Largest step size of AdamW."
-    )
-    weight_decay: float = Field(
-        default=1e-4, ge=0, allow_inf_nan=False, description="Decoupled weight decay."
     )
     held_out: float = Field(
         default=0.1,

@@ -8,26 +8,21 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from rl_compress.targets.batches import Batch, moved
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target, device_of
-from rl_compress.training.loop import Course, Judge, Plan, train
+from rl_compress.training.loop import Course, Judge, Plan, TrainingConfig, train
 
 
-class FinetuningConfig(BaseModel):
+class FinetuningConfig(TrainingConfig):
     """The `finetuning` section of a job."""
-
-    model_config = ConfigDict(extra="forbid")
 
     epochs: int = Field(
         default=30, ge=0, description="Passes over the training split; 0 delivers without any."
     )
-    batch_size: int = Field(default=64, ge=1, description="Samples per training step.")
-    learning_rate: float = Field(default=3e-3, gt=0, description="Largest step size of AdamW.")
-    weight_decay: float = Field(default=1e-4, ge=0, description="Decoupled weight decay.")
     distillation: float = Field(
         default=0.9,
         ge=0,
@@ -35,10 +30,6 @@ class FinetuningConfig(BaseModel):
         description="Weight of the teacher's outputs in the loss; the labels have the rest.",
     )
     temperature: float = Field(default=2.0, gt=0, description="Softens the outputs compared.")
-    patience: int | None = Field(
-        default=None, ge=1, description="Stop after this many epochs without a better score."
-    )
-    seed: int = Field(default=0, ge=0, description="Of the samples' order and augmentation.")
     schedule: Literal["one_shot", "contribution"] = Field(
         default="one_shot",
         description="How channels go: all at once before fine-tuning, or by and by, those that "
