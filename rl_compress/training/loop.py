@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rl_compress.model.nested import num_samples
+from rl_compress.runs.written import whole
 from rl_compress.targets.batches import Batch, moved
 from rl_compress.targets.target import Target, device_of
 
@@ -230,9 +231,8 @@ def train(
                     continue
                 course.note(judge.score(), plan.network, judge.tolerance)
             if checkpoint is not None:
-                unfinished = checkpoint.with_suffix(".tmp")
-                torch.save(_state(course, plan.network, steps), unfinished)
-                unfinished.replace(checkpoint)
+                with whole(checkpoint) as file:
+                    torch.save(_state(course, plan.network, steps), file)
             progress(epoch)
     plan.network.load_state_dict(course.kept)
     plan.network.requires_grad_(False)
