@@ -21,6 +21,7 @@ from rl_compress.errors import ConfigError, RLCompressError, TargetError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.export.artifact import load_compressed
 from rl_compress.export.delivery import deliver
+from rl_compress.export.fine_tuned import Original
 from rl_compress.job import Job
 from rl_compress.model.kept_state import kept_state
 from rl_compress.model.nested import call, tensors_in
@@ -64,6 +65,18 @@ def rehearse(job: Job, subject: Subject) -> None:
             _rehearse(job, subject, more)
 
 
+def original_of(subject: Subject) -> Original:
+    """Return what delivery needs to know of a job's subject."""
+    return Original(
+        target=subject.target,
+        model=subject.model,
+        example_inputs=subject.example_inputs,
+        compressor=subject.compressor,
+        budget=subject.budget,
+        latency_table=subject.latency_table,
+    )
+
+
 def _rehearse(job: Job, subject: Subject, samples: int) -> None:
     finetuning = job.finetuning.model_copy(update={"epochs": min(1, job.finetuning.epochs)})
     steps = min(1, job.contribution.finetune_steps)
@@ -86,7 +99,7 @@ def _rehearse(job: Job, subject: Subject, samples: int) -> None:
         with _stage("fine-tuning and delivery"):
             deliver(
                 Path(folder, "best"),
-                dataclasses.replace(subject, target=target, model=model),
+                dataclasses.replace(original_of(subject), target=target, model=model),
                 levels,
                 smaller,
                 passes=(0, 1),

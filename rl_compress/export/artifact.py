@@ -6,7 +6,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
@@ -22,10 +22,12 @@ from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.registry import FORMATS, Options
-from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
 from rl_compress.variants.copied_out import make_room
+
+if TYPE_CHECKING:
+    from rl_compress.space.compression_policy import CompressionPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
 from rl_compress.export.artifact import save_artifact
-from rl_compress.export.fine_tuned import Sections, fine_tune_variant
+from rl_compress.export.fine_tuned import Original, Sections, fine_tune_variant
 from rl_compress.export.manifest import (
     CostChange,
     LatencyChange,
@@ -22,7 +22,6 @@ from rl_compress.export.manifest import (
 )
 from rl_compress.export.packed_state import Packing
 from rl_compress.model.nested import repeated
-from rl_compress.searchers.preparation import Subject
 from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Levels
 from rl_compress.targets.state import scored
@@ -31,7 +30,7 @@ from rl_compress.targets.threads import threads
 
 def deliver(
     directory: Path,
-    subject: Subject,
+    original: Original,
     levels: Levels,
     job: Sections,
     *,
@@ -43,8 +42,8 @@ def deliver(
 
     Args:
         directory: Where the artefact goes.
-        subject: What is compressed. Where its latencies were predicted, they are measured with as
-            many threads.
+        original: What is compressed. Where latencies were predicted, they are measured with as many
+            threads.
         levels: The chosen variant, shape ``(D,)``.
         job: How to repair, fine-tune and build the architecture again, and what to write.
         passes: Forward passes before latency is timed, and those that are timed.
@@ -55,10 +54,11 @@ def deliver(
         The manifest as written. The test split is read here, and nowhere else.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    variant = fine_tune_variant(subject, levels, job, device=device, advance=advance)
-    target, compressor, latency_table = subject.target, subject.compressor, subject.latency_table
-    smaller, teacher, export = variant.model, subject.model, job.export
-    inputs = repeated(subject.example_inputs, export.latency_batch_size, device)
+    variant = fine_tune_variant(original, levels, job, device=device, advance=advance)
+    target, model, example_inputs = original.target, original.model, original.example_inputs
+    compressor, latency_table, export = original.compressor, original.latency_table, job.export
+    smaller, teacher = variant.model, model
+    inputs = repeated(example_inputs, export.latency_batch_size, device)
     with threads(latency_table.threads if latency_table else None):
         original_ms, delivered_ms = compare_latency(
             teacher, smaller, inputs, warmup=passes[0], repeats=passes[1]
@@ -81,7 +81,7 @@ def deliver(
     manifest = Manifest(
         target=job.target.model_dump(mode="json"),
         policy_id=policy.policy_id,
-        budget=subject.budget.as_dict(),
+        budget=original.budget.as_dict(),
         costs={
             cost: CostChange(
                 original=int(original_costs[cost]), delivered=int(delivered_costs[cost])
@@ -119,9 +119,7 @@ def deliver(
         ),
         finetuning_epochs=variant.epochs,
     )
-    teacher.cpu()
+    model.cpu()
     finished(smaller.cpu())
     packing = Packing(variant.quantization, variant.masks)
-    return save_artifact(
-        directory, smaller, manifest, policy, subject.example_inputs, export, packing
-    )
+    return save_artifact(directory, smaller, manifest, policy, example_inputs, export, packing)

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.evaluation.evaluator import (
     EvaluationConfig,
     prepare_variant,
@@ -18,15 +19,34 @@ from rl_compress.evaluation.evaluator import (
 )
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.model import Quantization
-from rl_compress.searchers.preparation import Subject
+from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.state import scored
+from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads, threads_for
 from rl_compress.training.iterative import fade_channels
 from rl_compress.training.quantization_aware import quantization_aware_finetune, trains_through
 from rl_compress.training.recovery import FinetuningConfig, finetune
+from rl_compress.variants.compressor import Compressor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """What is compressed, and what is known of it."""
+
+    target: Target
+    model: nn.Module
+    """The uncompressed model, on the CPU."""
+    example_inputs: Inputs
+    """Of one forward pass, batch size 1."""
+    compressor: Compressor
+    """Groups, costs and unit orders of the model."""
+    budget: Budget
+    latency_table: LatencyTable | None = None
+    """What latencies are predicted from, where the budget bounds them."""
 
 
 class Sections(Protocol):
@@ -53,7 +73,7 @@ class FineTuned:
 
 
 def fine_tune_variant(
-    subject: Subject,
+    original: Original,
     levels: Levels,
     job: Sections,
     *,
@@ -63,13 +83,13 @@ def fine_tune_variant(
     """Cut, repair, fine-tune and quantize a variant; the test split is not read.
 
     Args:
-        subject: What is compressed; its model, teacher of the fine-tuning, is moved to ``device``.
+        original: What is compressed; its model, teacher of the fine-tuning, is moved to ``device``.
         levels: The variant, shape ``(D,)``.
         job: How to repair and fine-tune.
         device: Where to train.
         advance: Hears of each epoch done, with their number.
     """
-    target, model, compressor = subject.target, subject.model.cpu(), subject.compressor
+    target, model, compressor = original.target, original.model.cpu(), original.compressor
     finetuning, evaluation = job.finetuning, job.evaluation
     dense = model
     if finetuning.schedule == "contribution":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rl_compress import __version__
 from rl_compress.errors import ConfigError, CorruptFileError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT_VERSION = 4
 """Raised whenever an older release could not read the manifest, or the file of tensors."""
