@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     model = zoo.make("residual")
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "parts", model, target, config, progress=interrupt)
+    # As in release 0.1.0, whose trainings are taken up.
+    kept = {"network", "optimizer", "schedule", "best", "best_epoch", "losses", "held_out_losses"}
+    for file in (tmp_path / "parts").iterdir():
+        assert set(torch.load(file, weights_only=True)) == kept
     resumed = zoo.make("residual")  # a new process begins with the target's own weights
     _run(tmp_path / "parts", resumed, target, config)
     for name, tensor in uninterrupted.state_dict().items():
@@ -151,6 +156,30 @@ def test_training_ends_early_when_nothing_gets_better(tmp_path: Path) -> None:
     (course,) = _run(tmp_path, zoo.make("plain"), _target(), config)
     assert course.epoch < 50
     assert course.epoch - course.best_epoch == 2
+
+
+class _Diverging(ClassificationTarget):
+    """Its loss is NaN from the third epoch on, with two batches to train with and one held out."""
+
+    calls = 0
+
+    def loss(self, outputs: Any, labels: Any) -> Any:
+        self.calls += 1
+        loss = super().loss(outputs, labels)
+        # One more batch tells that there is a loss.
+        return loss if self.calls <= 1 + 2 * 3 or loss is None else loss * math.nan
+
+
+def test_divergence_ends_with_the_best_epoch_before(tmp_path: Path) -> None:
+    data = {name: _target().split(name) for name in SPLITS}
+    model, config = zoo.make("plain"), _config(mode="finetune", epochs=9, batch_size=64)
+    target = _Diverging(lambda: zoo.make("plain"), data)
+    (course,) = _run(tmp_path, model, target, config)
+    assert course.epoch == 2
+    assert math.isnan(course.losses[2])
+    best = torch.load(tmp_path / "whole.pt", weights_only=True)["best"]
+    assert all(torch.equal(best[name], value) for name, value in model.state_dict().items())
+    assert all(value.isfinite().all() for value in best.values())
 
 
 def test_held_out_samples_are_not_trained_on() -> None:
