@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rl_compress.errors import ConfigError
 from rl_compress.model.layers import channel_axis, is_weighted
 from rl_compress.model.nested import Inputs, call
+from rl_compress.repair.activations import hooked
 from rl_compress.targets.batches import moved, picked
 from rl_compress.targets.target import Target
 from rl_compress.training.loop import Plan, task_loss
@@ -170,13 +171,8 @@ def _call_order(model: nn.Module, example_inputs: Inputs, device: torch.device) 
     def note(module: nn.Module, _inputs: Any) -> None:
         order.setdefault(names[module])
 
-    handles = [module.register_forward_pre_hook(note) for module in names]
-    try:
-        with torch.no_grad():
-            call(model.eval(), moved(example_inputs, device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked([module.register_forward_pre_hook(note) for module in names]):
+        call(model.eval(), moved(example_inputs, device))
     return list(order)
 
 
