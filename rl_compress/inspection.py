@@ -60,7 +60,7 @@ def best_policy(
 
     def costs(record: EvaluationRecord) -> dict[str, float]:
         if subject is None:
-            return record.costs()
+            return record.costs
         compressor = subject.compressor
         return compressor.costs.costs(compressor.space.levels_of(record.realised_policy()))
 

@@ -108,7 +108,7 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
         except EvaluationError as error:
             errors.append(str(error))
             return None
-        return reward(found.score, found.all_costs())
+        return reward(found.score, found.costs)
 
     original = reward(curves.original_score, evaluator.original_costs)
     records = [r for r in EvaluationStore(run.evaluations).read() if r.scored_in_full]

@@ -13,9 +13,10 @@ import numpy as np
 from rl_compress.agent.config import SearchConfig
 from rl_compress.agent.env import Problem
 from rl_compress.errors import EvaluationError
-from rl_compress.evaluation.candidates import CandidateEvaluator, Reward, RunIdentity
+from rl_compress.evaluation.candidates import CandidateEvaluator, Reward
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.evaluation.shared import SharedEvaluator, SharedMeasurements, Sharing
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
@@ -187,7 +188,7 @@ class SearchTask:
             if record.policy_id not in rewards:
                 score = _score(exact, space.levels_of(record.realised_policy()))
                 if score is not None:
-                    rewards[record.policy_id] = reward(score, record.costs())
+                    rewards[record.policy_id] = reward(score, record.costs)
                     self.run.write_ranking(rewards)
         return rewards
 

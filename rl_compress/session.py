@@ -16,8 +16,8 @@ from torch import nn
 
 from rl_compress.comparison import check_baselines, plan, run_beside
 from rl_compress.errors import ConfigError, EvaluationError
-from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.evaluation.precision import computes_in_bfloat16, settled
 from rl_compress.evaluation.shared import SharedMeasurements
 from rl_compress.export.delivery import deliver

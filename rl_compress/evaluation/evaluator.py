@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.measurement import Measurement
 from rl_compress.evaluation.precision import Passes, Precision, passes_for
 from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.racing import Rival, Samples, looks, race
@@ -90,26 +91,6 @@ class EvaluationConfig(BaseModel):
     def in_float32(self) -> EvaluationConfig:
         """Return the same, with everything computed in float32."""
         return self.model_copy(update={"precision": "float32"})
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What an evaluation found."""
-
-    score: float
-    costs: dict[str, float]
-    latency_ms: float | None
-    """Measured, or else predicted; None where neither was asked for."""
-    wall_s: float
-    scored_share: float = 1.0
-    """Share of the search split that was scored; below 1 the score is an estimate."""
-    cached: bool = False
-    """Whether another trial of the sweep made the measurement."""
-
-    def all_costs(self) -> dict[str, float]:
-        """Return the costs and, where it was measured, the latency."""
-        measured = {} if self.latency_ms is None else {LATENCY: self.latency_ms}
-        return {**self.costs, **measured}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +214,12 @@ class Evaluator:
         Raises:
             EvaluationError: The variant's score is not a finite number, or it took too long.
         """
-        return within(self._config.timeout_s, lambda: self._measure(levels, rival))
+        return within(self._config.timeout_s, functools.partial(self._measure, levels, rival))
 
     def _measure(self, levels: Levels, rival: Rival | None) -> Measurement:
         start = time.perf_counter()
         ahead, self._ahead = self._ahead, None
         costs = self._compressor.costs.costs(levels)
-        predicted = costs.pop(LATENCY, None)
         with threads(self._threads):
             if ahead is not None and ahead.key == levels.tobytes():
                 start -= ahead.wall_s
@@ -247,14 +227,14 @@ class Evaluator:
             else:
                 variant = self.variant(levels)
             # Before the score, for the score that is needed depends on it.
-            latency = measure_latency_ms(variant, self._inputs) if self._inputs else predicted
-            measured = {} if latency is None else {LATENCY: latency}
+            if self._inputs:
+                costs[LATENCY] = measure_latency_ms(variant, self._inputs)
             with self._passes.of(variant):
-                score, share = self._scored(variant, levels, rival, {**costs, **measured})
+                score, share = self._scored(variant, levels, rival, costs)
         if score != score or score in (float("inf"), float("-inf")):
             amounts = self._compressor.space.amounts(levels).tolist()
             raise EvaluationError(f"the variant with units and bits {amounts} scored {score}")
-        return Measurement(score, costs, latency, time.perf_counter() - start, share)
+        return Measurement(score, costs, time.perf_counter() - start, share)
 
     def _scored(
         self, variant: nn.Module, levels: Levels, rival: Rival | None, costs: dict[str, float]

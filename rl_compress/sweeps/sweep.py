@@ -249,7 +249,7 @@ def _trainable(
     def report(evaluations: int, best: EvaluationRecord) -> None:
         nonlocal told
         told = evaluations
-        figures = {EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs()}
+        figures = {EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs}
         if exploits:
             with state_of(place, evaluations) as checkpoint:
                 ray_tune.report(figures, checkpoint=checkpoint)

@@ -154,7 +154,7 @@ def _search_figures(read: RunFiles) -> dict[str, Any]:
     best = best_distinct(list(filter(read.may_win, read.evaluations)), 1, read.ranking)
     figures: dict[str, Any] = {}
     if best:
-        figures = {"best_score": best[0].score, "best_reward": best[0].reward, **best[0].costs()}
+        figures = {"best_score": best[0].score, "best_reward": best[0].reward, **best[0].costs}
     return {
         **figures,
         "evaluations": len(read.evaluations),

@@ -44,9 +44,10 @@ from rl_compress.agent.rllib.coordinator import (
     WorkerKit,
     start_coordinator,
 )
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig, Measurement
+from rl_compress.evaluation.candidates import CandidateEvaluator
+from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import Progress
+from rl_compress.evaluation.measurement import Measurement, RunIdentity
 from rl_compress.job import Job, parse_job, with_values
 from rl_compress.monitor import SilentMonitor
 from rl_compress.runs.environment import describe_environment
@@ -81,7 +82,7 @@ class Sleeper:
     def evaluate(self, _widths: Any, _rival: Any = None) -> Measurement:
         time.sleep(SLEEP_S)
         costs = dict.fromkeys(COSTS, 1.0)
-        return Measurement(score=0.0, costs=costs, latency_ms=None, wall_s=SLEEP_S)
+        return Measurement(score=0.0, costs=costs, wall_s=SLEEP_S)
 
 
 class Runner:

@@ -87,9 +87,10 @@ def test_every_record_is_within_the_budget_as_predicted(run: Path) -> None:
     compressor = subject.compressor
     for record in records:
         levels = compressor.space.levels_of(record.realised_policy())
-        assert record.latency_ms == pytest.approx(compressor.costs.costs(levels)["latency_ms"])
-        assert record.latency_ms is not None
-        assert record.latency_ms <= bound
+        assert record.costs["latency_ms"] == pytest.approx(
+            compressor.costs.costs(levels)["latency_ms"]
+        )
+        assert record.costs["latency_ms"] <= bound
 
 
 def test_the_prediction_stands_beside_the_measurement(run: Path) -> None:

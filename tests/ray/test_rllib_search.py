@@ -60,7 +60,7 @@ def test_search_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algorith
     # Both runners took part, beside the driver, which evaluates the prior.
     assert {record.worker for record in records} == {0, 1, 2}
     original = prepare(parse_job(make_job()).target, parse_job(make_job()).space, {"macs": 1.0})
-    assert all(record.macs <= 0.5 * original.original_costs["macs"] for record in records)
+    assert all(record.costs["macs"] <= 0.5 * original.original_costs["macs"] for record in records)
     prior = min(records, key=lambda record: record.evaluation_id)
     assert prior.worker == 0
     assert progress.best is not None

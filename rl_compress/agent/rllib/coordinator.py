@@ -18,9 +18,10 @@ from rl_compress.agent.rllib.lease import Holder, Lease
 from rl_compress.agent.rllib.metrics import RunMetrics
 from rl_compress.agent.rllib.turns import Turns
 from rl_compress.errors import RLCompressError, SearchStalledError, StorageError
-from rl_compress.evaluation.candidates import Reward, RunIdentity
+from rl_compress.evaluation.candidates import Reward
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.evaluation.scores import ScoreName
 from rl_compress.evaluation.shared import Sharing
 from rl_compress.runs.record import EvaluationRecord

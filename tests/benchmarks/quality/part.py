@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
-from rl_compress.evaluation.evaluator import Measurement
+from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.evaluation.measurement import Measurement, RunIdentity
 from rl_compress.evaluation.racing import Rival
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.baseline_search import run_baseline

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rl_compress.evaluation.evaluator import Evaluator, Measurement
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.measurement import Measurement
 from rl_compress.job import Job
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
@@ -71,7 +72,7 @@ def search(prepared: Prepared, job: Job) -> Searched:
         if record.worker > 0:
             levels = space.levels_of(record.realised_policy())
             costs = prepared.subject.compressor.costs.costs(levels)
-            evaluator.remember(levels, Measurement(record.score, costs, None, record.wall_s))
+            evaluator.remember(levels, Measurement(record.score, costs, record.wall_s))
     return Searched(
         records=records,
         seconds=seconds,

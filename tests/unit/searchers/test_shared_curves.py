@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rl_compress.agent.config import SearchConfig
-from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.evaluation.precision import Precision
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.searchers.objective import ObjectiveConfig

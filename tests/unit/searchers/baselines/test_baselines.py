@@ -10,9 +10,10 @@ from torch.utils.data import TensorDataset
 
 from rl_compress.agent.config import SearchConfig
 from rl_compress.errors import EvaluationError
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
+from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.baseline_search import run_baseline
 from rl_compress.searchers.baselines.uniform import Uniform
@@ -107,7 +108,7 @@ def test_exactly_the_evaluations_asked_for_are_made(tmp_path: Path, name: str) -
     records = run.store.read()
     assert [record.evaluation_id for record in records] == list(range(7))
     assert len({record.policy_id for record in records}) == 7
-    assert all(run.budget.admits(record.costs()) for record in records)
+    assert all(run.budget.admits(record.costs) for record in records)
     assert run.progress[-1].exhausted
 
 
