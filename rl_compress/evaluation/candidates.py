@@ -49,10 +49,10 @@ class CandidateEvaluator:
             build_ahead: Begins with a variant while a remote ledger answers.
         """
         self._build_ahead = build_ahead
-        self._evaluator = evaluator
+        self.evaluator = evaluator
         self._ledger = ledger
         self._space = space
-        self._reward = reward
+        self.reward = reward
         self._identity = identity
         self._worker = worker
 
@@ -87,7 +87,7 @@ class CandidateEvaluator:
                 break
             time.sleep(_POLL_S)
         try:
-            found = self._evaluator.evaluate(levels, self._rival(claim.incumbent))
+            found = self.evaluator.evaluate(levels, self._rival(claim.incumbent))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             self._fail(policy, claim, message)
@@ -99,7 +99,7 @@ class CandidateEvaluator:
             worker=self._worker,
             evaluation_id=claim.evaluation_id,
             candidate=candidate,
-            reward=self._reward(found.score, found.costs),
+            reward=self.reward(found.score, found.costs),
         )
         self._ledger.complete(record)
         self._log(
@@ -138,8 +138,8 @@ class CandidateEvaluator:
 
         def needed(costs: Mapping[str, float]) -> float:
             # The reward is linear in the score, and a candidate's costs are known before it.
-            without = self._reward(0.0, costs)
-            weight = self._reward(1.0, costs) - without
+            without = self.reward(0.0, costs)
+            weight = self.reward(1.0, costs) - without
             return (reward - without) / weight if weight > 0 else float("-inf")
 
         levels = self._space.levels_of(incumbent.realised_policy())

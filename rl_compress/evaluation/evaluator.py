@@ -24,14 +24,12 @@ from rl_compress.evaluation.scores import Score, ScoreName, make_score
 from rl_compress.evaluation.time_limit import within
 from rl_compress.model.kept_state import own_buffers
 from rl_compress.model.nested import Inputs
-from rl_compress.quantizers.bits import LayerBits
 from rl_compress.quantizers.model import Quantization
 from rl_compress.repair.bias_correction import correct_bias
 from rl_compress.repair.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.repair.reconstruction import reconstruct
 from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Levels
-from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
@@ -186,19 +184,18 @@ class Evaluator:
         return own_buffers(self._network.variant(amounts, quantized=self._quantized))
 
     def _repaired(self, variant: nn.Module, levels: Levels) -> nn.Module:
-        masks = self._compressor.masks(levels)
+        sparse = bool(self._compressor.masks(levels))
         # Statistics are of the activations that are scored; what is solved for is exact.
-        statistics = _method(variant, self._config, sparse=bool(masks)) == "batchnorm"
+        statistics = _method(variant, self._config, sparse=sparse) == "batchnorm"
         with (self._passes if statistics else Passes()).of(variant):
             prepare_variant(
                 variant,
                 self._reference,
                 self._target,
-                self._compressor.config,
                 self._config,
-                kept=self._compressor.kept_outputs(levels, ordered=True),
-                masks=masks,
-                bits=self._compressor.layer_bits(levels),
+                self._compressor,
+                levels,
+                ordered=True,
                 weights_made=self._quantized,
             )
         return variant
@@ -282,12 +279,11 @@ def prepare_variant(
     variant: nn.Module,
     reference: nn.Module,
     target: Target,
-    space: SpaceConfig,
     config: EvaluationConfig,
+    compressor: Compressor,
+    levels: Levels,
     *,
-    kept: dict[str, Tensor],
-    masks: dict[str, Tensor],
-    bits: LayerBits,
+    ordered: bool,
     weights_made: bool = False,
 ) -> Quantization:
     """Repair and quantize a variant: what is done to it before it is scored.
@@ -296,16 +292,17 @@ def prepare_variant(
         variant: Changed in place by assigning new tensors.
         reference: The uncompressed network.
         target: Supplies the calibration split.
-        space: What is quantized, and how.
         config: Which repair.
-        kept: Output channels of the reference that each narrowed layer keeps.
-        masks: For each sparse weight which elements stay.
-        bits: Of every layer.
+        compressor: Says what the variant keeps of the reference.
+        levels: The variant's, shape ``(D,)``.
+        ordered: Whether the reference's channels are in the shared network's order.
         weights_made: The variant's weights are quantized by now.
 
     Returns:
         What was quantized; nothing where the job does not ask for it.
     """
+    kept, masks = compressor.kept_outputs(levels, ordered=ordered), compressor.masks(levels)
+    bits = compressor.layer_bits(levels)
 
     def repair(network: nn.Module) -> None:
         recalibrate(network, reference, target, config, kept, sparse=bool(masks))
@@ -320,7 +317,7 @@ def prepare_variant(
     return quantize_variant(
         variant,
         target,
-        space,
+        compressor.config,
         masks,
         bits,
         calibration_batches=config.calibration_batches,

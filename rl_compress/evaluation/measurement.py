@@ -28,10 +28,10 @@ class Measurement:
 class RunIdentity:
     """What every record says of where it comes from."""
 
-    run: str
+    run: str = ""
     trial: str = ""
-    algorithm: str
-    seed: int
+    algorithm: str = ""
+    seed: int = 0
 
 
 def make_record(

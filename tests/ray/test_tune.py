@@ -17,11 +17,11 @@ import pytest
 from running import make_job
 
 from rl_compress.errors import ConfigError, RunDirectoryError
+from rl_compress.execution import search
 from rl_compress.job import Job, parse_job
 from rl_compress.report.live import ConsoleMonitor
 from rl_compress.report.sweep_report import build_sweep_report
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.session import search
 from rl_compress.sweeps.population import adopt
 from rl_compress.sweeps.sweep import SweepResult, check_space, tune
 from rl_compress.sweeps.trial import trial_id
