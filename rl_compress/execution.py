@@ -62,16 +62,14 @@ def search(
     monitor: Monitor | None = None,
     measurements: SharedMeasurements | None = None,
 ) -> RunResult:
-    """Compress a target: search for the best policy, carry it out, fine-tune, deliver, report.
+    """Compress a target; for the arguments see :func:`rl_compress.search`.
 
     Args:
         job: What to compress, and how far.
-        output: The run directory, or a URI of one, as ``s3://bucket/runs/name``; by default
-            ``runs/<name>/<time>``. With a URI the run works in a folder of the cache, and any
-            machine can resume it.
+        output: Where. With a URI the run works in a folder of the cache.
         extras: What is done beside.
-        resume: Continue the job's earlier run in that directory; without ``output``, the latest.
-        address: A Ray cluster; by default a local one is started.
+        resume: Continue the job's earlier run there.
+        address: A Ray cluster.
         monitor: Hears of progress.
         measurements: What other trials of the same sweep measured; the run is one of them.
 

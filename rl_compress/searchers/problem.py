@@ -14,7 +14,7 @@ from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.importance.contribution import ContributionResult
 from rl_compress.quantizers.bits import Bits
-from rl_compress.searchers.goals import Within
+from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.objective import ObjectiveConfig
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget, CostFunction
@@ -84,10 +84,14 @@ class Problem:
         """What contribution pruning found, where it ranks the units."""
         return self.compressor.contribution
 
-    @property
-    def may_win(self) -> Within:
-        """Tell which records may be the best of a search."""
-        return Within(self.budget, self.space, self.costs)
+    def may_win(self, record: EvaluationRecord) -> bool:
+        """Say whether a record can be the best of a search: its variant is within the budget.
+
+        The costs are computed anew: a record may hold a latency that was measured, while the budget
+        bounds the predicted one.
+        """
+        levels = self.space.levels_of(record.realised_policy())
+        return self.budget.admits(self.costs.costs(levels))
 
     def uniform(self) -> Levels:
         """Return the variant that keeps about as much of everything, as the budget allows."""
