@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rl_compress.errors import ConfigError, CorruptFileError, RLCompressError, summary
-from rl_compress.export.format import Delivered, Format
+from rl_compress.export.deployed import Deployment
+from rl_compress.export.format import Delivered, Format, InputsOf
 from rl_compress.export.manifest import FileEntry, InputSpec, Manifest
 from rl_compress.export.native import WEIGHTS_FILE, Native
 from rl_compress.export.packed_state import Packing, unpack_state
@@ -22,6 +23,7 @@ from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.registry import FORMATS, Options
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
 from rl_compress.variants.copied_out import make_room
@@ -76,6 +78,16 @@ class ExportConfig(BaseModel):
             raise ConfigError(f"export.format_options: {min(unknown)} is not in export.formats")
         return self
 
+    def check_space(self, space: SpaceConfig) -> None:
+        """Make sure that what may be searched can be written in all formats asked for.
+
+        Raises:
+            ConfigError: See :meth:`wanted`, and :meth:`Format.check_space`.
+        """
+        for wanted in self.wanted():
+            if wanted.required:
+                wanted.format.check_space(space)
+
     def wanted(self) -> list[Wanted]:
         """Return the formats to write, of those that are not required only what can be.
 
@@ -112,6 +124,9 @@ def save_artifact(
     example_inputs: Inputs,
     config: ExportConfig,
     packing: Packing | None = None,
+    *,
+    inputs_of: InputsOf = lambda _split: iter(()),
+    deployment: Deployment | None = None,
 ) -> Manifest:
     """Write a compressed model into a folder, which appears whole or not at all.
 
@@ -123,6 +138,8 @@ def save_artifact(
         example_inputs: Inputs of one forward pass, batch size 1.
         config: What to write.
         packing: Which weights are quantized or sparse, and are stored packed.
+        inputs_of: Yields what the model is called with for each batch of a split.
+        deployment: Measures the files that were asked for and that a runtime runs.
 
     Returns:
         The manifest as written; the delivered size is that of the tensors stored.
@@ -138,8 +155,10 @@ def save_artifact(
     if unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
-    delivered = Delivered(model, manifest, policy, example_inputs, packing or Packing())
+    packing = packing or Packing()
+    delivered = Delivered(model, manifest, policy, example_inputs, packing, inputs_of)
     failures = []
+    running = {}
     try:
         (unfinished / POLICY_FILE).write_text(policy.to_json(indent=2) + "\n", encoding="utf-8")
         for wanted in formats:
@@ -148,6 +167,10 @@ def save_artifact(
                 failures.append(failure)
             elif failure is not None:
                 logger.warning("no %s: %s", wanted.name, failure)
+            elif wanted.required and wanted.format.runs is not None:
+                running[wanted.name] = unfinished / wanted.format.runs
+        if deployment is not None and running:
+            delivered.entries["deployed"] = deployment.measure(running)
         files = sorted(path for path in unfinished.iterdir() if path.is_file())
         manifest = manifest.model_copy(
             update={

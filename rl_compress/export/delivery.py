@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_n
 from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig, save_artifact
+from rl_compress.export.deployed import Deployment
 from rl_compress.export.fine_tuned import fine_tune_variant
 from rl_compress.export.manifest import (
     CostChange,
@@ -24,7 +26,7 @@ from rl_compress.export.manifest import (
 )
 from rl_compress.export.packed_state import Packing
 from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.model.nested import Inputs, repeated
+from rl_compress.model.nested import Inputs, arguments_of, repeated
 from rl_compress.space.budget import LATENCY, Budget
 from rl_compress.space.search_space import Levels
 from rl_compress.targets.factory import TargetConfig
@@ -155,4 +157,19 @@ def deliver(
     model.cpu()
     finished(smaller.cpu())
     packing = Packing(variant.quantization, variant.masks)
-    return save_artifact(directory, smaller, manifest, policy, example_inputs, export, packing)
+
+    def inputs_of(split: str) -> Iterator[Inputs]:
+        for batch in map(target.without_labels, target.batches(split)):
+            yield arguments_of(smaller, functools.partial(target.forward, smaller, batch))
+
+    return save_artifact(
+        directory,
+        smaller,
+        manifest,
+        policy,
+        example_inputs,
+        export,
+        packing,
+        inputs_of=inputs_of,
+        deployment=Deployment(model, target, example_inputs, export.latency_batch_size, passes),
+    )
