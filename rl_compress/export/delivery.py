@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
+from rl_compress.costs.latency import REPEATS, WARMUP, device_name
 from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig, save_artifact
@@ -26,7 +26,10 @@ from rl_compress.export.manifest import (
 )
 from rl_compress.export.packed_state import Packing
 from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.model.kept_state import kept_state
 from rl_compress.model.nested import Inputs, arguments_of, repeated
+from rl_compress.runtimes.runtime import compared
+from rl_compress.runtimes.torch import Torch
 from rl_compress.space.budget import LATENCY, Budget
 from rl_compress.space.search_space import Levels
 from rl_compress.targets.factory import TargetConfig
@@ -95,16 +98,18 @@ def deliver(
     smaller, teacher = variant.model, model
     inputs = repeated(example_inputs, export.latency_batch_size, device)
     with threads(latency_table.threads if latency_table else None):
-        original_ms, delivered_ms = compare_latency(
-            teacher, smaller, inputs, warmup=passes[0], repeats=passes[1]
-        )
+        runtimes = Torch.load(teacher), Torch.load(smaller)
+        with kept_state(teacher), kept_state(smaller):
+            original_time, delivered_time = compared(
+                runtimes, inputs, warmup=passes[0], repeats=passes[1]
+            )
         hardware = device_name(device)
     full = compressor.space.full
     original_costs = compressor.costs.original
     delivered_costs = compressor.costs.costs(levels)
     predicted = None
     if latency_table is not None:
-        error = 100.0 * abs(delivered_costs[LATENCY] / delivered_ms - 1.0)
+        error = 100.0 * abs(delivered_costs[LATENCY] / delivered_time.median - 1.0)
         predicted = LatencyPrediction(
             original=original_costs[LATENCY],
             delivered=delivered_costs[LATENCY],
@@ -146,8 +151,11 @@ def deliver(
             ),
         ),
         latency_ms=LatencyChange(
-            original=original_ms,
-            delivered=delivered_ms,
+            original=original_time.median,
+            delivered=delivered_time.median,
+            original_quartiles=original_time.quartiles,
+            delivered_quartiles=delivered_time.quartiles,
+            runtime=f"{runtimes[1].name} {runtimes[1].version}",
             device=hardware,
             batch_size=export.latency_batch_size,
             predicted=predicted,

@@ -81,6 +81,15 @@ class LatencyChange(_Part):
     delivered: float = Field(description="Median of the delivered model, in ms.")
     device: str = Field(description="Name of the hardware they were measured on.")
     batch_size: int = Field(description="Samples per batch.")
+    runtime: str | None = Field(
+        default=None, description="Name and version, such as `torch 2.13.0`; None: torch."
+    )
+    original_quartiles: tuple[float, float] | None = Field(
+        default=None, description="Lower and upper quartile of the uncompressed model, in ms."
+    )
+    delivered_quartiles: tuple[float, float] | None = Field(
+        default=None, description="Lower and upper quartile of the delivered model, in ms."
+    )
     predicted: LatencyPrediction | None = Field(
         default=None, description="What was predicted; None: the budget did not bound latency."
     )
@@ -107,11 +116,6 @@ class Deployed(_Part):
     original_bytes: int = Field(description="Size of the uncompressed model as float32 ONNX.")
     delivered_bytes: int = Field(description="Size of the file.")
     test_score: float = Field(description="The file's score on the test split.")
-
-    @property
-    def is_faster(self) -> bool:
-        """Whether the file takes less time beyond the noise: the quartiles do not overlap."""
-        return self.delivered_ms[2] < self.original_ms[0]
 
 
 class Int8Check(_Part):

@@ -48,7 +48,7 @@ class OnnxGraph:
         graph = self.model.graph
         del graph.value_info[:]
         for node in graph.node:
-            node.doc_string = ""
+            node.name = node.doc_string = ""
             del node.metadata_props[:]
         content: bytes = self.model.SerializeToString()
         return content

@@ -22,9 +22,10 @@ class Timing:
     high: float
     """A quarter of the calls took more."""
 
-    def is_below(self, other: Timing) -> bool:
-        """Say whether this is less beyond the noise: the middle halves do not overlap."""
-        return self.high < other.low
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The lower and the upper."""
+        return self.low, self.high
 
 
 def interleaved(calls: Sequence[Callable[[], Any]], *, warmup: int, repeats: int) -> list[Timing]:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import functools
+import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +82,18 @@ def alive(model: nn.Module, example: Tensor) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+ALONE = """
+import json, sys
+sys.modules["torch"] = sys.modules["rl_compress"] = None
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession("model_int8.onnx")
+(entry,) = session.get_inputs()
+outputs = session.run(None, {entry.name: numpy.load("data.npz")["images"]})[0]
+print(json.dumps(outputs.argmax(1).tolist()))
+"""
+"""What a machine needs that has no more than onnxruntime and numpy."""
+
+
 @functools.cache
 def example(kind: type[nn.Module]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
@@ -143,6 +159,16 @@ def test_every_layer_of_a_cnn_computes_with_bytes_as_the_variant_does(
     largest = min(2 ** (weights - 1) - 1, 64)
     dense = [array for array in codes if weights < 8 or array.shape[1] > 1]
     assert all(np.abs(array).max() == largest for array in dense)
+    if weights == 3:
+        np.savez(tmp_path / "data.npz", images=example(Branching).numpy())
+        shutil.copytree(tmp_path, tmp_path / "elsewhere")
+        printed = subprocess.run(
+            [sys.executable, "-c", ALONE],
+            cwd=tmp_path / "elsewhere",
+            capture_output=True,
+            check=True,
+        ).stdout
+        assert json.loads(printed) == model(example(Branching)).argmax(1).tolist()
     # At any batch size.
     found = OnnxRuntime.load(path).outputs((example(Branching)[:3],))[0]
     expected = model(example(Branching)[:3])
