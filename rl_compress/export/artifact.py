@@ -24,6 +24,7 @@ from rl_compress.export.tensor_file import read_tensors
 from rl_compress.model.described import remade
 from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
+from rl_compress.model.undrawn import made_undrawn
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.registry import FORMATS, Options
 from rl_compress.space.space_config import SpaceConfig
@@ -235,6 +236,7 @@ def load_compressed(
         raise CorruptFileError(
             f"{weights}: packed weights cannot be unpacked ({error!r}); copy the whole folder again"
         ) from None
+    tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     if model is not None:
         maker = "is given"
     elif ARCHITECTURE_FILE in manifest.files:
@@ -242,11 +244,11 @@ def load_compressed(
         model = _described(directory / ARCHITECTURE_FILE, manifest)
     else:
         maker = f"the target {manifest.target.get('factory')!r} builds"
-        model = _target(directory, manifest).architecture()
+        target = _target(directory, manifest)
+        model = made_undrawn(target.architecture, tensors.keys() | tied.keys())
     # A factory may hand out the same module again and again, and its shapes change in place.
-    model = plain_weights(unshared(model)).cpu().eval()
+    model = plain_weights(unshared(model, tensors)).cpu().eval()
     make_room(model, tensors)
-    tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     try:
         model.load_state_dict(with_versions(tensors | tied, model), strict=True, assign=False)
     except RuntimeError as error:

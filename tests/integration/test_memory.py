@@ -89,11 +89,11 @@ def test_progress_is_shown_unless_somebody_else_hears_of_it(
     net: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = {name: split for name, split in blobs().items() if name in ("train", "test")}
-    subject = rl_compress.check(model=net, data=data, budget={"macs": 0.5})
+    session = rl_compress.check(model=net, data=data, budget={"macs": 0.5})
     shown = capsys.readouterr()
     assert "taken from train: calibration (32 samples) and search (64 samples)" in shown.err
     assert "TinyNet: groups in forward order" in shown.out
-    assert len(subject.target.split("train")) == SIZES["train"] - 96  # type: ignore[arg-type]
+    assert len(session.target.split("train")) == SIZES["train"] - 96  # type: ignore[arg-type]
 
     rl_compress.check(model=net, data=data, budget={"macs": 0.5}, monitor=SilentMonitor())
     assert capsys.readouterr() == ("", "")
