@@ -36,6 +36,7 @@ ORDER = (
     "robustness",
     "searchers",
     "agent",
+    "runtimes",
     "export",
     "report",
     "job",
