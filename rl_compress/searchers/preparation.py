@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rl_compress.costs.latency_ms import LatencyMs
 from rl_compress.costs.latency_table import LatencyTable, find_latency_table
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.scores import find_score
@@ -158,8 +159,7 @@ def prepare(
     )
     costs = compressor.costs
     if table is not None:
-        costs.latency = table.predictor(model, compressor.network.groups)
-        costs.original[LATENCY] = costs.costs(compressor.space.full)[LATENCY]
+        costs.add(LATENCY, LatencyMs(table.predictor(model, compressor.network.groups)))
     parsed = Budget.parse(budget, costs.original)
     parsed.check_feasible(compressor.space, costs, costs.original)
     if loose := parsed.loose(costs.original):

@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from rl_compress.registry import IMPORTANCES, QUANTIZERS, Options
+from rl_compress.registry import IMPORTANCES, QUANTIZERS, TRANSFORMS, Options
 
 Granularity = Literal["tensor", "channel", "group"]
 RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
@@ -45,8 +45,13 @@ class PruningConfig(BaseModel):
         default="channels",
         description=(
             "What is removed: `channels` (the layers become narrower), `weights` (single ones), "
-            "`blocks` of weights, or all but N of every M weights along the inputs, as `2:4`."
+            "`blocks` of weights, all but N of every M weights along the inputs, as `2:4`, or a "
+            "class of your own derived from rl_compress.transforms.transform.Structure, as "
+            "`package.module:Class`."
         ),
+    )
+    structure_options: Options = Field(
+        default_factory=dict, description="Options of a `structure` of your own."
     )
     block_shape: tuple[int, int] = Field(
         default=(4, 4),
@@ -73,6 +78,17 @@ class PruningConfig(BaseModel):
         default_factory=dict, description="Options of an `importance` of your own."
     )
 
+    @property
+    def narrows(self) -> bool:
+        """Say whether layers become narrower, instead of weights zero.
+
+        Raises:
+            ConfigError: The structure is the user's own, and cannot be imported.
+        """
+        if parse_n_of_m(self.structure):
+            return False
+        return bool(TRANSFORMS.find(self.structure).narrows)
+
     @field_validator("structure", mode="before")
     @classmethod
     def _not_base_sixty(cls, structure: object) -> object:
@@ -84,10 +100,10 @@ class PruningConfig(BaseModel):
     @field_validator("structure")
     @classmethod
     def _known_structure(cls, structure: str) -> str:
-        if structure in ("channels", "weights", "blocks"):
-            return structure
-        if (pattern := parse_n_of_m(structure)) is None or not 0 < pattern[0] < pattern[1]:
-            raise ValueError("must be channels, weights, blocks or N:M such as 2:4, with N < M")
+        if (pattern := parse_n_of_m(structure)) is None:
+            TRANSFORMS.path(structure)
+        elif not 0 < pattern[0] < pattern[1]:
+            raise ValueError("must be N:M such as 2:4, with N < M")
         return structure
 
     @field_validator("block_shape")

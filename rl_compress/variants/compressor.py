@@ -21,12 +21,9 @@ from rl_compress.quantizers.model import quantize_weights
 from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
-from rl_compress.variants.channels import prepare_channels
 from rl_compress.variants.copied_out import copied_out
-from rl_compress.variants.masked import MaskedNetwork
 from rl_compress.variants.parts import Parts
-from rl_compress.variants.slimmable import SlimmableNetwork
-from rl_compress.variants.sparse import prepare_sparse
+from rl_compress.variants.preparation import prepare_parts
 
 
 @dataclass(slots=True)
@@ -58,9 +55,8 @@ class Compressor(Parts):
             UnsupportedLayerError: The model cannot be traced or has no prunable group.
             ConfigError: Structure, criterion or action do not suit the model.
         """
-        make = prepare_channels if config.pruning.structure == "channels" else prepare_sparse
         contribution = contribution or ContributionConfig()
-        parts = make(model, example_inputs, config, target, contribution, train)
+        parts = prepare_parts(model, example_inputs, config, target, contribution, train)
         return cls(**{field.name: getattr(parts, field.name) for field in fields(Parts)})
 
     def without_weights(self) -> Compressor:
@@ -82,27 +78,25 @@ class Compressor(Parts):
 
     def cut(self, model: nn.Module, levels: Levels) -> nn.Module:
         """Make the variant from a copy of the model: smaller for channels, else with zeros."""
-        if isinstance(self.network, SlimmableNetwork):
-            units = self.space.amounts(levels)[: len(self.parents)]
-            return copied_out(
-                model,
-                [
-                    Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
-                    for parent, order, width in zip(self.parents, self.orders, units, strict=True)
-                    for axis in parent.axes
-                ],
-            )
-        masked = copy.deepcopy(model)
+        units = self.space.amounts(levels)[: len(self.parents)]
+        copied = copied_out(
+            model,
+            [
+                Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
+                for parent, order, width in zip(self.parents, self.orders, units, strict=True)
+                for axis in parent.axes
+            ],
+        )
         with torch.no_grad():
             for name, mask in self.masks(levels).items():
-                weight = masked.get_parameter(name)
+                weight = copied.get_parameter(name)
                 weight.copy_(self.network.masked(weight, mask))
-        return masked
+        return copied
 
     @property
     def has_packed(self) -> bool:
         """Say whether the network keeps its weights with the bits that variants give them."""
-        return isinstance(self.network, SlimmableNetwork) and bool(self.network.bits)
+        return bool(self.network.bits)
 
     def layer_bits(self, levels: Levels) -> LayerBits:
         """Return the bits of every layer of a variant."""
@@ -140,8 +134,6 @@ class Compressor(Parts):
 
     def masks(self, levels: Levels) -> dict[str, Tensor]:
         """Return which elements of each sparse weight a variant keeps; none where layers shrink."""
-        if not isinstance(self.network, MaskedNetwork):
-            return {}
         return self.network.masks(self.space.amounts(levels))
 
     def kept_outputs(self, levels: Levels, *, ordered: bool) -> dict[str, Tensor]:
@@ -155,8 +147,6 @@ class Compressor(Parts):
             For each layer with a narrowed weight the indices of its kept output channels in the
             uncompressed layer, in the variant's order.
         """
-        if isinstance(self.network, MaskedNetwork):
-            return {}
         modules = dict(self.network.skeleton.named_modules())
         masks: dict[str, npt.NDArray[np.bool_]] = {}
         for index, width in enumerate(self.space.amounts(levels)[: len(self.parents)]):
