@@ -264,6 +264,7 @@ def prepare_job(
         latency_batch_size=job.export.latency_batch_size,
         score=job.objective.score,
         score_options=job.objective.options_of_score,
+        own_costs=job.own_costs(),
         train=train,
     )
 

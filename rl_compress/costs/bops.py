@@ -13,6 +13,7 @@ class Bops(Cost):
 
     label = "bit operations"
     title = "Bit operations per sample"
+    bits = ("weight_bits", "activation_bits")
 
     def of(self, variants: Variants) -> Integers:
         """See :meth:`Cost.of`."""

@@ -23,6 +23,8 @@ class Cost(Part, ABC):
     """What a table or an axis calls it; by default the label."""
     unit: ClassVar[str] = ""
     """What a value carries, such as `B`, `ms` or `mJ`."""
+    bits: ClassVar[tuple[str, ...]] = ()
+    """The bits it counts, `weight_bits` and `activation_bits`: `auto` searches them for it."""
     predicted: ClassVar[bool] = False
     """Whether it is known only where something predicts it."""
 

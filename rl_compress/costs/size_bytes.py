@@ -12,6 +12,7 @@ class SizeBytes(Cost):
     label = "size"
     title = "Size of the tensors"
     unit = "B"
+    bits = ("weight_bits",)
 
     def look_at(self, model: CountedModel) -> None:
         """See :meth:`Cost.look_at`."""

@@ -15,7 +15,6 @@ from rl_compress.evaluation.ledger import Claim, Ledger
 from rl_compress.evaluation.racing import Rival
 from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.space.budget import COSTS
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.space.search_space import Levels, SearchSpace
 
@@ -114,7 +113,7 @@ class CandidateEvaluator:
             policy=candidate or realised,
             policy_id=policy_id,
             realised=realised,
-            **{cost: int(found.costs[cost]) for cost in COSTS},
+            **EvaluationRecord.of_costs(found.costs),
             latency_ms=found.latency_ms,
             score=found.score,
             reward=self._reward(found.score, found.all_costs()),

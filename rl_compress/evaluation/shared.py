@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from rl_compress.evaluation.evaluator import Evaluator, Measurement
 from rl_compress.evaluation.racing import Rival
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.space.budget import COSTS, LATENCY
+from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Levels, SearchSpace
 
 _POLL_S = 0.05
@@ -116,7 +116,7 @@ class SharedEvaluator:
                 policy=text,
                 policy_id=policy.policy_id,
                 realised=text,
-                **{cost: int(found.costs[cost]) for cost in COSTS},
+                **EvaluationRecord.of_costs(found.costs),
                 latency_ms=found.latency_ms,
                 score=found.score,
                 reward=float("nan"),

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from rl_compress.errors import ConfigError
+from rl_compress.registry import COSTS
+from rl_compress.space.budget import LATENCY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-COST_LABELS = {
-    "macs": "MACs",
-    "params": "parameters",
-    "size_bytes": "size",
-    "bops": "bit operations",
-    "peak_memory_bytes": "activation memory",
-    "latency_ms": "latency",
-}
-"""What a sentence calls a cost: "30 % of the MACs"."""
-COST_ROWS = {
-    "macs": "MACs per sample",
-    "params": "Parameters",
-    "size_bytes": "Size of the tensors",
-    "bops": "Bit operations per sample",
-    "peak_memory_bytes": "Peak activation memory",
-    "latency_ms": "Latency",
-}
-"""What a table or an axis calls a cost."""
 
 _PERCENT_SCORES = ("accuracy", "robust_accuracy")
 """Scores that are in percent by contract."""
@@ -43,17 +30,37 @@ def prefix_for(value: float) -> tuple[float, str]:
     return 1.0, ""
 
 
+def cost_label(cost: str) -> str:
+    """Return what a sentence calls a cost: "30 % of the MACs"."""
+    return str(getattr(_known(cost), "label", cost.rpartition(":")[2]))
+
+
+def cost_title(cost: str) -> str:
+    """Return what a table or an axis calls a cost."""
+    return str(getattr(_known(cost), "title", cost.rpartition(":")[2]))
+
+
 def cost_unit(cost: str) -> str:
     """Return the unit that the values of a cost carry, which may be none."""
-    return {"size_bytes": "B", "peak_memory_bytes": "B", "latency_ms": "ms"}.get(cost, "")
+    return str(getattr(_known(cost), "unit", ""))
+
+
+@functools.cache
+def _known(cost: str) -> type | None:
+    """Return a cost's class; a report is read where the user's own may not be."""
+    with contextlib.suppress(ConfigError, ValueError):
+        return cast("type", COSTS.find(cost))
+    return None
 
 
 def format_cost(cost: str, value: float | None) -> str:
     """Write a cost with three digits, a prefix and its unit: ``1.20M``, ``34.5 kB``."""
     if value is None:
         return _MISSING
-    if cost == "latency_ms":
+    if cost == LATENCY:
         return format_latency(value)
+    if cost not in COSTS.built_in:
+        return f"{value:.4g} {cost_unit(cost)}".rstrip()
     factor, letter = prefix_for(value)
     number = f"{value:.0f}" if factor == 1.0 else _three_digits(value / factor)
     unit = cost_unit(cost)

@@ -19,7 +19,7 @@ from rl_compress.report.figure import (
     plot,
     star,
 )
-from rl_compress.report.formatting import COST_ROWS, cost_unit, prefix_for
+from rl_compress.report.formatting import cost_title, cost_unit, prefix_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def pareto_plot(
                 panel.axhline(score_there, color=INK, linewidth=0.8, linestyle=":")
             far.set_xticks([place], [f"{place:.4g}"])
     unit = f"{letter}{cost_unit(cost)}"
-    figure.supxlabel(COST_ROWS.get(cost, cost) + (f" [{unit}]" if unit else ""), fontsize=9)
+    figure.supxlabel(cost_title(cost) + (f" [{unit}]" if unit else ""), fontsize=9)
     axes.set_ylabel(_below(score, clipped))
     entries = {
         label: handle

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 
-from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.record import COLUMNS, EvaluationRecord
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
-_WITHOUT_SHARES = 2
-"""The version that scored every variant in full, and had no column for it."""
+_ADDED: dict[str, tuple[int, pa.DataType, Any]] = {
+    "scored_share": (3, pa.float64(), 1.0),
+    "other_costs": (4, pa.map_(pa.string(), pa.float64()), []),
+}
+"""Columns that the first version did not have: since when there are, and what they held before."""
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -24,11 +28,7 @@ RECORD_SCHEMA = pa.schema(
         ("policy", pa.string()),
         ("policy_id", pa.string()),
         ("realised", pa.string()),
-        ("macs", pa.int64()),
-        ("params", pa.int64()),
-        ("size_bytes", pa.int64()),
-        ("bops", pa.int64()),
-        ("peak_memory_bytes", pa.int64()),
+        *((cost, pa.int64()) for cost in COLUMNS),
         ("latency_ms", pa.float64()),
         ("score", pa.float64()),
         ("reward", pa.float64()),
@@ -36,7 +36,7 @@ RECORD_SCHEMA = pa.schema(
         ("wall_s", pa.float64()),
         ("cached", pa.bool_()),
         ("time", pa.timestamp("us", tz="UTC")),
-        ("scored_share", pa.float64()),
+        *((name, kind) for name, (_, kind, _) in _ADDED.items()),
     ],
     metadata={"rl_compress_schema_version": str(SCHEMA_VERSION)},
 )
@@ -54,11 +54,13 @@ def from_table(table: pa.Table) -> list[EvaluationRecord]:
         ValueError: The table has an unknown schema version or lacks columns.
     """
     version = (table.schema.metadata or {}).get(b"rl_compress_schema_version", b"none").decode()
-    if version == str(_WITHOUT_SHARES):
-        table = table.append_column("scored_share", pa.array([1.0] * len(table), pa.float64()))
-    elif version != str(SCHEMA_VERSION):
+    if version not in map(str, range(2, SCHEMA_VERSION + 1)):
         raise ValueError(f"schema version {version}, but this release reads {SCHEMA_VERSION}")
+    for name, (since, kind, value) in _ADDED.items():
+        if int(version) < since:
+            table = table.append_column(name, pa.array([value] * len(table), kind))
     missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
     if missing:
         raise ValueError(f"columns {missing} are missing")
-    return [EvaluationRecord(**row) for row in table.select(RECORD_SCHEMA.names).to_pylist()]
+    rows = table.select(RECORD_SCHEMA.names).to_pylist()
+    return [EvaluationRecord(**row | {"other_costs": tuple(row["other_costs"] or ())}) for row in rows]

@@ -117,6 +117,7 @@ def prepare(
     latency_batch_size: int = 1,
     score: str = "fidelity",
     score_options: Mapping[str, Any] | None = None,
+    own_costs: Mapping[str, str] | None = None,
     train: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
 ) -> Subject:
     """Build and check everything that can be wrong before a search starts.
@@ -132,6 +133,7 @@ def prepare(
         latency_batch_size: Samples in a forward pass that the budget bounds the latency of.
         score: Name of the objective's score.
         score_options: Its options.
+        own_costs: Costs of the user's own to count, by name, with the job's key that names each.
         train: Trains the target's model, in place, before anything else is done with it.
 
     Raises:
@@ -160,6 +162,8 @@ def prepare(
     costs = compressor.costs
     if table is not None:
         costs.add(LATENCY, LatencyMs(table.predictor(model, compressor.network.groups)))
+    for name, key in (own_costs or {}).items():
+        costs.add_own(name, key)
     parsed = Budget.parse(budget, costs.original)
     parsed.check_feasible(compressor.space, costs, costs.original)
     if loose := parsed.loose(costs.original):
@@ -189,7 +193,7 @@ def check_layer_names(space: SpaceConfig, model: nn.Module) -> None:
     weighted = [name for name, part in modules.items() if is_weighted(part)]
     weighted += [name for name in map(layer_of, quantizable_weights(model)) if name not in weighted]
     named = weighted
-    if space.pruning.structure == "channels":
+    if space.pruning.narrows:
         # Groups have norms in them, embeddings, and parameters that belong to no layer.
         own = [name for name, part in modules.items() if any(True for _ in part.parameters(False))]
         tensors = list(named_tensors(model))
@@ -204,10 +208,10 @@ def _latency_table(
     path: Path | None,
     batch_size: int,
 ) -> LatencyTable:
-    if (structure := space.pruning.structure) != "channels":
+    if not space.pruning.narrows:
         raise ConfigError(
-            f"budget.{LATENCY}: space.pruning.structure: {structure} leaves layers as wide as they "
-            f"are, and latency as it is; choose channels, or bound another cost"
+            f"budget.{LATENCY}: space.pruning.structure: {space.pruning.structure} leaves layers "
+            f"as wide as they are, and latency as it is; choose channels, or bound another cost"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     table = find_latency_table(

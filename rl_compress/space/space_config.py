@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Collection, Sequence
@@ -15,7 +16,8 @@ from pydantic import (
     field_validator,
 )
 
-from rl_compress.registry import IMPORTANCES, QUANTIZERS, TRANSFORMS, Options
+from rl_compress.errors import ConfigError
+from rl_compress.registry import COSTS, IMPORTANCES, QUANTIZERS, TRANSFORMS, Options
 
 Granularity = Literal["tensor", "channel", "group"]
 RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
@@ -215,8 +217,9 @@ class QuantizationConfig(BaseModel):
             kernels: Bits of weights and of activations that the device supports; None: all.
         """
         of_weights, of_activations = kernels or (None, None)
-        weights = searchable and not {"size_bytes", "bops"}.isdisjoint(budgeted)
-        activations = searchable and "bops" in budgeted
+        counted = {bits for cost in budgeted for bits in _bits_counted_by(cost)}
+        weights = searchable and "weight_bits" in counted
+        activations = searchable and "activation_bits" in counted
         chosen: dict[str, Bits] = {}
         if self.weight_bits == "auto":
             chosen["weight_bits"] = _suitable(_SEARCHED_WEIGHT_BITS if weights else (), of_weights)
@@ -225,6 +228,13 @@ class QuantizationConfig(BaseModel):
                 _SEARCHED_ACTIVATION_BITS if activations else (), of_activations
             )
         return self.model_copy(update=chosen)
+
+
+def _bits_counted_by(cost: str) -> tuple[str, ...]:
+    # What is no cost, or cannot be imported here, is told where the budget is read.
+    with contextlib.suppress(ConfigError, ValueError):
+        return tuple(COSTS.find(cost).bits)
+    return ()
 
 
 def _suitable(searched: Sequence[int], kernels: Collection[int] | None) -> Bits:

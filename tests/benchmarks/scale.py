@@ -50,12 +50,12 @@ from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import Job, parse_job, with_values
 from rl_compress.monitor import SilentMonitor
 from rl_compress.runs.environment import describe_environment
+from rl_compress.runs.record import COLUMNS
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.objective import Objective
 from rl_compress.searchers.preparation import Subject, prepare
 from rl_compress.session import make_task
-from rl_compress.space.budget import COSTS
 
 NODES = 4
 SLEEP_S = 0.2
@@ -80,7 +80,7 @@ class Sleeper:
 
     def evaluate(self, _widths: Any, _rival: Any = None) -> Measurement:
         time.sleep(SLEEP_S)
-        costs = dict.fromkeys(COSTS, 1.0)
+        costs = dict.fromkeys(COLUMNS, 1.0)
         return Measurement(score=0.0, costs=costs, latency_ms=None, wall_s=SLEEP_S)
 
 

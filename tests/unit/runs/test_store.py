@@ -136,17 +136,20 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     table = to_table([make_record(0)])
     newer = table.replace_schema_metadata({"rl_compress_schema_version": "99"})
     pq.write_table(newer, tmp_path / "part-000000-000000.parquet")
-    with pytest.raises(CorruptFileError, match="schema version 99, but this release reads 3"):
+    with pytest.raises(CorruptFileError, match="schema version 99, but this release reads 4"):
         store.read()
 
 
 def test_parts_of_the_release_that_scored_everything_in_full_are_read(tmp_path: Path) -> None:
-    older = to_table([make_record(0)]).drop_columns(["scored_share"])
+    older = to_table([make_record(0)]).drop_columns(["scored_share", "other_costs"])
     older = older.replace_schema_metadata({"rl_compress_schema_version": "2"})
     pq.write_table(older, tmp_path / "part-000000-000000.parquet")
     store = EvaluationStore(tmp_path)
-    store.append(dataclasses.replace(make_record(1), scored_share=0.25))
+    own = (("my:Energy", 2.5),)
+    store.append(dataclasses.replace(make_record(1), scored_share=0.25, other_costs=own))
     assert [record.scored_share for record in store.read()] == [1.0, 0.25]
+    assert [record.other_costs for record in store.read()] == [(), own]
+    assert store.read()[1].costs()["my:Energy"] == 2.5
     assert [record.scored_in_full for record in store.read()] == [True, False]
 
 
@@ -167,7 +170,7 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 def test_the_schema_version_is_in_every_part(tmp_path: Path) -> None:
     EvaluationStore(tmp_path).append(make_record(0))
     metadata = pq.read_schema(tmp_path / "part-000000-000000.parquet").metadata
-    assert metadata[b"rl_compress_schema_version"] == b"3"
+    assert metadata[b"rl_compress_schema_version"] == b"4"
 
 
 def test_a_record_tells_its_costs_and_policy() -> None:
