@@ -300,11 +300,11 @@ COSTS = Registry(
     "costs",
     "rl_compress.costs.cost:Cost",
     {
-        "macs": "rl_compress.costs.macs:Macs",
-        "params": "rl_compress.costs.params:Params",
-        "size_bytes": "rl_compress.costs.size_bytes:SizeBytes",
-        "bops": "rl_compress.costs.bops:Bops",
-        "peak_memory_bytes": "rl_compress.costs.peak_memory_bytes:PeakMemoryBytes",
+        "macs": "rl_compress.costs.exact:Macs",
+        "params": "rl_compress.costs.exact:Params",
+        "size_bytes": "rl_compress.costs.exact:SizeBytes",
+        "bops": "rl_compress.costs.exact:Bops",
+        "peak_memory_bytes": "rl_compress.costs.exact:PeakMemoryBytes",
         "latency_ms": "rl_compress.costs.latency_ms:LatencyMs",
     },
 )

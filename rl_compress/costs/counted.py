@@ -79,37 +79,34 @@ class CountedModel:
         self.zeros = Zeros(kept, tensors, space)
         column = np.full(len(tensors), -1)
         column[self.zeros.rows] = np.arange(len(kept))
-        self.tensors = Tensors(
-            Products.of(
-                [_lengths_of(name, tensor, graph, lengths) for name, tensor in tensors.items()],
-                len(narrowed),
-            ),
-            precision,
-            np.arange(len(tensors)),
-            column,
-        )
-        self.operations = Operations.of(graph, lengths, self.names)
+        shapes = []
+        for name, tensor in tensors.items():
+            labels = zip(tensor.shape, graph.tensors.get(name) or [None] * tensor.ndim, strict=True)
+            shapes.append([(n, {}) if ids is None else lengths.of(ids) for n, ids in labels])
+        products = Products.of(shapes, len(narrowed))
+        self.tensors = Tensors(products, precision, np.arange(len(tensors)), column)
+        self.operations, self.constants, self.weights = _operations(graph, lengths, self.names)
         """Multiplications; tables of operations have a column for each weight and shape."""
-        self.of_operations = precision.only(np.maximum(self.operations.weights, 0))
+        self.of_operations = precision.only(np.maximum(self.weights, 0))
         self.memory = ActivationMemory(graph, lengths)
         self.own_bits = precision.own_bits
         # Most tensors, such as those of a BatchNorm, grow with one width and are never quantized:
         # together they are a linear function of the widths.
-        products = self.tensors.products
         growth = products.growth.reshape(len(narrowed), *products.fixed.shape)
         self.is_linear = ((growth != 0).sum(axis=(0, 1)) <= 1) & precision.unquantized
         self.is_linear[self.zeros.rows] = False
         self.others = self.tensors.only(~self.is_linear)
-        whole = Variants(self, space.full[None], as_it_is=True)
+        self.whole = Variants(self, space.full[None], as_it_is=True)
+        """The uncompressed target, unquantized."""
         # An element that becomes zero saves its share of the multiplications by its weight.
-        macs, weights = whole.macs[0], self.operations.weights
+        macs, weights = self.whole.macs[0], self.weights
         column = np.append(column, -1)[weights]
         self.zeroed_operations = np.flatnonzero(column >= 0)
         self.zeroed_columns = column[self.zeroed_operations]
         self.macs_per_element = (
             macs[self.zeroed_operations] // self.zeros.whole[self.zeroed_columns]
         )
-        stays = macs * ~self.operations.products.touched().any(axis=0)
+        stays = macs * ~self.operations.touched().any(axis=0)
         self.fixed_macs = int(stays @ (weights < 0))
         """MACs of operations that belong to no weight, such as attention, and stay the same."""
         self.fixed_layers: dict[str, int] = {}
@@ -122,35 +119,26 @@ class CountedModel:
     def touched(self, dimension: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Say which tensors, and which operations, have a size or bits that a dimension decides."""
         if dimension < self.num_narrowed:
-            rows = self.tensors.products.touched()[dimension]
-            return rows, self.operations.products.touched()[dimension]
+            own = slice(dimension, dimension + 1)
+            return self.tensors.products.touched(own)[0], self.operations.touched(own)[0]
         layers = list(self._plan.layers_of(dimension))
         rows = np.isin(list(map(layer_of, self.names)), layers)
         rows[self.zeros.of_dimension(dimension)] = True
-        weights = self.operations.weights
-        return rows, (weights >= 0) & rows[weights]
+        return rows, (self.weights >= 0) & rows[self.weights]
 
-    def sum_of_elements(self, factors: Row) -> LinearSum:
-        """Return what adds up elements times a factor of each tensor, shape ``(tensors,)``."""
-        linear = self.tensors.only(self.is_linear)
+    def linear_sum(self, factors: Row) -> tuple[int, Row]:
+        """Add up elements times a factor of each tensor, over those that are linear in the widths.
+
+        Args:
+            factors: Shape ``(tensors,)``.
+
+        Returns:
+            What there is without any unit, and what a unit of each group adds.
+        """
         none_and_one_each = np.eye(self.num_narrowed + 1, self.num_narrowed, -1, dtype=np.int64)
-        found = linear.products.of_widths(none_and_one_each) @ factors[self.is_linear]
-        return LinearSum(int(found[0]), found[1:] - found[0])
-
-
-@dataclass(frozen=True, slots=True)
-class LinearSum:
-    """A sum over the tensors that are linear in the widths, and never quantized."""
-
-    least: int
-    """What there is without any unit."""
-    slope: Row
-    """What a unit of each group adds."""
-
-    def of(self, variants: Variants) -> Integers:
-        """Return the sum, shape ``(variants,)``."""
-        total: Integers = self.least + variants.units @ self.slope
-        return total
+        elements = self.tensors.products.only(self.is_linear).of_widths(none_and_one_each)
+        found = elements @ factors[self.is_linear]
+        return int(found[0]), found[1:] - found[0]
 
 
 @dataclass(slots=True)
@@ -213,39 +201,6 @@ class Zeros:
         return total
 
 
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """Multiplications whose number follows the widths, a row for each weight and shape."""
-
-    products: Products
-    constants: Row
-    """What the products are multiplied by, shape ``(rows,)``."""
-    weights: Row
-    """Index of the tensor that is multiplied by, -1: none, shape ``(rows,)``."""
-
-    @classmethod
-    def of(cls, graph: Graph, lengths: AxisLengths, names: Sequence[str]) -> Operations:
-        """Gather the multiplications of a graph."""
-        index = {name: row for row, name in enumerate(names)}
-        rows: dict[tuple[Any, ...], int] = {}
-        for op in graph.operations:
-            for counted in op.products:
-                constant, moving = counted.constant, []
-                for fixed, units in map(lengths.of, counted.axes):
-                    if units:
-                        moving.append((fixed, tuple(sorted(units.items()))))
-                    else:
-                        constant *= fixed
-                key = (index.get(counted.weight or "", -1), tuple(sorted(moving)))
-                rows[key] = rows.get(key, 0) + constant
-        factors = [[(fixed, dict(units)) for fixed, units in moving] for _, moving in rows]
-        return cls(
-            Products.of(factors, len(lengths.groups)),
-            np.array(list(rows.values()), dtype=np.int64),
-            np.array([weight for weight, _ in rows], dtype=np.int64),
-        )
-
-
 class Variants:
     """A batch of variants, and what they consist of; worked out when asked for."""
 
@@ -271,14 +226,13 @@ class Variants:
 
     @functools.cached_property
     def others(self) -> TensorTable:
-        """Those that :class:`LinearSum` leaves out."""
+        """Those that are not linear in the widths, see :meth:`CountedModel.linear_sum`."""
         return TensorTable(self, self.model.others)
 
     @functools.cached_property
     def macs(self) -> Integers:
         """Multiplications of each operation for one sample, shape ``(variants, operations)``."""
-        operations = self.model.operations
-        found = operations.products.of_widths(self.units) * operations.constants
+        found = self.model.operations.of_widths(self.units) * self.model.constants
         if len(self.model.zeros.rows) and not self.as_it_is:
             gone = (self.model.zeros.whole - self.kept)[:, self.model.zeroed_columns]
             found[:, self.model.zeroed_operations] -= gone * self.model.macs_per_element
@@ -296,7 +250,7 @@ class Variants:
         bits = self.bits_of(precision)
         found = bits.stored**2 if self.as_it_is else precision.bops_per_mac(bits, self.amounts)
         # What has no weight is not quantized.
-        return np.where(self.model.operations.weights >= 0, found, own.max(initial=0) ** 2)
+        return np.where(self.model.weights >= 0, found, own.max(initial=0) ** 2)
 
     def bits_of(self, precision: Precision) -> BitTable:
         """Look up the bits of tensors."""
@@ -347,12 +301,28 @@ class TensorTable:
         return found
 
 
-def _lengths_of(
-    name: str, tensor: Tensor, graph: Graph, lengths: AxisLengths
-) -> list[tuple[int, Mapping[int, int]]]:
-    """Return how long the axes of a parameter or buffer are."""
-    labels = graph.tensors.get(name) or [None] * tensor.ndim
-    return [
-        (size, {}) if ids is None else lengths.of(ids)
-        for size, ids in zip(tensor.shape, labels, strict=True)
-    ]
+def _operations(
+    graph: Graph, lengths: AxisLengths, names: Sequence[str]
+) -> tuple[Products, Row, Row]:
+    """Gather the multiplications of a graph, a row for each weight and shape.
+
+    Returns:
+        Products of lengths that follow the widths, what each is multiplied by, and the index of the
+        tensor that is multiplied by, -1: none.
+    """
+    index = {name: row for row, name in enumerate(names)}
+    rows: dict[tuple[Any, ...], int] = {}
+    for op in graph.operations:
+        for counted in op.products:
+            constant, moving = counted.constant, []
+            for fixed, units in map(lengths.of, counted.axes):
+                if units:
+                    moving.append((fixed, tuple(sorted(units.items()))))
+                else:
+                    constant *= fixed
+            key = (index.get(counted.weight or "", -1), tuple(sorted(moving)))
+            rows[key] = rows.get(key, 0) + constant
+    factors = [[(fixed, dict(units)) for fixed, units in moving] for _, moving in rows]
+    constants, weights = [*rows.values()], [weight for weight, _ in rows]
+    products = Products.of(factors, len(lengths.groups))
+    return products, np.array(constants, np.int64), np.array(weights, np.int64)

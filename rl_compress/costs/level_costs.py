@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from rl_compress.costs.cost import Cost
-from rl_compress.costs.counted import CountedModel, KeptElements, Variants
+from rl_compress.costs.counted import CountedModel, Variants
 from rl_compress.costs.lazy import LazyCosts
-from rl_compress.costs.precision import Precision
 from rl_compress.errors import ConfigError
-from rl_compress.model.graph import Graph
-from rl_compress.model.groups import LayerGroup
-from rl_compress.quantizers.bits import BitPlan
 from rl_compress.registry import COSTS, running
-from rl_compress.space.search_space import Levels, SearchSpace
+from rl_compress.space.search_space import Levels
 
 _BASES = 8
 """Random variants around which a cost of the user's own is tried."""
@@ -27,19 +22,9 @@ _BASES = 8
 class LevelCosts:
     """Costs as functions of levels."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        groups: Sequence[LayerGroup],
-        graph: Graph,
-        space: SearchSpace,
-        precision: Precision,
-        plan: BitPlan,
-        kept: Sequence[KeptElements] = (),
-    ) -> None:
-        """Look at the uncompressed model once; see :class:`CountedModel`."""
-        self._model = CountedModel(model, groups, graph, space, precision, plan, kept)
-        self._whole = Variants(self._model, space.full[None], as_it_is=True)
+    def __init__(self, model: CountedModel) -> None:
+        """Count the costs that are built in."""
+        self.model = model
         self._costs: dict[str, Cost] = {}
         self.original: dict[str, float] = {}
         """Costs of the uncompressed, unquantized target, in the order in which they are shown."""
@@ -47,22 +32,12 @@ class LevelCosts:
             if not (made := COSTS.find(name)).predicted:
                 self.add(name, made())
 
-    @property
-    def fixed_macs(self) -> int:
-        """See :attr:`CountedModel.fixed_macs`."""
-        return self._model.fixed_macs
-
-    @property
-    def fixed_layers(self) -> Mapping[str, int]:
-        """See :attr:`CountedModel.fixed_layers`."""
-        return self._model.fixed_layers
-
     def add(self, name: str, cost: Cost) -> None:
         """Count another cost from now on."""
         with running(cost, name):
-            cost.look_at(self._model)
+            cost.look_at(self.model)
         self._costs[name] = cost
-        self.original[name] = self._of(name, self._whole)[0].item()
+        self.original[name] = self._of(name, self.model.whole)[0].item()
 
     def add_own(self, name: str, key: str) -> None:
         """Count a cost of the user's own.
@@ -99,19 +74,19 @@ class LevelCosts:
         Returns:
             By cost an array of shape ``(variants,)``.
         """
-        variants = Variants(self._model, levels)
+        variants = Variants(self.model, levels)
         return LazyCosts(tuple(self._costs), lambda cost: self._of(cost, variants))
 
     def macs_of(self, dimension: int, levels: Levels) -> int:
         """Return the MACs of all operations whose size or bits a dimension decides."""
-        _, touched = self._model.touched(dimension)
-        return int(Variants(self._model, levels[None]).macs[0] @ touched)
+        _, touched = self.model.touched(dimension)
+        return int(Variants(self.model, levels[None]).macs[0] @ touched)
 
     def params_of(self, dimension: int, levels: Levels) -> int:
         """Return the parameters of all tensors whose size or bits a dimension decides."""
-        touched, _ = self._model.touched(dimension)
-        elements = Variants(self._model, levels[None]).tensors.elements[0]
-        return int((elements * touched) @ self._model.is_parameter)
+        touched, _ = self.model.touched(dimension)
+        elements = Variants(self.model, levels[None]).tensors.elements[0]
+        return int((elements * touched) @ self.model.is_parameter)
 
     def _of(self, name: str, variants: Variants) -> npt.NDArray[Any]:
         """Return a cost of variants, shape ``(variants,)``."""
@@ -134,7 +109,7 @@ class LevelCosts:
         Raises:
             ConfigError: It is or does.
         """
-        space = self._model.space
+        space = self.model.space
         if not self.original[name] > 0:
             raise ConfigError(
                 f"{name}: the uncompressed target's is {self.original[name]:g}, but must be above 0"

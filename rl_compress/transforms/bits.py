@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 from rl_compress.model.axes import layer_of, quantizable_weights
 from rl_compress.model.groups import LayerGroup
 from rl_compress.model.layers import kind_of
@@ -14,11 +12,6 @@ from rl_compress.transforms.transform import Effect, ModelView, Scores, Transfor
 class BitWidths(Transform):
     """Bits of layers; those that make the channels of one group share them."""
 
-    @property
-    @abstractmethod
-    def levels(self) -> tuple[int, ...]:
-        """The bits that the job admits, increasing."""
-
     def sites(self, view: ModelView) -> list[LayerGroup]:
         """See :meth:`Transform.sites`; what is protected has bits of its own."""
         group_of = {layer: group.name for group in view.groups for layer in group.producers}
@@ -27,7 +20,7 @@ class BitWidths(Transform):
         for layer in dict.fromkeys(called):
             if self.space.skips(layer):
                 continue
-            quantizes = self.levels != (UNQUANTIZED,)
+            quantizes = self._levels != (UNQUANTIZED,)
             reason = view.reason_against(layer) if quantizes else None
             found.setdefault((group_of.get(layer, layer), reason), []).append(layer)
         return [
@@ -46,7 +39,17 @@ class BitWidths(Transform):
 
     def choices(self, site: LayerGroup) -> tuple[int, ...]:
         """See :meth:`Transform.choices`."""
-        return self.levels if site.prunable else (self.space.protected_bits,)
+        return self._levels if site.prunable else (self.space.protected_bits,)
+
+    def prepare(self, view: ModelView, site: LayerGroup, scores: Scores) -> Effect:
+        """See :meth:`Transform.prepare`."""
+        return Effect(layers=site.layers)
+
+    @property
+    def _levels(self) -> tuple[int, ...]:
+        quantization = self.space.quantization
+        weights = self.name == "weight_bits"
+        return quantization.weight_levels if weights else quantization.activation_levels
 
 
 class WeightBits(BitWidths):
@@ -54,26 +57,8 @@ class WeightBits(BitWidths):
 
     name = "weight_bits"
 
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """See :attr:`BitWidths.levels`."""
-        return self.space.quantization.weight_levels
-
-    def prepare(self, view: ModelView, site: LayerGroup, scores: Scores) -> Effect:
-        """See :meth:`Transform.prepare`."""
-        return Effect(weight_bits=site.layers)
-
 
 class ActivationBits(BitWidths):
     """Bits of what layers read."""
 
     name = "activation_bits"
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """See :attr:`BitWidths.levels`."""
-        return self.space.quantization.activation_levels
-
-    def prepare(self, view: ModelView, site: LayerGroup, scores: Scores) -> Effect:
-        """See :meth:`Transform.prepare`."""
-        return Effect(activation_bits=site.layers)

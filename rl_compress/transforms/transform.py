@@ -85,10 +85,8 @@ class Effect:
     """Positions that go with each unit: layers become narrower."""
     elements: Mapping[str, Tensor] = field(default_factory=dict)
     """By weight the unit of each element, which becomes zero with it; -1 for those that stay."""
-    weight_bits: tuple[str, ...] = ()
-    """Layers whose weights have the bits chosen."""
-    activation_bits: tuple[str, ...] = ()
-    """Layers whose inputs have them."""
+    layers: tuple[str, ...] = ()
+    """Those that have the bits chosen."""
 
 
 class Transform(Part, ABC):

@@ -23,7 +23,11 @@ from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
 OWN = "own_structure:KernelRows"
-STRUCTURES = [*(name if name != "N:M" else "2:4" for name in TRANSFORMS.built_in), OWN]
+STRUCTURES = [
+    *(name if name != "N:M" else "2:4" for name in TRANSFORMS.built_in),
+    OWN,
+    "own_structure:PowersOfTwo",
+]
 BITS: dict[str, Any] = {"weight_bits": [2, 4, 8], "activation_bits": [4, 8]}
 INPUTS = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -1,4 +1,4 @@
-"""A structure of a user's own."""
+"""Structures of a user's own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rl_compress.model.groups import LayerGroup
 from rl_compress.registry import Part
+from rl_compress.transforms.channels import Channels
 from rl_compress.transforms.weights import Weights
+
+
+class PowersOfTwo(Channels):
+    """Layers keep powers of two of their channels, or all."""
+
+    def choices(self, site: LayerGroup) -> tuple[int, ...]:
+        return (*(1 << n for n in range(1, 12) if 1 << n < site.num_units), site.num_units)
 
 
 class KernelRows(Weights):

@@ -1,4 +1,4 @@
-"""Preparing a target: its sites, what can be decided of them, and the network that follows."""
+"""What can be decided of a target's sites, and what that means for the shared network."""
 
 from __future__ import annotations
 
@@ -9,34 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rl_compress.costs.counted import KeptElements
-from rl_compress.costs.level_costs import LevelCosts
-from rl_compress.costs.precision import Precision
+from rl_compress.costs.counted import CountedModel, KeptElements
 from rl_compress.errors import ConfigError, UnsupportedLayerError
-from rl_compress.importance.contribution import Train, contribution_pruning
-from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.importance.evidence import Evidence
-from rl_compress.importance.importance import make_importance, ranked
+from rl_compress.importance.importance import ranked
 from rl_compress.model.axes import Axis
 from rl_compress.model.groups import LayerGroup, some
-from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.bits import BitPlan, Bits
-from rl_compress.space.search_space import Dimension, SearchSpace
+from rl_compress.space.search_space import Dimension
 from rl_compress.space.space_config import SpaceConfig
-from rl_compress.targets.target import Target
-from rl_compress.transforms.bits import ActivationBits, BitWidths, WeightBits
-from rl_compress.transforms.transform import Effect, ModelView, Scores, Structure, make_structure
-from rl_compress.variants.parts import Parts
-from rl_compress.variants.proof import check_uncut, find_proved_groups
+from rl_compress.transforms.bits import ActivationBits, WeightBits
+from rl_compress.transforms.transform import Effect, ModelView, Scores, Structure
 from rl_compress.variants.slimmable import SlimmableNetwork
 
 _Order = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Decision:
+class Decision:
     """A dimension that prunes."""
 
     dimension: Dimension
@@ -52,65 +43,7 @@ class _Decision:
     """Their importance, in the order of their numbers."""
 
 
-def prepare_parts(
-    model: nn.Module,
-    example_inputs: Inputs,
-    config: SpaceConfig,
-    target: Target | None,
-    contribution: ContributionConfig,
-    train: Train | None,
-) -> Parts:
-    """See :meth:`Compressor.prepare`."""
-    view = ModelView(
-        model, example_inputs, config, lambda: find_proved_groups(model, example_inputs, config)
-    )
-    structure = make_structure(config)
-    groups = view.groups = structure.sites(view)
-    sites = _prunable(groups)
-    found = None
-    importance = make_importance(config.pruning, target)
-    if importance.needs == "contributions" and target is not None:
-        units = structure.units(view, sites)
-        found = contribution_pruning(model, units, target, contribution, train=train)
-    scores = structure.scores(view, sites, importance, Evidence(model, target, found))
-    effects = [structure.prepare(view, *one) for one in zip(sites, scores, strict=True)]
-    if config.action == "mask":
-        decisions = _by_unit(structure, sites, effects, config)
-    else:
-        decisions = [_of_site(structure, *one) for one in zip(sites, effects, strict=True)]
-    decided = [one.group for one in decisions]
-    dimensions = [one.dimension for one in decisions]
-    plan, bits = _plan_bits(view, (WeightBits(config), ActivationBits(config)), len(dimensions))
-    space = SearchSpace((*dimensions, *bits))
-    network = SlimmableNetwork.from_model(model, decided, [one.placed for one in decisions])
-    kept = _order_elements(network, decisions, sites, effects)
-    if structure.narrows:
-        check_uncut(model, network, example_inputs)
-    elif found is not None and contribution.shrinkage == "soft":
-        network.shrinkage = contribution.epsilon
-    precision = Precision(model, config.quantization, plan)
-    costs = LevelCosts(model, decided, view.graph, space, precision, plan, kept)
-    notes = structure.notes(view)
-    if structure.narrows:
-        # What has zeros is quantized when they are known.
-        network = network.with_bits(plan.weights, config.quantization) if bits else network
-        notes += _on_fixed_costs(costs)
-    return Parts(
-        config=config,
-        groups=groups,
-        notes=notes,
-        space=space,
-        bits=plan,
-        network=network,
-        costs=costs,
-        parents=[one.parent for one in decisions],
-        orders=[one.units if structure.narrows else np.zeros(0, np.int64) for one in decisions],
-        importances=[one.scores for one in decisions],
-        contribution=found,
-    )
-
-
-def _prunable(groups: Sequence[LayerGroup]) -> list[LayerGroup]:
+def some_prunable(groups: Sequence[LayerGroup]) -> list[LayerGroup]:
     """Return the groups that can be pruned.
 
     Raises:
@@ -126,24 +59,30 @@ def _prunable(groups: Sequence[LayerGroup]) -> list[LayerGroup]:
     return prunable
 
 
-def _of_site(structure: Structure, site: LayerGroup, effect: Effect) -> _Decision:
-    """Decide how many of a site's units stay."""
-    dimension = Dimension(site.name, structure.name, structure.choices(site))
-    order = ranked(effect.scores)
-    return _Decision(dimension, site, site, order, order, effect.scores)
-
-
-def _by_unit(
+def decide(
     structure: Structure,
     sites: Sequence[LayerGroup],
     effects: Sequence[Effect],
     config: SpaceConfig,
-) -> list[_Decision]:
-    """Decide of every single unit whether it stays.
+) -> list[Decision]:
+    """Decide how many of each site's units stay, or with masks of every single one whether it does.
 
     Raises:
-        ConfigError: The structure forbids it, or there are more units than the job admits.
+        ConfigError: The structure forbids masks, or there are more units than the job admits.
     """
+    if config.action == "ratio":
+        orders = [ranked(effect.scores) for effect in effects]
+        return [
+            Decision(
+                Dimension(site.name, structure.name, structure.choices(site)),
+                site,
+                site,
+                order,
+                order,
+                effect.scores,
+            )
+            for site, effect, order in zip(sites, effects, orders, strict=True)
+        ]
     if not structure.any_units:
         raise ConfigError(
             f"space.action: mask decides every unit freely, which {config.pruning.structure} "
@@ -171,19 +110,19 @@ def _by_unit(
             dimension = Dimension(single.name, structure.name, (0, 1))
             one = np.array([unit])
             nothing = np.zeros(1, dtype=np.int64)
-            found.append(_Decision(dimension, site, single, one, nothing, effect.scores[one]))
+            found.append(Decision(dimension, site, single, one, nothing, effect.scores[one]))
     return found
 
 
-def _order_elements(
+def order_elements(
     network: SlimmableNetwork,
-    decisions: Sequence[_Decision],
+    decisions: Sequence[Decision],
     sites: Sequence[LayerGroup],
     effects: Sequence[Effect],
 ) -> list[KeptElements]:
     """Tell the network in which order elements become zero; returns how many stay."""
     kept = []
-    by_site: dict[str, dict[int, _Decision]] = {site.name: {} for site in sites}
+    by_site: dict[str, dict[int, Decision]] = {site.name: {} for site in sites}
     for index, decision in enumerate(decisions):
         by_site[decision.parent.name][index] = decision
     for decided, effect in zip(by_site.values(), effects, strict=True):
@@ -207,41 +146,35 @@ def _one_for_all(values: Tensor) -> Tensor:
     return first.clone() if bool((values == first).all()) else values
 
 
-def _plan_bits(
-    view: ModelView, transforms: Sequence[BitWidths], first: int
-) -> tuple[BitPlan, list[Dimension]]:
+def plan_bits(view: ModelView, first: int) -> tuple[BitPlan, list[Dimension]]:
     """Decide where each layer's bits come from.
 
     Args:
         view: The model.
-        transforms: Those of bits.
         first: Number of dimensions in front of those for bits.
     """
-    plan: dict[str, dict[str, Bits]] = {"weight_bits": {}, "activation_bits": {}}
+    plan: dict[str, dict[str, Bits]] = {}
     dimensions: list[Dimension] = []
-    for transform in transforms:
+    for transform in (WeightBits(view.space), ActivationBits(view.space)):
+        found: dict[str, Bits] = {}
         for site in transform.sites(view):
             bits = Bits(choices := transform.choices(site))
             if len(choices) > 1:
                 bits = Bits(choices, first + len(dimensions))
                 dimensions.append(Dimension(site.name, transform.name, choices))
-            effect = transform.prepare(view, site, np.zeros(0))
-            plan["weight_bits"] |= dict.fromkeys(effect.weight_bits, bits)
-            plan["activation_bits"] |= dict.fromkeys(effect.activation_bits, bits)
-    in_order = [
-        {layer: own[layer] for layer in view.layers if layer in own} | own for own in plan.values()
-    ]
-    return BitPlan(*in_order), dimensions
+            found |= dict.fromkeys(transform.prepare(view, site, np.zeros(0)).layers, bits)
+        plan[transform.name] = {name: found[name] for name in view.layers if name in found} | found
+    return BitPlan(plan["weight_bits"], plan["activation_bits"]), dimensions
 
 
-def _on_fixed_costs(costs: LevelCosts) -> list[str]:
+def on_fixed_macs(counted: CountedModel) -> list[str]:
     """Say which MACs stay whatever is decided."""
     notes = []
-    if costs.fixed_macs:
+    if counted.fixed_macs:
         notes.append(
-            f"{costs.fixed_macs:,d} MACs are in operations without a layer and count as fixed"
+            f"{counted.fixed_macs:,d} MACs are in operations without a layer and count as fixed"
         )
-    if fixed := costs.fixed_layers:
+    if fixed := counted.fixed_layers:
         notes.append(
             f"{sum(fixed.values()):,d} MACs are in layers that no group narrows and count as fixed "
             f"({some(list(fixed))})"
