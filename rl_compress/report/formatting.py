@@ -22,9 +22,10 @@ _MISSING = "n/a"
 _SHORT_PART = 6
 
 
-def prefix_for(value: float) -> tuple[float, str]:
-    """Return the decimal prefix that suits a value, as factor and letter."""
-    for factor, letter in _PREFIXES:
+def prefix_for(value: float, cost: str) -> tuple[float, str]:
+    """Return the decimal prefix that suits a cost's value, as factor and letter."""
+    # One of the user's own may have a prefix in its unit.
+    for factor, letter in _PREFIXES if cost in COSTS.built_in else ():
         if abs(value) >= factor * 0.9995:
             return factor, letter
     return 1.0, ""
@@ -61,7 +62,7 @@ def format_cost(cost: str, value: float | None) -> str:
         return format_latency(value)
     if cost not in COSTS.built_in:
         return f"{value:.4g} {cost_unit(cost)}".rstrip()
-    factor, letter = prefix_for(value)
+    factor, letter = prefix_for(value, cost)
     number = f"{value:.0f}" if factor == 1.0 else _three_digits(value / factor)
     unit = cost_unit(cost)
     return f"{number} {letter}{unit}" if unit else f"{number}{letter}"

@@ -78,7 +78,7 @@ def pareto_plot(
     """
     points = [point for point in evaluations if math.isfinite(point[1])]
     costs, scores = (list(column) for column in zip(*points, strict=True))
-    factor, letter = prefix_for(max([*costs, *(original or ())[:1]]))
+    factor, letter = prefix_for(max([*costs, *(original or ())[:1]]), cost)
     broken = original is not None and _is_strip(costs, original[0])
     if broken:
         axes, far = figure.subplots(1, 2, sharey=True, width_ratios=[7, 1])

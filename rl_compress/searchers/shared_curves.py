@@ -13,6 +13,7 @@ from rl_compress import __version__
 from rl_compress.errors import CorruptFileError
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.model.nested import tensors_in
+from rl_compress.registry import COSTS
 from rl_compress.searchers.preparation import Subject
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.targets.cache import cache_dir, write_whole
@@ -84,11 +85,15 @@ def measurement_key(
         "modules": [
             (name, type(module).__qualname__) for name, module in subject.model.named_modules()
         ],
-        "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
+        "shrinkage": compressor.network.shrinkage,
         "evaluation": evaluation.model_dump(mode="json", exclude=without),
         "score": score,
         "score_options": dict(score_options),
     }
+    # What is shared holds the costs too.
+    own_costs = [cost for cost in compressor.costs.original if cost not in COSTS.built_in]
+    if own_costs:
+        described["costs"] = own_costs
     digest.update(json.dumps(described, sort_keys=True, default=str).encode() + latencies)
     for name, tensor in sorted(compressor.network.tensors.items()):
         digest.update(name.encode())
@@ -97,7 +102,7 @@ def measurement_key(
         for tensor in tensors_in(next(iter(subject.target.batches(split)))):
             add_tensor(digest, tensor)
     quantization = compressor.config.quantization
-    parts = [score, quantization.quantizer, quantization.activation_quantizer]
+    parts = [score, quantization.quantizer, quantization.activation_quantizer, *own_costs]
     for path in source_files([target.factory, *parts], subject.target, subject.model):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]

@@ -13,7 +13,7 @@ import torch
 from tiny_target import TinyNet
 from torch import Tensor, nn
 
-from rl_compress.export.packed_state import Packing, pack_state, stored_bytes
+from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
 from rl_compress.importance.units import Units
 from rl_compress.quantizers.model import Quantization, quantize_weights
 from rl_compress.registry import TRANSFORMS
@@ -62,8 +62,8 @@ def _some_of_each(compressor: Compressor) -> list[Levels]:
         for chosen in {0, int(level) // 2, int(level) - 1} - {-1}:
             found.append(full.copy())
             found[-1][index] = chosen
-    drawn = np.random.default_rng(0).integers(full + 1, size=(6, len(full)))
-    return [*found[:: max(1, len(found) // 24)], *drawn]
+    drawn = np.random.default_rng(0).integers(full + 1, size=(4, len(full)))
+    return [*found[:: max(1, len(found) // 12)], *drawn]
 
 
 def _without(compressor: Compressor, levels: Levels) -> nn.Module:
@@ -160,8 +160,10 @@ def test_costs_are_counted_from_the_delivered_tensors(structure: str, bits: bool
         assert found["macs"] == _macs(cut, masks)
         layer_bits = compressor.layer_bits(levels).weights
         quantized = quantize_weights(cut, compressor.config.quantization, layer_bits)
-        stored, _ = pack_state(cut.state_dict(), Packing(Quantization(quantized), masks))
+        stored, described = pack_state(cut.state_dict(), Packing(Quantization(quantized), masks))
         assert found["size_bytes"] == stored_bytes(stored)
+        for name, values in unpack_state(stored, described).items():
+            torch.testing.assert_close(values, cut.state_dict()[name] * masks.get(name, 1))
     if not bits:
         assert compressor.costs.costs(space.full) == original
     assert original["macs"] == _macs(_network(), {})
