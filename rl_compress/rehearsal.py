@@ -6,7 +6,7 @@ measured. The functions are those of the run; only data, steps and places are sm
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,9 @@ from rl_compress.errors import ConfigError, RLCompressError, TargetError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.export.artifact import load_compressed
 from rl_compress.export.delivery import deliver
+from rl_compress.export.fine_tuned import Original
 from rl_compress.job import Job
+from rl_compress.model.copies import copied
 from rl_compress.model.kept_state import kept_state
 from rl_compress.model.nested import call, tensors_in
 from rl_compress.searchers.preparation import Subject
@@ -63,6 +65,18 @@ def rehearse(job: Job, subject: Subject) -> None:
             _rehearse(job, subject, more)
 
 
+def original_of(subject: Subject) -> Original:
+    """Return what delivery needs to know of a job's subject."""
+    return Original(
+        target=subject.target,
+        model=subject.model,
+        example_inputs=subject.example_inputs,
+        compressor=subject.compressor,
+        budget=subject.budget,
+        latency_table=subject.latency_table,
+    )
+
+
 def _rehearse(job: Job, subject: Subject, samples: int) -> None:
     finetuning = job.finetuning.model_copy(update={"epochs": min(1, job.finetuning.epochs)})
     steps = min(1, job.contribution.finetune_steps)
@@ -71,28 +85,23 @@ def _rehearse(job: Job, subject: Subject, samples: int) -> None:
         subject.target,
         {**dict.fromkeys(SPLITS, samples), "train": min(samples, finetuning.batch_size)},
     )
-    model = copy.deepcopy(subject.model)
+    model = copied(subject.model)
+    export = job.export.model_copy(update={"onnx": bool(job.export.onnx)})
+    smaller = job.model_copy(
+        update={"finetuning": finetuning, "contribution": contribution, "export": export}
+    )
     if job.pretraining.mode != "none":
         with _stage("pre-training"):
-            _pretrain(job, copy.deepcopy(model), subject.target, samples)
+            _pretrain(job, copied(model), subject.target, samples)
     levels = _scored_variant(job, subject, target)
     outputs: list[Tensor] = []
     with tempfile.TemporaryDirectory() as folder:
         with _stage("fine-tuning and delivery"):
             deliver(
                 Path(folder, "best"),
-                target=target,
-                target_config=job.target,
-                model=model,
-                example_inputs=subject.example_inputs,
-                compressor=subject.compressor,
-                budget=subject.budget,
-                latency_table=subject.latency_table,
-                levels=levels,
-                evaluation=job.evaluation,
-                finetuning=finetuning,
-                contribution=contribution,
-                export=job.export.model_copy(update={"onnx": bool(job.export.onnx)}),
+                dataclasses.replace(original_of(subject), target=target, model=model),
+                levels,
+                smaller,
                 passes=(0, 1),
                 finished=lambda saved: outputs.append(_outputs(saved, subject)),
             )

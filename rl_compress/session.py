@@ -28,7 +28,7 @@ from rl_compress.export.verification import verify as verify_candidates
 from rl_compress.importance.contribution_history import save_history
 from rl_compress.job import Job, filled_in
 from rl_compress.monitor import Monitor, SilentMonitor
-from rl_compress.rehearsal import rehearse
+from rl_compress.rehearsal import original_of, rehearse
 from rl_compress.remote_runs import opened
 from rl_compress.report.report import build_report
 from rl_compress.report.run_files import read_run
@@ -397,20 +397,12 @@ def _verify(
     monitor: Monitor,
 ) -> None:
     """Fine-tune the best candidates; the one delivered, which took ``seconds``, is done already."""
-    target, space = subject.target, subject.compressor.space
+    target, space, original = subject.target, subject.compressor.space, original_of(subject)
     monitor.phase("verification")
 
     def fine_tune(policy: CompressionPolicy) -> FineTuned:
-        return fine_tune_variant(
-            subject.model,
-            space.levels_of(policy),
-            target=target,
-            compressor=subject.compressor,
-            evaluation=job.evaluation,
-            finetuning=job.finetuning,
-            contribution=job.contribution,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return fine_tune_variant(original, space.levels_of(policy), job, device=device)
 
     assert manifest.scores is not None, "what was delivered just now has scores"
     scores = manifest.scores.search
@@ -434,22 +426,7 @@ def _deliver(
     levels = compressor.space.levels_of(policy)
     if not subject.budget.admits(costs := compressor.costs.costs(levels)):
         raise ConfigError(f"policy: its costs {costs} exceed the budget {subject.budget.as_dict()}")
-    return deliver(
-        directory,
-        target=subject.target,
-        target_config=job.target,
-        model=subject.model,
-        example_inputs=subject.example_inputs,
-        compressor=compressor,
-        budget=subject.budget,
-        latency_table=subject.latency_table,
-        levels=levels,
-        evaluation=job.evaluation,
-        finetuning=job.finetuning,
-        contribution=job.contribution,
-        export=job.export,
-        advance=monitor.step,
-    )
+    return deliver(directory, original_of(subject), levels, job, advance=monitor.step)
 
 
 def _beside(directory: Path) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.heap import keep_freed_memory
 from rl_compress.evaluation.precision import Passes, Precision, passes_for
 from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.racing import Rival, Samples, looks, race
@@ -144,6 +145,7 @@ class Evaluator:
             latency: Measure the latency of each variant too, batch size 1.
             score_options: Its options.
         """
+        keep_freed_memory()
         self._target = target
         self._compressor = compressor
         self._config = config

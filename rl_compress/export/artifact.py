@@ -20,6 +20,7 @@ from rl_compress.export.packed_state import Packing, unpack_state
 from rl_compress.export.tensor_file import read_tensors
 from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
+from rl_compress.model.undrawn import made_undrawn
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.registry import FORMATS, Options
 from rl_compress.targets.checkpoint import with_versions
@@ -212,13 +213,13 @@ def load_compressed(directory: Path | str, *, model: nn.Module | None = None) ->
         raise CorruptFileError(
             f"{weights}: packed weights cannot be unpacked ({error!r}); copy the whole folder again"
         ) from None
+    tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     if target is not None:
-        model = target.architecture()
+        model = made_undrawn(target.architecture, tensors.keys() | tied.keys())
     assert model is not None, "it is given, or the target's"
     # A factory may hand out the same module again and again, and its shapes change in place.
-    model = plain_weights(unshared(model)).cpu().eval()
+    model = plain_weights(unshared(model, tensors)).cpu().eval()
     make_room(model, tensors)
-    tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
     try:
         model.load_state_dict(with_versions(tensors | tied, model), strict=True, assign=False)
     except RuntimeError as error:

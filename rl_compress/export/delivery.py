@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
-from rl_compress.costs.latency_table import LatencyTable
-from rl_compress.evaluation.evaluator import EvaluationConfig
-from rl_compress.export.artifact import ExportConfig, save_artifact
-from rl_compress.export.fine_tuned import fine_tune_variant
+from rl_compress.export.artifact import save_artifact
+from rl_compress.export.fine_tuned import Original, Sections, fine_tune_variant
 from rl_compress.export.manifest import (
     CostChange,
     LatencyChange,
@@ -23,33 +21,19 @@ from rl_compress.export.manifest import (
     SearchScoreChange,
 )
 from rl_compress.export.packed_state import Packing
-from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.model.nested import Inputs, repeated
-from rl_compress.space.budget import LATENCY, Budget
+from rl_compress.model.nested import repeated
+from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Levels
-from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.state import scored
-from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads
-from rl_compress.training.recovery import FinetuningConfig
-from rl_compress.variants.compressor import Compressor
 
 
 def deliver(
     directory: Path,
-    *,
-    target: Target,
-    target_config: TargetConfig,
-    model: nn.Module,
-    example_inputs: Inputs,
-    compressor: Compressor,
-    budget: Budget,
-    latency_table: LatencyTable | None,
+    original: Original,
     levels: Levels,
-    evaluation: EvaluationConfig,
-    finetuning: FinetuningConfig,
-    contribution: ContributionConfig,
-    export: ExportConfig,
+    job: Sections,
+    *,
     passes: tuple[int, int] = (WARMUP, REPEATS),
     finished: Callable[[nn.Module], None] = lambda _model: None,
     advance: Callable[[int, int], None] = lambda _epoch, _epochs: None,
@@ -58,19 +42,10 @@ def deliver(
 
     Args:
         directory: Where the artefact goes.
-        target: Supplies data and score.
-        target_config: How to build the architecture again.
-        model: The uncompressed model, on the CPU; teacher of the fine-tuning.
-        example_inputs: Inputs of one forward pass, batch size 1.
-        compressor: Groups, costs and unit orders of ``model``.
-        budget: Upper bounds, for the manifest.
-        latency_table: What latencies were predicted from, if they were; then they are measured
-            with as many threads.
+        original: What is compressed. Where latencies were predicted, they are measured with as many
+            threads.
         levels: The chosen variant, shape ``(D,)``.
-        evaluation: The repair that the search used.
-        finetuning: How to fine-tune.
-        contribution: How channels fade out, with that schedule.
-        export: What to write.
+        job: How to repair, fine-tune and build the architecture again, and what to write.
         passes: Forward passes before latency is timed, and those that are timed.
         finished: Is shown the model, on the CPU, before it is saved.
         advance: Hears of each epoch done, with their number.
@@ -79,17 +54,9 @@ def deliver(
         The manifest as written. The test split is read here, and nowhere else.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    variant = fine_tune_variant(
-        model,
-        levels,
-        target=target,
-        compressor=compressor,
-        evaluation=evaluation,
-        finetuning=finetuning,
-        contribution=contribution,
-        device=device,
-        advance=advance,
-    )
+    variant = fine_tune_variant(original, levels, job, device=device, advance=advance)
+    target, model, example_inputs = original.target, original.model, original.example_inputs
+    compressor, latency_table, export = original.compressor, original.latency_table, job.export
     smaller, teacher = variant.model, model
     inputs = repeated(example_inputs, export.latency_batch_size, device)
     with threads(latency_table.threads if latency_table else None):
@@ -112,9 +79,9 @@ def deliver(
         )
     policy = compressor.space.policy_of(levels)
     manifest = Manifest(
-        target=target_config.model_dump(mode="json"),
+        target=job.target.model_dump(mode="json"),
         policy_id=policy.policy_id,
-        budget=budget.as_dict(),
+        budget=original.budget.as_dict(),
         costs={
             cost: CostChange(original=original_costs[cost], delivered=delivered_costs[cost])
             for cost in original_costs

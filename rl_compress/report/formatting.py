@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from rl_compress.errors import ConfigError
 from rl_compress.registry import COSTS
 from rl_compress.space.budget import LATENCY
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _PERCENT_SCORES = ("accuracy", "robust_accuracy")
 """Scores that are in percent by contract."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -11,10 +13,6 @@ from markupsafe import Markup, escape
 from rl_compress.report import formatting
 from rl_compress.report.summary import comparison_rows, ratio
 from rl_compress.runs.written import whole
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 REPORT_FILE = "report.html"
 

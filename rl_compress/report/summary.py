@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +20,6 @@ from rl_compress.report.formatting import (
     format_speedup,
 )
 from rl_compress.space.budget import LATENCY
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

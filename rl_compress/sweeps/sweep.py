@@ -32,6 +32,7 @@ from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.run_lock import run_lock
+from rl_compress.runs.written import whole
 from rl_compress.searchers.reachable import check_reachable
 from rl_compress.session import prepare_job
 from rl_compress.sweeps.comparison import add_hypervolumes
@@ -141,8 +142,8 @@ def tune(
         rows, measured = _run(job, sweep, monitor)
         ray_stack.close()
         add_hypervolumes(job, sweep.path, rows)
-        pq.write_table(_table(rows), sweep.path / f"{SWEEP_FILE}.tmp")
-        (sweep.path / f"{SWEEP_FILE}.tmp").replace(sweep.path / SWEEP_FILE)
+        with whole(sweep.path / SWEEP_FILE) as file:
+            pq.write_table(_table(rows), file)
         monitor.phase("report")
         build_sweep_report(sweep.path)
     done = [row for row in rows if row["status"] == "done"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import yaml
+from forked import Forked
 from typer.testing import CliRunner
 
 from rl_compress.cli import app
@@ -40,6 +41,8 @@ JOB: dict[str, Any] = {
 }
 
 HERE = Path(__file__).parent
+
+Running = subprocess.Popen[str] | Forked
 
 
 class Outcome(NamedTuple):
@@ -84,16 +87,28 @@ def start(
     *arguments: object,
     cwd: Path,
     env: dict[str, str] | None = None,
-    stderr: int | IO[str] = subprocess.PIPE,
-) -> subprocess.Popen[str]:
-    """Start a command as a process; the caller waits for it."""
+    stderr: IO[str] | None = None,
+    anew: bool = False,
+) -> Running:
+    """Start a command as a process; the caller waits for it.
+
+    Args:
+        arguments: Of ``rl-compress``.
+        cwd: Its folder.
+        env: Its environment, where that differs from this process's.
+        stderr: Where its errors go, instead of into the outcome.
+        anew: Start an interpreter, which imports everything, where another environment does not
+            call for it.
+    """
+    if env is None and not anew:
+        return Forked([*map(str, arguments)], cwd, stderr.name if stderr else "")
     return subprocess.Popen(
         [sys.executable, "-m", "rl_compress.cli", *map(str, arguments)],
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=stderr or subprocess.PIPE,
         text=True,
         preexec_fn=_heed_interrupts,
     )
@@ -104,7 +119,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Outcome:
+def finish(process: Running, timeout_s: float = 120) -> Outcome:
     """Wait for a process, and kill it if it takes too long."""
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
@@ -122,9 +137,7 @@ def run_process(
     return finish(start(*arguments, cwd=cwd, env=env), timeout_s)
 
 
-def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90
-) -> None:
+def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float = 90) -> None:
     """Wait until a process has come so far."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -20,6 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path,
         search__algorithm="ppo",
         search__evaluations=24,
+        search__num_env_runners=1,
         search__budgets=[{"macs": 0.25}, {"macs": 0.8}],
     )
     outcome = run_process("search", job, "--output", path / "run", cwd=path)

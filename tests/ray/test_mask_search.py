@@ -43,8 +43,9 @@ def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
     return make_task(job, subject, run).search_for_policy()
 
 
-@pytest.mark.parametrize("network", ["article", "rllib"])
-@pytest.mark.parametrize(("episode", "gamma"), [("whole", 1.0), ("layerwise", 0.9)])
+@pytest.mark.parametrize(
+    ("network", "episode", "gamma"), [("article", "whole", 1.0), ("rllib", "layerwise", 0.9)]
+)
 def test_every_network_decides_ratios(
     tmp_path: Path, network: str, episode: str, gamma: float
 ) -> None:
