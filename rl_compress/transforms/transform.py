@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from rl_compress.errors import ConfigError
 from rl_compress.importance.evidence import Evidence
 from rl_compress.importance.importance import Importance
 from rl_compress.importance.units import Units
@@ -24,10 +25,12 @@ from rl_compress.model.axes import Axis
 from rl_compress.model.graph import Graph, trace
 from rl_compress.model.groups import FoundGroups, LayerGroup, quantizable_layers
 from rl_compress.model.nested import Inputs
-from rl_compress.registry import TRANSFORMS, Part
+from rl_compress.registry import TRANSFORMS, Part, running
 from rl_compress.space.space_config import SpaceConfig, parse_n_of_m
 
 Scores = npt.NDArray[np.float64]
+
+KEY = "space.pruning.structure"
 
 
 @dataclass
@@ -152,6 +155,31 @@ class Structure(Transform):
         return []
 
 
+def told(structure: Structure, view: ModelView, site: LayerGroup, scores: Scores) -> Effect:
+    """Return what a structure says of a site, if it can be true.
+
+    Raises:
+        ConfigError: It cannot, or the structure's own code fails.
+    """
+    with running(structure, KEY):
+        effect, choices = structure.prepare(view, site, scores), structure.choices(site)
+    units, tensors = len(effect.scores), dict(view.model.named_parameters())
+    problem = None
+    least = int(structure.narrows)
+    if units != site.num_units:
+        problem = f"must score each of the {site.num_units} units, not {units}"
+    elif [*choices] != sorted({units, *choices}) or choices[0] < least or choices[-1] > units:
+        problem = f"must have increasing choices up to all {units} units, but has {choices}"
+    for name, elements in effect.elements.items():
+        if elements.shape != tensors[name].shape:
+            problem = f"must tell the unit of each element of {name}, {(*tensors[name].shape,)}"
+        elif int(elements.min()) < -1 or int(elements.max()) >= units:
+            problem = f"must number the units of {name} from 0 to {units - 1}"
+    if problem:
+        raise ConfigError(f"{KEY}: {type(structure).__name__} {problem}, for {site.name}")
+    return effect
+
+
 def make_structure(space: SpaceConfig) -> Structure:
     """Return what a job prunes.
 
@@ -162,7 +190,7 @@ def make_structure(space: SpaceConfig) -> Structure:
     made, options = TRANSFORMS.load(
         "N:M" if parse_n_of_m(name) else name,
         space.pruning.structure_options,
-        key="space.pruning.structure",
+        key=KEY,
     )
     structure: Structure = made(space, options)
     return structure

@@ -13,7 +13,8 @@ from rl_compress.importance.units import Units
 from rl_compress.model.axes import layer_of, quantizable_weights
 from rl_compress.model.groups import LayerGroup
 from rl_compress.model.layers import kind_of
-from rl_compress.transforms.transform import Effect, ModelView, Scores, Structure
+from rl_compress.registry import running
+from rl_compress.transforms.transform import KEY, Effect, ModelView, Scores, Structure
 
 _LEVELS = 100
 """Levels of a layer with many units: pruning ratios about one per cent apart."""
@@ -44,7 +45,8 @@ class Weights(Structure):
 
     def sites(self, view: ModelView) -> list[LayerGroup]:
         """See :meth:`Transform.sites`."""
-        return [self._site(view, name) for name in quantizable_weights(view.model)]
+        with running(self, KEY):
+            return [self._site(view, name) for name in quantizable_weights(view.model)]
 
     def choices(self, site: LayerGroup) -> tuple[int, ...]:
         """See :meth:`Transform.choices`."""
@@ -79,13 +81,16 @@ class Weights(Structure):
 
     def _site(self, view: ModelView, name: str) -> LayerGroup:
         layer, weight = layer_of(name), view.model.get_parameter(name)
-        reason = view.reason_against(layer) or self.refusal(weight)
+        reason, units = view.reason_against(layer) or self.refusal(weight), weight.numel()
+        if reason is None:
+            units = self.num_units(name, weight)
+            reason = "it has no units" if units < 1 else None
         return LayerGroup(
             name=layer,
             layers=(layer,),
             producers=(layer,),
             kind=kind_of(view.model.get_submodule(layer)),
-            num_units=weight.numel() if reason else self.num_units(name, weight),
+            num_units=units,
             channels=weight.shape[0],
             axes=(),
             reason=reason,

@@ -27,7 +27,7 @@ from rl_compress.quantizers.model import quantize_weights
 from rl_compress.space.search_space import Levels, SearchSpace
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
-from rl_compress.transforms.transform import ModelView, make_structure
+from rl_compress.transforms.transform import ModelView, make_structure, told
 from rl_compress.variants.copied_out import copied_out
 from rl_compress.variants.decisions import (
     decide,
@@ -103,7 +103,7 @@ class Compressor:
             units = structure.units(view, sites)
             found = contribution_pruning(model, units, target, contribution, train=train)
         scores = structure.scores(view, sites, importance, Evidence(model, target, found))
-        effects = [structure.prepare(view, *one) for one in zip(sites, scores, strict=True)]
+        effects = [told(structure, view, *one) for one in zip(sites, scores, strict=True)]
         decisions = decide(structure, sites, effects, config)
         plan, bits = plan_bits(view, len(decisions))
         space = SearchSpace((*(one.dimension for one in decisions), *bits))

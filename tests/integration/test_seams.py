@@ -205,6 +205,7 @@ def test_options_of_nothing_are_refused(
 BROKEN = """
 import numpy as np, torch
 from rl_compress.costs.cost import Cost
+from rl_compress.transforms.weights import Weights
 from rl_compress.importance.importance import Importance
 from rl_compress.searchers.searcher import Searcher
 
@@ -219,6 +220,18 @@ class Raises(Searcher):
 
 class Shape(Importance):
     def weight(self, name, weight, evidence): return torch.ones(3)
+
+class Long(Weights):
+    def parts(self, name, weight): return torch.zeros(len(weight), dtype=torch.long)
+
+class Gap(Weights):
+    def parts(self, name, weight): return torch.arange(weight.numel()).reshape(weight.shape) - 2
+
+class Down(Weights):
+    def choices(self, site): return (site.num_units, 1)
+
+class Oops(Weights):
+    def parts(self, name, weight): raise KeyError("oops")
 
 class Falls(Cost):
     def of(self, variants): return 10.0 - variants.units.mean(axis=1) / 100
@@ -246,6 +259,10 @@ class Fails(Importance):
         ("search.algorithm", "Nan", "ask() of Nan must return an array of"),
         ("search.algorithm", "Short", "ask() of Short must return an array of"),
         ("search.algorithm", "Raises", "Raises failed (KeyError: 'oops'"),
+        ("space.pruning.structure", "Long", "must tell the unit of each element of conv1.weight"),
+        ("space.pruning.structure", "Gap", "must number the units of conv1.weight from 0 to 105"),
+        ("space.pruning.structure", "Down", "must have increasing choices up to all 108 units"),
+        ("space.pruning.structure", "Oops", "Oops failed (KeyError: 'oops'"),
         ("budget", "Falls", "it falls from"),
         ("budget", "NoNumber", "must return an array of 1 finite numbers for 1 variants"),
         ("budget", "NoArray", "must return an array of 1 finite numbers"),
