@@ -210,7 +210,7 @@ class Job(BaseModel):
         make_structure(self.space)
         for name, key in self.own_costs().items():
             COSTS.load(name, key=key)
-        self.export.wanted()
+        self.export.check_space(self.space)
         if self.search.needs != "contributions":
             return
         name = self.search.algorithm

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
+from rl_compress.costs.latency import REPEATS, WARMUP, device_name
 from rl_compress.export.artifact import save_artifact
+from rl_compress.export.deployed import Deployment
 from rl_compress.export.fine_tuned import Original, Sections, fine_tune_variant
 from rl_compress.export.manifest import (
     CostChange,
@@ -21,7 +23,10 @@ from rl_compress.export.manifest import (
     SearchScoreChange,
 )
 from rl_compress.export.packed_state import Packing
-from rl_compress.model.nested import repeated
+from rl_compress.model.kept_state import kept_state
+from rl_compress.model.nested import Inputs, arguments_of, repeated
+from rl_compress.runtimes.runtime import compared
+from rl_compress.runtimes.torch import Torch
 from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Levels
 from rl_compress.targets.state import scored
@@ -60,16 +65,18 @@ def deliver(
     smaller, teacher = variant.model, model
     inputs = repeated(example_inputs, export.latency_batch_size, device)
     with threads(latency_table.threads if latency_table else None):
-        original_ms, delivered_ms = compare_latency(
-            teacher, smaller, inputs, warmup=passes[0], repeats=passes[1]
-        )
+        runtimes = Torch.load(teacher), Torch.load(smaller)
+        with kept_state(teacher), kept_state(smaller):
+            original_time, delivered_time = compared(
+                runtimes, inputs, warmup=passes[0], repeats=passes[1]
+            )
         hardware = device_name(device)
     full = compressor.space.full
     original_costs = compressor.costs.original
     delivered_costs = compressor.costs.costs(levels)
     predicted = None
     if latency_table is not None:
-        error = 100.0 * abs(delivered_costs[LATENCY] / delivered_ms - 1.0)
+        error = 100.0 * abs(delivered_costs[LATENCY] / delivered_time.median - 1.0)
         predicted = LatencyPrediction(
             original=original_costs[LATENCY],
             delivered=delivered_costs[LATENCY],
@@ -109,8 +116,11 @@ def deliver(
             ),
         ),
         latency_ms=LatencyChange(
-            original=original_ms,
-            delivered=delivered_ms,
+            original=original_time.median,
+            delivered=delivered_time.median,
+            original_quartiles=original_time.quartiles,
+            delivered_quartiles=delivered_time.quartiles,
+            runtime=f"{runtimes[1].name} {runtimes[1].version}",
             device=hardware,
             batch_size=export.latency_batch_size,
             predicted=predicted,
@@ -120,4 +130,19 @@ def deliver(
     model.cpu()
     finished(smaller.cpu())
     packing = Packing(variant.quantization, variant.masks)
-    return save_artifact(directory, smaller, manifest, policy, example_inputs, export, packing)
+
+    def inputs_of(split: str) -> Iterator[Inputs]:
+        for batch in map(target.without_labels, target.batches(split)):
+            yield arguments_of(smaller, functools.partial(target.forward, smaller, batch))
+
+    return save_artifact(
+        directory,
+        smaller,
+        manifest,
+        policy,
+        example_inputs,
+        export,
+        packing,
+        inputs_of=inputs_of,
+        deployment=Deployment(model, target, example_inputs, export.latency_batch_size, passes),
+    )

@@ -121,11 +121,10 @@ def fine_tune_variant(
             network,
             teacher,
             target,
-            compressor.config,
             evaluation,
-            kept=kept,
-            masks=masks,
-            bits=bits,
+            compressor,
+            levels,
+            ordered=False,
             weights_made=weights_made,
         )
 

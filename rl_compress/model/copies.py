@@ -29,7 +29,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _PLAIN or (kind is tuple and all(type(item) in _PLAIN for item in value)):
         return value
     if (known := memo.get(id(value))) is not None:
@@ -49,7 +49,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     return copy.deepcopy(value, memo)
 
 
-def _is_ordinary(kind: type) -> bool:
+def _is_ordinary(kind: Any) -> bool:
     """Say whether deepcopy copies a kind's attributes, and nothing else."""
     own = ("__deepcopy__", "__copy__", "__getnewargs_ex__", "__getnewargs__")
     return (

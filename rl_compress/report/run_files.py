@@ -141,7 +141,7 @@ class RunFiles:
         search = self.job.get("search")
         if not (isinstance(search, dict) and search.get("budgets")):
             return True
-        bounds, costs = (self.space or {}).get("budget") or {}, record.costs()
+        bounds, costs = (self.space or {}).get("budget") or {}, record.costs
         # What was not measured was not bounded either, or it is predicted and not in the record.
         return all(costs[cost] <= bound for cost, bound in bounds.items() if cost in costs)
 

@@ -37,7 +37,7 @@ def summarize(files: RunFiles, progress: Progress) -> dict[str, Any]:
             "seed": best.seed,
             "score": best.score,
             "reward": best.reward,
-            "costs": best.costs(),
+            "costs": best.costs,
         },
         "delivered": manifest
         and {

@@ -141,7 +141,7 @@ def _some_finite(records: Sequence[EvaluationRecord]) -> bool:
 
 
 def _point(record: EvaluationRecord, cost: str) -> Point:
-    return float(record.costs().get(cost, math.nan)), record.score
+    return float(record.costs.get(cost, math.nan)), record.score
 
 
 def _ratio_of(ratios: Mapping[str, float], group: Mapping[str, Any]) -> float | None:

@@ -34,7 +34,7 @@ from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.run_lock import run_lock
 from rl_compress.runs.written import whole
 from rl_compress.searchers.reachable import check_reachable
-from rl_compress.session import prepare_job
+from rl_compress.session import Session
 from rl_compress.sweeps.comparison import add_hypervolumes
 from rl_compress.sweeps.loggers import check_loggers, logger_callbacks
 from rl_compress.sweeps.population import check_population, place_of, state_of
@@ -130,11 +130,10 @@ def tune(
             try_worker(job.target, job.search)
 
         sweep.check(job.to_yaml(), resume=resume, filled_in=filled_in)
-        subject = prepare_job(
-            job, sweep.pretraining, monitor, built=join, before_training=lambda: None
-        )
+        session = Session(job, sweep, monitor=monitor)
+        session.prepare(join)
         if not resume:
-            rehearse(job, subject)
+            rehearse(session)
         (sweep.path / TRIALS).mkdir(parents=True, exist_ok=True)
         sweep.write_text("job.yaml", job.to_yaml())
         sweep.write_json("environment.json", describe_environment())
@@ -250,7 +249,7 @@ def _trainable(
     def report(evaluations: int, best: EvaluationRecord) -> None:
         nonlocal told
         told = evaluations
-        figures = {EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs()}
+        figures = {EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs}
         if exploits:
             with state_of(place, evaluations) as checkpoint:
                 ray_tune.report(figures, checkpoint=checkpoint)

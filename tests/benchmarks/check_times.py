@@ -73,7 +73,7 @@ def checked(name: str) -> float:
     from rl_compress.targets.factory import make_target
 
     try:
-        from rl_compress.session import check
+        from rl_compress.execution import check
     except ImportError:  # release 0.1.0
         from rl_compress.run import check
 

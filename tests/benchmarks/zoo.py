@@ -161,8 +161,8 @@ def try_network(name: str, file: Path) -> None:
 
 def soundness(name: str, progress: Progress) -> None:
     """Raise if anything about a network is wrong; note the shares that can be pruned."""
+    from rl_compress.execution import check
     from rl_compress.job import Job
-    from rl_compress.session import check
 
     job = Job(
         name="zoo",
@@ -173,11 +173,11 @@ def soundness(name: str, progress: Progress) -> None:
     progress.stage("check")
     start, cpu = time.perf_counter(), cpu_seconds()
     try:
-        subject = check(job)
+        session = check(job)
     finally:
         progress.found["seconds"] = round(time.perf_counter() - start, 2)
         progress.found["cpu_seconds"] = round(cpu_seconds() - cpu, 2)
-    model, compressor, inputs = subject.model, subject.compressor, subject.example_inputs
+    model, compressor, inputs = session.model, session.problem.compressor, session.example_inputs
     space, costs = compressor.space, compressor.costs
     inputs = [noise_like(tensor) for tensor in inputs]
     expected_macs = count_macs(model, inputs)
@@ -190,7 +190,7 @@ def soundness(name: str, progress: Progress) -> None:
         fast = compressor.variant(levels)
         macs = count_macs(fast, inputs)
         agree_on_macs(f"the {kind} variant", sum(macs), costs.costs(levels)["macs"])
-        delivered, loaded = deliver_and_load(subject, job, levels)
+        delivered, loaded = deliver_and_load(session, job, levels)
         agree(f"fast path and delivered ({kind})", delivered, fast, inputs)
         agree(f"delivered and loaded ({kind})", loaded, delivered, inputs)
         if kind == "smallest":
@@ -207,18 +207,19 @@ def policies(space: Any) -> dict[str, Any]:
     }
 
 
-def deliver_and_load(subject: Any, job: Any, levels: Any) -> tuple[nn.Module, nn.Module]:
+def deliver_and_load(session: Any, job: Any, levels: Any) -> tuple[nn.Module, nn.Module]:
     """Return a variant as it is delivered, without training, and the same read from its folder."""
     from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
     from rl_compress.export.manifest import Manifest
 
-    policy = subject.compressor.space.policy_of(levels)
-    delivered = subject.compressor.cut(subject.model, levels)
+    compressor = session.problem.compressor
+    policy = compressor.space.policy_of(levels)
+    delivered = compressor.cut(session.model, levels)
     manifest = Manifest(target=job.target.model_dump(mode="json"), policy_id=policy.policy_id)
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "best"
         config = ExportConfig(onnx=False)
-        save_artifact(artifact, delivered, manifest, policy, subject.example_inputs, config)
+        save_artifact(artifact, delivered, manifest, policy, session.example_inputs, config)
         return delivered.eval(), load_compressed(artifact)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 _PRELOADED = [
     *("torch._dynamo", "scipy.stats", "matplotlib.pyplot", "onnxruntime", "torch.onnx"),
-    *("rl_compress.cli", "rl_compress.api", "rl_compress.session", "tiny_target"),
+    *("rl_compress.cli", "rl_compress.api", "rl_compress.execution", "tiny_target"),
     *("rl_compress.agent.rllib.driver", "rl_compress.agent.rllib.standby"),
 ]
 

@@ -18,8 +18,12 @@ from forked import Forked
 from typer.testing import CliRunner
 
 from rl_compress.cli import app
+from rl_compress.evaluation.ledger import Progress
+from rl_compress.job import parse_job
 from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
+from rl_compress.session import Session
 
 JOB: dict[str, Any] = {
     "name": "tiny",
@@ -154,6 +158,22 @@ def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float =
 def count_parts(run: Path) -> int:
     """Return the number of parts of a run's evaluations."""
     return len(list((run / "evaluations").glob("*.parquet")))
+
+
+def prepared(folder: Path, **changes: Any) -> Session:
+    """Return a session of the job with some keys changed, in a directory, which may hold a run."""
+    job = parse_job(make_job(**changes))
+    session = Session(job, RunDirectory(folder))
+    session.prepare()
+    return session
+
+
+def searched(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
+    """Search in this process; return how far it came, and why it ended early."""
+    session = prepared(folder, **changes)
+    session.run.create(session.job.to_yaml())
+    session.search()
+    return session.progress, session.stopped_early
 
 
 def read_records(run: Path) -> list[EvaluationRecord]:

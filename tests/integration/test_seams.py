@@ -110,8 +110,8 @@ def test_an_own_structure_and_an_own_cost_go_the_whole_way(tmp_path: Path) -> No
     assert manifest.budget[ENERGY] == pytest.approx(0.8 * energy.original)
 
     records = read_records(run)
-    assert all(record.costs()[ENERGY] <= manifest.budget[ENERGY] for record in records)
-    assert len({record.costs()[ENERGY] for record in records}) > 1
+    assert all(record.costs[ENERGY] <= manifest.budget[ENERGY] for record in records)
+    assert len({record.costs[ENERGY] for record in records}) > 1
     assert "weight energy" in (run / "report.html").read_text()
     assert "pJ" in (run / "report.html").read_text()
     # What was delivered loads without the structure's module.

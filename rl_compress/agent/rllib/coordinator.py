@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl_compress.agent.env import Problem
 from rl_compress.agent.rllib.lease import Holder, Lease
 from rl_compress.agent.rllib.metrics import RunMetrics
 from rl_compress.agent.rllib.turns import Turns
+from rl_compress.agent.task import Task
 from rl_compress.errors import RLCompressError, SearchStalledError, StorageError
-from rl_compress.evaluation.candidates import Reward, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
-from rl_compress.evaluation.scores import ScoreName
-from rl_compress.evaluation.shared import Sharing
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.screening import Known
 from rl_compress.space.search_space import Levels
-from rl_compress.targets.factory import TargetConfig
 
 NAMESPACE = "rl_compress"
 
@@ -56,27 +49,6 @@ def answer(reference: Any) -> Any:
         ) from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerKit:
-    """What a worker needs to rebuild target, evaluator and env; no tensors."""
-
-    target: TargetConfig
-    problem: Problem
-    """Its compressor is without weights."""
-    weights: Path
-    score: ScoreName
-    evaluation: EvaluationConfig
-    latency: bool
-    """Whether each variant's latency is measured."""
-    score_options: Mapping[str, Any]
-    reward: Reward
-    identity: RunIdentity
-    sharing: Sharing | None = None
-    """Where measurements of other trials are; None outside a sweep."""
-    factory: Callable[..., Any] | None = None
-    """The target's factory, where no worker can import it."""
-
-
 class Coordinator:
     """Runs as a named actor; after a restart it knows again what the store holds."""
 
@@ -88,11 +60,11 @@ class Coordinator:
         Args:
             store: The run's.
             limit: Number of evaluations.
-            kit: Reference to the :class:`WorkerKit`, boxed.
+            kit: Reference to the :class:`Task`, boxed.
             workers: Number of those that measure.
         """
         self._broken: RLCompressError | None = None
-        self._kit: WorkerKit = ray.get(kit[0])
+        self._kit: Task = ray.get(kit[0])
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
         self._turns = Turns(workers)
         self._leases: dict[int, Lease] = {}
@@ -104,10 +76,10 @@ class Coordinator:
         self._publication = threading.Condition()
         # After a restart nobody knows how many batches were published, and nobody is to wait.
         self._waits = not ray.get_runtime_context().was_current_actor_reconstructed
-        self._metrics = RunMetrics(self._kit.identity)
+        self._metrics = RunMetrics(self._kit.problem.identity)
         self._metrics.show(self._ledger.progress())
 
-    def kit(self) -> WorkerKit:
+    def kit(self) -> Task:
         """Return what a worker needs."""
         return self._kit
 
@@ -177,7 +149,7 @@ class Coordinator:
         """Keep what workers learn from a record, once they are let; before anybody waits for it."""
         if record.policy_id in self._answered:
             return  # it is asked for again, and somebody waits
-        levels = self._kit.problem.compressor.space.levels_of(record.realised_policy())
+        levels = self._kit.problem.space.levels_of(record.realised_policy())
         self._answered[record.policy_id] = levels, record.reward
 
     @ray.method(concurrency_group=_WAITING)
@@ -312,7 +284,7 @@ def start_coordinator(
         name: The actor's.
         store: The run's.
         limit: Number of evaluations.
-        kit: Reference to the :class:`WorkerKit`, which the caller keeps as long as the actor is to
+        kit: Reference to the :class:`Task`, which the caller keeps as long as the actor is to
             restart: Ray does not keep an argument that is too large to travel with the call.
         workers: Number of those that measure.
     """

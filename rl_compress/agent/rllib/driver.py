@@ -15,14 +15,14 @@ import ray
 from tensorboardX import SummaryWriter
 
 from rl_compress.agent.config import SearchConfig
-from rl_compress.agent.env import Problem
 from rl_compress.agent.rllib.algorithms import make_config
 from rl_compress.agent.rllib.cluster import connected, with_gpus
-from rl_compress.agent.rllib.coordinator import WorkerKit, answer, start_coordinator
+from rl_compress.agent.rllib.coordinator import answer, start_coordinator
 from rl_compress.agent.rllib.overlapping import OverlappingPPO
 from rl_compress.agent.rllib.quiet import without_native_warnings
 from rl_compress.agent.rllib.replay import seed_replay
 from rl_compress.agent.rllib.starting import started
+from rl_compress.agent.task import Task
 from rl_compress.errors import SearchStalledError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.runs.store import EvaluationStore
@@ -53,7 +53,7 @@ Advance = Callable[[Progress], None]
 
 
 def run_rllib(
-    kit: WorkerKit,
+    kit: Task,
     config: SearchConfig,
     *,
     store: EvaluationStore,
@@ -86,7 +86,7 @@ def run_rllib(
         SearchStalledError: No runner delivers samples, or the agent or an env failed.
         StorageError: The storage of the evaluations stayed away.
     """
-    steps, odds = _episode(kit.problem, config)
+    steps, odds = _episode(kit, config)
     may_win = kit.problem.may_win
     convergence = Convergence(config.convergence, lambda: filter(may_win, store.read()))
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
@@ -122,14 +122,14 @@ def run_rllib(
             ray.kill(coordinator, no_restart=True)
 
 
-def _episode(problem: Problem, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
+def _episode(kit: Task, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
     """Return an episode's steps and, with masks, the odds of the first ones."""
-    space, costs = problem.compressor.space, problem.compressor.costs
+    space, costs = kit.problem.space, kit.problem.costs
     if decides_masks(space):
         config.check_action("mask")
         steps = config.mask.steps
-        return steps, first_odds(problem.prior, problem.budget, space, costs, steps).tolist()
-    return 1 if problem.episode == "whole" else space.num_decisions, None
+        return steps, first_odds(kit.prior, kit.problem.budget, space, costs, steps).tolist()
+    return 1 if config.episode == "whole" else space.num_decisions, None
 
 
 def _log(writer: SummaryWriter, scalars: Mapping[str, Any], progress: Progress) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,20 +137,17 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     table = to_table([make_record(0)])
     newer = table.replace_schema_metadata({"rl_compress_schema_version": "99"})
     pq.write_table(newer, tmp_path / "part-000000-000000.parquet")
-    with pytest.raises(CorruptFileError, match="schema version 99, but this release reads 4"):
+    with pytest.raises(CorruptFileError, match="schema version 99, but this release reads 3"):
         store.read()
 
 
 def test_parts_of_the_release_that_scored_everything_in_full_are_read(tmp_path: Path) -> None:
-    older = to_table([make_record(0)]).drop_columns(["scored_share", "other_costs"])
+    older = to_table([make_record(0)]).drop_columns(["scored_share"])
     older = older.replace_schema_metadata({"rl_compress_schema_version": "2"})
     pq.write_table(older, tmp_path / "part-000000-000000.parquet")
     store = EvaluationStore(tmp_path)
-    own = (("my:Energy", 2.5),)
-    store.append(dataclasses.replace(make_record(1), scored_share=0.25, other_costs=own))
+    store.append(dataclasses.replace(make_record(1), scored_share=0.25))
     assert [record.scored_share for record in store.read()] == [1.0, 0.25]
-    assert [record.other_costs for record in store.read()] == [(), own]
-    assert store.read()[1].costs()["my:Energy"] == 2.5
     assert [record.scored_in_full for record in store.read()] == [True, False]
 
 
@@ -170,20 +168,37 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 def test_the_schema_version_is_in_every_part(tmp_path: Path) -> None:
     EvaluationStore(tmp_path).append(make_record(0))
     metadata = pq.read_schema(tmp_path / "part-000000-000000.parquet").metadata
-    assert metadata[b"rl_compress_schema_version"] == b"4"
+    assert metadata[b"rl_compress_schema_version"] == b"3"
 
 
 def test_a_record_tells_its_costs_and_policy() -> None:
     record = make_record(250)
-    assert record.costs() == {
+    assert record.costs == {
         "macs": 1250,
         "params": 100,
         "size_bytes": 400,
         "bops": 1_024_000,
         "peak_memory_bytes": 64,
     }
-    assert dataclasses.replace(record, latency_ms=1.5).costs()["latency_ms"] == 1.5
     assert record.realised_policy().policy_id == record.policy_id
+
+
+def test_a_cost_of_ones_own_has_a_column_and_the_schema_says_which_are_costs(
+    tmp_path: Path,
+) -> None:
+    store = EvaluationStore(tmp_path)
+    plain, timed = make_record(0), make_record(1)
+    timed = dataclasses.replace(timed, costs={**timed.costs, "latency_ms": 1.5, "joules": 0.25})
+    for record in (plain, timed):
+        store.append(record)
+    store.compact()
+    assert store.read() == [plain, timed]
+    table = pq.read_table(next(tmp_path.glob("*.parquet")))
+    assert table.column_names[-2:] == ["scored_share", "joules"]
+    assert table["joules"].to_pylist() == [None, 0.25]
+    assert table["macs"].type == "int64"
+    costs = [*plain.costs, "latency_ms", "joules"]
+    assert json.loads(table.schema.metadata[b"rl_compress_costs"]) == costs
 
 
 def test_a_record_does_not_change() -> None:
