@@ -159,11 +159,10 @@ def measure_latency_table(
         raise ConfigError("--device: torch finds no cuda device here; leave it out for the CPU")
     if output is not None and output.is_dir():
         raise ConfigError(f"--output {output}: is a directory; name a file to write")
-    structure = job.space.pruning.structure
-    if structure != "channels":
+    if not job.space.pruning.narrows:
         raise ConfigError(
-            f"space.pruning.structure: {structure} leaves layers as wide as they are, and latency "
-            f"as it is; a latency table needs channels"
+            f"space.pruning.structure: {job.space.pruning.structure} leaves layers as wide as they "
+            f"are, and latency as it is; a latency table needs channels"
         )
     hardware = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     monitor.phase("preparation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -26,16 +27,16 @@ from rl_compress.errors import ConfigError
 from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.export.artifact import ExportConfig
 from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.registry import IMPORTANCES, QUANTIZERS, SCORES, SEARCHERS
+from rl_compress.registry import COSTS, IMPORTANCES, QUANTIZERS, SCORES, SEARCHERS, is_path
 from rl_compress.robustness.vulnerability import VulnerabilityConfig
 from rl_compress.searchers.objective import ObjectiveConfig
 from rl_compress.searchers.tune_config import TuneConfig
-from rl_compress.space.budget import BUDGETABLE
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.strict_yaml import load_yaml
 from rl_compress.targets.factory import TargetConfig
 from rl_compress.training.pretraining import PretrainingConfig
 from rl_compress.training.recovery import FinetuningConfig
+from rl_compress.transforms.transform import make_structure
 from rl_compress.validation import in_words
 
 _PARTS = {
@@ -76,11 +77,12 @@ class Job(BaseModel):
         # None only stands for a key that is missing.
         json_schema_extra=_without_default,
         description=(
-            f"Upper bounds, by cost ({', '.join(BUDGETABLE)}), all of which hold at once: a "
-            "fraction of the target's own up to 1, such as 0.3, or an amount such as `1.2M`, "
-            "`300kB` or `5ms`. A number with a unit or prefix is never a fraction, a plain one "
-            "above 1 is an amount, for latency in milliseconds. They come before the device's, "
-            "and without a device there must be one."
+            f"Upper bounds, by cost ({', '.join(COSTS.built_in)}, or a class of your own derived "
+            "from rl_compress.costs.cost.Cost, as `package.module:Class`), all of which hold at "
+            "once: a fraction of the target's own up to 1, such as 0.3, or an amount such as "
+            "`1.2M`, `300kB` or `5ms`. A number with a unit or prefix is never a fraction, a plain "
+            "one above 1 is an amount, for latency in milliseconds. They come before the "
+            "device's, and without a device there must be one."
         ),
     )
     objective: ObjectiveConfig = Field(
@@ -124,7 +126,8 @@ class Job(BaseModel):
             raise PydanticCustomError("missing", "Field required")
         if budget == {}:
             raise ValueError(
-                f"give an upper bound on at least one of {', '.join(BUDGETABLE)}, or name a device"
+                f"give an upper bound on at least one of {', '.join(COSTS.built_in)}, or name a "
+                "device"
             )
         return budget
 
@@ -132,7 +135,10 @@ class Job(BaseModel):
     def _sections_agree(self) -> Job:
         self.search.check_action(self.space.action)
         self.search.check_budgets(self.space.action, racing=self.evaluation.racing)
-        sparse = self.space.pruning.structure != "channels"
+        # What is the user's own, and cannot be imported here, is told where it must be.
+        sparse = True
+        with contextlib.suppress(ConfigError):
+            sparse = not self.space.pruning.narrows
         if sparse and self.evaluation.recalibration == "reconstruction":
             raise ConfigError(
                 "evaluation.recalibration: reconstruction solves for all weights of a layer, and "
@@ -174,7 +180,20 @@ class Job(BaseModel):
     def named_parts(self) -> list[tuple[str, str]]:
         """Return all parts but the target: keys, and names, ``package.module:Class`` where own."""
         formats = [("export.formats", name) for name in self.export.formats or ()]
-        return [*((key, attrgetter(key)(self)) for key in _PARTS), *formats]
+        own = [(key, name) for name, key in self.own_costs().items()]
+        if is_path(structure := self.space.pruning.structure):
+            own.append(("space.pruning.structure", structure))
+        return [*((key, attrgetter(key)(self)) for key in _PARTS), *formats, *own]
+
+    def own_costs(self) -> dict[str, str]:
+        """Return the costs of the user's own, by name, with a key that names each."""
+        named = {
+            "objective.pareto": self.objective.pareto or (),
+            "objective.weights": self.objective.weights,
+            **{f"search.budgets[{i}]": spec for i, spec in enumerate(self.search.budgets)},
+            "budget": self.effective_budget(),
+        }
+        return {cost: key for key, costs in named.items() for cost in costs if is_path(cost)}
 
     def check_parts(self) -> None:
         """Import all that the job calls by name, and validate its options.
@@ -186,8 +205,11 @@ class Job(BaseModel):
         for key, registry in _PARTS.items():
             name = attrgetter(key)(self)
             # What is no part is an algorithm that learns, or a score of the target's own.
-            if ":" in name or name in registry:
+            if name in registry:
                 registry.load(name, attrgetter(f"{key}_options")(self), key=key)
+        make_structure(self.space)
+        for name, key in self.own_costs().items():
+            COSTS.load(name, key=key)
         self.export.check_space(self.space)
         if self.search.needs != "contributions":
             return

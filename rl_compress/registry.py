@@ -82,7 +82,7 @@ class Registry:
         return found | self.built_in
 
     def __contains__(self, name: str) -> bool:
-        return name in self._paths
+        return is_path(name) or name in self._paths
 
     def path(self, name: str, also: Sequence[str] = ()) -> str:
         """Return the import path that a name stands for; nothing is imported.
@@ -94,11 +94,10 @@ class Registry:
         Raises:
             ValueError: It is no name of this kind, and no path.
         """
-        module, _, attribute = name.partition(":")
-        if module and attribute.isidentifier():
-            return name
         if (known := self.built_in.get(name) or self._paths.get(name)) is not None:
             return known
+        if is_path(name):
+            return name
         names = [*also, *self._paths]
         hint = did_you_mean(name, names)
         wanted = "Class" if self.base else "callable"
@@ -169,6 +168,12 @@ class Registry:
 
     def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
         return {"type": "string", "examples": list(self.built_in)}
+
+
+def is_path(name: str) -> bool:
+    """Say whether a name is the import path of a part, ``package.module:Class``."""
+    module, _, attribute = name.partition(":")
+    return bool(module) and attribute.isidentifier()
 
 
 def imported(path: str) -> Any:
@@ -278,5 +283,29 @@ QUANTIZERS = Registry(
         "cumulative_shift": "rl_compress.quantizers.cumulative_shift:CumulativeShift",
         "polynomial": "rl_compress.quantizers.polynomial:Polynomial",
         "kmeans": "rl_compress.quantizers.kmeans:KMeans",
+    },
+)
+
+TRANSFORMS = Registry(
+    "transforms",
+    "rl_compress.transforms.transform:Structure",
+    {
+        "channels": "rl_compress.transforms.channels:Channels",
+        "weights": "rl_compress.transforms.weights:Weights",
+        "blocks": "rl_compress.transforms.blocks:Blocks",
+        "N:M": "rl_compress.transforms.n_of_m:NOfM",
+    },
+)
+
+COSTS = Registry(
+    "costs",
+    "rl_compress.costs.cost:Cost",
+    {
+        "macs": "rl_compress.costs.exact:Macs",
+        "params": "rl_compress.costs.exact:Params",
+        "size_bytes": "rl_compress.costs.exact:SizeBytes",
+        "bops": "rl_compress.costs.exact:Bops",
+        "peak_memory_bytes": "rl_compress.costs.exact:PeakMemoryBytes",
+        "latency_ms": "rl_compress.costs.latency_ms:LatencyMs",
     },
 )

@@ -13,6 +13,7 @@ from torch import nn
 
 from rl_compress.agent.config import SearchConfig
 from rl_compress.costs.latency import REPEATS, WARMUP
+from rl_compress.costs.latency_ms import LatencyMs
 from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.errors import ConfigError, EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator
@@ -139,9 +140,10 @@ class Session:
             self.monitor.phase("preparation")
         compressor = self._compressor()
         if table is not None:
-            costs = compressor.costs
-            costs.latency = table.predictor(self.model, compressor.network.groups)
-            costs.original[LATENCY] = costs.costs(compressor.space.full)[LATENCY]
+            predictor = table.predictor(self.model, compressor.network.groups)
+            compressor.costs.add(LATENCY, LatencyMs(predictor))
+        for name, key in job.own_costs().items():
+            compressor.costs.add_own(name, key)
         own, others = parse_budgets(budget, job.search.budgets, compressor)
         self.problem = Problem(
             target=job.target,

@@ -12,7 +12,8 @@
 | weights | 5 | distribution of the group's weights as narrowed by the decisions so far (2) |
 | budget | 2 | share of the tightest bound used if the undecided groups take their prior's, and
   their smallest levels |
-| bounds | 6 | log10 of each cost's bound as a fraction of the target's own; 0 if there is none |
+| bounds | 6 | log10 of each cost's bound as a fraction of the target's own; 0 if there is none;
+  more than 6 with costs of the user's own |
 | decisions | D | fraction given up in every dimension decided so far, 0 for the others |
 | decided | D | 1 for every dimension decided so far |
 
@@ -30,8 +31,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rl_compress.registry import COSTS
 from rl_compress.searchers.sensitivity import SensitivityCurves
-from rl_compress.space.budget import BUDGETABLE, Budget
+from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import DECIDES, Levels
 from rl_compress.variants.compressor import Compressor
 
@@ -101,13 +103,13 @@ class Observer:
         self._prior_kept = self._space.kept(self._prior)
         self._bounds = [
             float(np.log10(bounds[cost] / original[cost])) if cost in bounds else 0.0
-            for cost in BUDGETABLE
+            for cost in dict.fromkeys([*COSTS.built_in, *original])
         ]
 
     @property
     def size(self) -> int:
         """Length of an observation."""
-        return self._static.shape[1] + 1 + 5 + 2 + len(BUDGETABLE) + 2 * len(self._full)
+        return self._static.shape[1] + 1 + 5 + 2 + len(self._bounds) + 2 * len(self._full)
 
     @property
     def bound(self) -> float:

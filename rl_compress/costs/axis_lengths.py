@@ -89,9 +89,10 @@ class Products:
         """Return the products, shape ``(variants, rows)``."""
         return product(self.lengths(units))
 
-    def touched(self) -> npt.NDArray[np.bool_]:
+    def touched(self, groups: slice = slice(None)) -> npt.NDArray[np.bool_]:
         """Return which group changes which row, shape ``(groups, rows)``."""
-        changes = self.growth.reshape(len(self.growth), *self.fixed.shape) != 0
+        growth = self.growth[groups]
+        changes = growth.reshape(len(growth), *self.fixed.shape) != 0
         return np.logical_or.reduce(changes, axis=1)
 
 

@@ -103,6 +103,11 @@ class Precision:
         weights = self._weights.at(amounts)
         return BitTable(weights, np.where(weights == UNQUANTIZED, self.own_bits, weights))
 
+    def as_it_is(self, variants: int) -> BitTable:
+        """Return the bits of variants of which nothing is quantized."""
+        shape = variants, len(self.own_bits)
+        return BitTable(np.full(shape, UNQUANTIZED), np.broadcast_to(self.own_bits, shape))
+
     def bops_per_mac(self, bits: BitTable, amounts: Table) -> Table:
         """Return weight bits times input bits, shape ``(variants, tensors)``.
 

@@ -90,9 +90,7 @@ def deliver(
         policy_id=policy.policy_id,
         budget=original.budget.as_dict(),
         costs={
-            cost: CostChange(
-                original=int(original_costs[cost]), delivered=int(delivered_costs[cost])
-            )
+            cost: CostChange(original=original_costs[cost], delivered=delivered_costs[cost])
             for cost in original_costs
             # It is no whole number, and what is measured comes first.
             if cost != LATENCY

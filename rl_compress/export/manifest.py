@@ -32,8 +32,8 @@ class _Part(BaseModel):
 class CostChange(_Part):
     """One cost of the two models."""
 
-    original: int = Field(description="Cost of the uncompressed model, in the cost's unit.")
-    delivered: int = Field(description="Cost of the delivered model, in the cost's unit.")
+    original: int | float = Field(description="Cost of the uncompressed model, in the cost's unit.")
+    delivered: int | float = Field(description="Cost of the delivered model, in the cost's unit.")
 
 
 class ScoreChange(_Part):
@@ -188,7 +188,7 @@ class Manifest(_Part):
     )
     costs: dict[str, CostChange] = Field(
         default_factory=dict,
-        description="`macs` per sample, `params`, and `size_bytes` of the tensors in the file.",
+        description="By cost, as `macs` per sample or `size_bytes` of the tensors in the file.",
     )
     group_macs: dict[str, CostChange] = Field(
         default_factory=dict,

@@ -7,7 +7,7 @@ it scores units themselves, and is for channels only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -143,13 +143,10 @@ def unit_sums(scores: Tensor, units: Tensor, num_units: int) -> Scores:
 
     Args:
         scores: Of each weight.
-        units: The unit of each weight, same shape.
+        units: The unit of each weight, same shape; -1: none.
         num_units: Number of units.
     """
-    total = torch.zeros(num_units, dtype=torch.float64)
-    return total.scatter_add_(0, units.reshape(-1), scores.double().reshape(-1)).numpy()
-
-
-def names_of(groups: Iterable[LayerGroup]) -> list[str]:
-    """Return the weight that each sparse group is about."""
-    return [f"{group.name}.weight" if group.name else "weight" for group in groups]
+    total = torch.zeros(num_units + 1, dtype=torch.float64)
+    # Elements of no unit, -1, are added up behind all units.
+    places = torch.where(units < 0, num_units, units).reshape(-1)
+    return total.scatter_add_(0, places, scores.double().reshape(-1))[:-1].numpy()

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 VALUES, BITMAP, ROWS, COLUMNS = "values", "bitmap", "rows", "columns"
 """Names of the stored parts."""
+
+_SMALLER = (torch.uint8, torch.int16, torch.int32)
+_INDEX_TYPES = {dtype.itemsize: dtype for dtype in (*_SMALLER, torch.int64)}
 
 _BIT_WEIGHTS = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8)
 
@@ -56,32 +60,29 @@ def unpack_sparse(parts: Mapping[str, Tensor], description: Mapping[str, Any]) -
     return dense.reshape(shape)
 
 
-def sparse_bytes(num_rows: int, row_length: int, count: int, bits: int) -> int:
-    """Return the bytes that a packed tensor takes, without packing anything.
+def sparse_bytes(num_rows: Any, row_length: Any, count: Any, bits: Any) -> Any:
+    """Return the bytes that packed tensors take, without packing anything.
 
     Args:
-        num_rows: Length of the first axis.
+        num_rows: Lengths of the first axis, an array or one number, as all that follows.
         row_length: Elements of a row.
         count: Elements that stay.
         bits: Bits of each value.
     """
-    values = -(-count * bits // 8)
-    layout, index_type, pointer_type = _layout(num_rows, row_length, count)
-    if layout == "bitmap":
-        return values + -(-num_rows * row_length // 8)
-    return values + count * index_type.itemsize + (num_rows + 1) * pointer_type.itemsize
+    in_rows = count * _width(row_length - 1) + (num_rows + 1) * _width(count)
+    bitmap = -(-num_rows * row_length // 8)
+    return -(-count * bits // 8) + np.minimum(in_rows, bitmap)
 
 
 def _layout(num_rows: int, row_length: int, count: int) -> tuple[str, torch.dtype, torch.dtype]:
     """Choose the smaller layout, and the smallest types of positions and running counts."""
-    index_type, pointer_type = _smallest_type(row_length - 1), _smallest_type(count)
-    in_rows = count * index_type.itemsize + (num_rows + 1) * pointer_type.itemsize
+    index, pointer = int(_width(row_length - 1)), int(_width(count))
+    in_rows = count * index + (num_rows + 1) * pointer
     smaller = "rows" if in_rows < -(-num_rows * row_length // 8) else "bitmap"
-    return smaller, index_type, pointer_type
+    return smaller, _INDEX_TYPES[index], _INDEX_TYPES[pointer]
 
 
-def _smallest_type(largest: int) -> torch.dtype:
-    for dtype in (torch.uint8, torch.int16, torch.int32):
-        if largest <= torch.iinfo(dtype).max:
-            return dtype
-    return torch.int64
+def _width(largest: Any) -> Any:
+    """Return the bytes of the smallest type that holds numbers from 0 on."""
+    sizes = [np.greater(largest, torch.iinfo(dtype).max) * dtype.itemsize for dtype in _SMALLER]
+    return sum(sizes, 1)

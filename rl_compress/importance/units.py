@@ -83,12 +83,17 @@ class Units:
         Raises:
             ConfigError: The blocks do not divide a weight.
         """
-        tensors, maps, sizes = named_tensors(model), {}, []
-        for name in names:
-            maps[name] = block_map(tensors[name], name, shape)
-            sizes.append(int(maps[name].max()) + 1)
-        starts = _starts(sizes)
-        numbered = {name: maps[name] + start for name, start in zip(maps, starts, strict=True)}
+        tensors = named_tensors(model)
+        return cls.numbered({name: block_map(tensors[name], name, shape) for name in names})
+
+    @classmethod
+    def numbered(cls, maps: Mapping[str, Tensor]) -> Units:
+        """Number units through, from those of each weight's elements, which begin at 0."""
+        sizes = [int(units.max()) + 1 for units in maps.values()]
+        numbered = {
+            name: torch.where(units < 0, units, units + start)
+            for (name, units), start in zip(maps.items(), _starts(sizes), strict=True)
+        }
         return cls(numbered, tuple(sizes), tuple(name.removesuffix(".weight") for name in maps))
 
     @classmethod

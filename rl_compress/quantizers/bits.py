@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from rl_compress.model.axes import layer_of, quantizable_weights
-from rl_compress.model.groups import LayerGroup
-from rl_compress.space.search_space import Amounts, Dimension, Transform
-from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig, SpaceConfig
+from rl_compress.space.search_space import Amounts
+from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,56 +89,6 @@ class BitPlan:
 
     def _all(self) -> list[Bits]:
         return [*self.weights.values(), *self.activations.values()]
-
-
-def plan_bits(
-    model: nn.Module,
-    groups: Sequence[LayerGroup],
-    order: Sequence[str],
-    config: SpaceConfig,
-    first: int,
-) -> tuple[BitPlan, tuple[Dimension, ...]]:
-    """Decide where each layer's bits come from.
-
-    Layers that make the channels of one group share its bits; a layer of no group has its own.
-
-    Args:
-        model: The network.
-        groups: All layer groups, whether they can be pruned or not.
-        order: Its convolutions and linear layers that are called, in forward order.
-        config: Which bits are searched, and which layers are skipped or protected.
-        first: Number of dimensions in front of those for bits.
-
-    Returns:
-        The plan, and the dimensions of the weights' bits followed by those of the activations'.
-    """
-    group_of = {layer: group.name for group in groups for layer in group.producers}
-    protected = set(config.protected(order))
-    layers = dict.fromkeys([*order, *(layer_of(name) for name in quantizable_weights(model))])
-    quantization = config.quantization
-    dimensions: list[Dimension] = []
-
-    def plan(transform: Transform, choices: tuple[int, ...]) -> dict[str, Bits]:
-        indices: dict[str, int] = {}
-        planned: dict[str, Bits] = {}
-        for layer in layers:
-            name = group_of.get(layer, layer)
-            if config.skips(layer):
-                continue
-            if layer in protected and choices != (UNQUANTIZED,):
-                planned[layer] = Bits((config.protected_bits,))
-            elif len(choices) == 1:
-                planned[layer] = Bits(choices)
-            else:
-                if name not in indices:
-                    indices[name] = first + len(dimensions)
-                    dimensions.append(Dimension(name, transform, choices))
-                planned[layer] = Bits(choices, indices[name])
-        return planned
-
-    weights = plan("weight_bits", quantization.weight_levels)
-    activations = plan("activation_bits", quantization.activation_levels)
-    return BitPlan(weights, activations), tuple(dimensions)
 
 
 def _quantized(bits: Mapping[str, int]) -> dict[str, int]:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-COST_LABELS = {
-    "macs": "MACs",
-    "params": "parameters",
-    "size_bytes": "size",
-    "bops": "bit operations",
-    "peak_memory_bytes": "activation memory",
-    "latency_ms": "latency",
-}
-"""What a sentence calls a cost: "30 % of the MACs"."""
-COST_ROWS = {
-    "macs": "MACs per sample",
-    "params": "Parameters",
-    "size_bytes": "Size of the tensors",
-    "bops": "Bit operations per sample",
-    "peak_memory_bytes": "Peak activation memory",
-    "latency_ms": "Latency",
-}
-"""What a table or an axis calls a cost."""
+from rl_compress.errors import ConfigError
+from rl_compress.registry import COSTS
+from rl_compress.space.budget import LATENCY
 
 _PERCENT_SCORES = ("accuracy", "robust_accuracy")
 """Scores that are in percent by contract."""
@@ -33,26 +20,47 @@ _MISSING = "n/a"
 _SHORT_PART = 6
 
 
-def prefix_for(value: float) -> tuple[float, str]:
-    """Return the decimal prefix that suits a value, as factor and letter."""
-    for factor, letter in _PREFIXES:
+def prefix_for(value: float, cost: str) -> tuple[float, str]:
+    """Return the decimal prefix that suits a cost's value, as factor and letter."""
+    # One of the user's own may have a prefix in its unit.
+    for factor, letter in _PREFIXES if cost in COSTS.built_in else ():
         if abs(value) >= factor * 0.9995:
             return factor, letter
     return 1.0, ""
 
 
+def cost_label(cost: str) -> str:
+    """Return what a sentence calls a cost: "30 % of the MACs"."""
+    return str(getattr(_known(cost), "label", cost.rpartition(":")[2]))
+
+
+def cost_title(cost: str) -> str:
+    """Return what a table or an axis calls a cost."""
+    return str(getattr(_known(cost), "title", cost.rpartition(":")[2]))
+
+
 def cost_unit(cost: str) -> str:
     """Return the unit that the values of a cost carry, which may be none."""
-    return {"size_bytes": "B", "peak_memory_bytes": "B", "latency_ms": "ms"}.get(cost, "")
+    return str(getattr(_known(cost), "unit", ""))
+
+
+@functools.cache
+def _known(cost: str) -> type | None:
+    """Return a cost's class; a report is read where the user's own may not be."""
+    with contextlib.suppress(ConfigError, ValueError):
+        return cast("type", COSTS.find(cost))
+    return None
 
 
 def format_cost(cost: str, value: float | None) -> str:
     """Write a cost with three digits, a prefix and its unit: ``1.20M``, ``34.5 kB``."""
     if value is None:
         return _MISSING
-    if cost == "latency_ms":
+    if cost == LATENCY:
         return format_latency(value)
-    factor, letter = prefix_for(value)
+    if cost not in COSTS.built_in:
+        return f"{value:.4g} {cost_unit(cost)}".rstrip()
+    factor, letter = prefix_for(value, cost)
     number = f"{value:.0f}" if factor == 1.0 else _three_digits(value / factor)
     unit = cost_unit(cost)
     return f"{number} {letter}{unit}" if unit else f"{number}{letter}"

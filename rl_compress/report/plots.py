@@ -23,7 +23,7 @@ from rl_compress.report.figure import (
     plot,
     star,
 )
-from rl_compress.report.formatting import COST_ROWS, cost_unit, prefix_for
+from rl_compress.report.formatting import cost_title, cost_unit, prefix_for
 
 _MAX_VECTOR_DOTS = 3000
 """More dots than this are drawn as an image, to keep the page small."""
@@ -75,7 +75,7 @@ def pareto_plot(
     """
     points = [point for point in evaluations if math.isfinite(point[1])]
     costs, scores = (list(column) for column in zip(*points, strict=True))
-    factor, letter = prefix_for(max([*costs, *(original or ())[:1]]))
+    factor, letter = prefix_for(max([*costs, *(original or ())[:1]]), cost)
     broken = original is not None and _is_strip(costs, original[0])
     if broken:
         axes, far = figure.subplots(1, 2, sharey=True, width_ratios=[7, 1])
@@ -107,7 +107,7 @@ def pareto_plot(
                 panel.axhline(score_there, color=INK, linewidth=0.8, linestyle=":")
             far.set_xticks([place], [f"{place:.4g}"])
     unit = f"{letter}{cost_unit(cost)}"
-    figure.supxlabel(COST_ROWS.get(cost, cost) + (f" [{unit}]" if unit else ""), fontsize=9)
+    figure.supxlabel(cost_title(cost) + (f" [{unit}]" if unit else ""), fontsize=9)
     axes.set_ylabel(_below(score, clipped))
     entries = {
         label: handle

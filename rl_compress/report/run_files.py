@@ -15,7 +15,6 @@ import yaml
 
 from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.export.manifest import Manifest
-from rl_compress.report.formatting import COST_ROWS
 from rl_compress.runs.failure import Failure
 from rl_compress.runs.pareto import SCORE
 from rl_compress.runs.record import EvaluationRecord
@@ -91,8 +90,7 @@ class RunFiles:
     @property
     def objectives(self) -> list[str]:
         """What the Pareto front is over: what the job names, or score and budgeted costs."""
-        budgeted = (cost for cost in self.bounds if cost in COST_ROWS)
-        return self.objective.get("pareto") or [SCORE, *budgeted]
+        return self.objective.get("pareto") or [SCORE, *self.bounds]
 
     @property
     def bounds(self) -> Mapping[str, float]:

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rl_compress.report.formatting import (
-    COST_LABELS,
-    COST_ROWS,
+    cost_label,
+    cost_title,
     format_cost,
     format_fraction,
     format_latency,
@@ -33,7 +33,7 @@ def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, st
     """
     rows = [
         (
-            COST_ROWS.get(cost, cost),
+            cost_title(cost),
             format_cost(cost, change["original"]),
             format_cost(cost, change["delivered"]),
             format_fraction(ratio(change)),
@@ -137,7 +137,7 @@ def headline(manifest: Mapping[str, Any]) -> str | None:
     fraction = ratio(costs[cost])
     share = "n/a" if fraction is None else f"{100 * fraction:.3g} %"
     return (
-        f"{share} of the {COST_LABELS.get(cost, cost)} "
+        f"{share} of the {cost_label(cost)} "
         f"at {format_named_score(name, on_split['delivered'])} "
         f"(uncompressed {format_score(name, on_split['original'])})"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_compress.report.formatting import COST_ROWS, format_cell
+from rl_compress.report.formatting import cost_title, format_cell
 from rl_compress.report.page import Content, Section, given, write_page
 from rl_compress.report.plots import pareto_plot
 from rl_compress.report.run_files import read_rows
@@ -166,7 +166,7 @@ def _joint_front(sweep: SweepFiles) -> Content | None:
         "svg": svg,
         "score": score,
         "costs": costs,
-        "columns": [COST_ROWS[name] for name in costs],
+        "columns": [cost_title(name) for name in costs],
         "records": sorted(records, key=lambda record: -record.score),
         "shares": {trial: count for trial, count in shares.items() if count},
         "most": _MOST_ROWS,

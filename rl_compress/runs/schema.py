@@ -10,9 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.space.budget import COSTS, LATENCY
+from rl_compress.space.budget import LATENCY
 
 SCHEMA_VERSION = 3
+
+COLUMNS = ("macs", "params", "size_bytes", "bops", "peak_memory_bytes")
+"""Costs that every record has, in whole numbers."""
 
 _WITHOUT_SHARES = 2
 """The version that scored every variant in full, and had no column for it."""
@@ -31,7 +34,7 @@ RECORD_SCHEMA = pa.schema(
         ("policy", pa.string()),
         ("policy_id", pa.string()),
         ("realised", pa.string()),
-        *[(cost, pa.int64()) for cost in COSTS],
+        *[(cost, pa.int64()) for cost in COLUMNS],
         (LATENCY, pa.float64()),
         ("score", pa.float64()),
         ("reward", pa.float64()),
@@ -51,7 +54,7 @@ def to_table(records: Sequence[EvaluationRecord]) -> pa.Table:
     """Return records as an Arrow table, a row each; every cost is a column."""
     found = {cost: None for record in records for cost in record.costs}
     further = [cost for cost in found if cost not in RECORD_SCHEMA.names]
-    metadata = {_VERSION: str(SCHEMA_VERSION), _COSTS: json.dumps([*COSTS, LATENCY, *further])}
+    metadata = {_VERSION: str(SCHEMA_VERSION), _COSTS: json.dumps([*COLUMNS, LATENCY, *further])}
     schema = pa.schema(
         [*RECORD_SCHEMA, *[(cost, pa.float64()) for cost in further]], metadata=metadata
     )
@@ -70,7 +73,7 @@ def from_table(table: pa.Table) -> list[EvaluationRecord]:
         table = table.append_column("scored_share", pa.array([1.0] * len(table), pa.float64()))
     elif version != str(SCHEMA_VERSION):
         raise ValueError(f"schema version {version}, but this release reads {SCHEMA_VERSION}")
-    costs = json.loads(metadata[_COSTS]) if _COSTS in metadata else [*COSTS, LATENCY]
+    costs = json.loads(metadata[_COSTS]) if _COSTS in metadata else [*COLUMNS, LATENCY]
     needed = dict.fromkeys([*RECORD_SCHEMA.names, *costs])
     if missing := [name for name in needed if name not in table.column_names]:
         raise ValueError(f"columns {missing} are missing")
@@ -79,7 +82,7 @@ def from_table(table: pa.Table) -> list[EvaluationRecord]:
 
 def _row(record: EvaluationRecord) -> dict[str, Any]:
     # Those that are known before a variant is built are whole numbers.
-    costs = {name: int(cost) if name in COSTS else cost for name, cost in record.costs.items()}
+    costs = {name: int(cost) if name in COLUMNS else cost for name, cost in record.costs.items()}
     return {**{name: getattr(record, name) for name in _NAMES}, **costs}
 
 

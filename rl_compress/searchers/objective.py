@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rl_compress.evaluation.adversarial import RobustnessConfig
 from rl_compress.evaluation.scores import ScoreName
-from rl_compress.registry import Options
+from rl_compress.registry import COSTS, Options
 from rl_compress.runs.pareto import SCORE
-from rl_compress.space.budget import COSTS, LATENCY
+from rl_compress.space.budget import LATENCY
 
 
 class ObjectiveConfig(BaseModel):
@@ -36,7 +36,7 @@ class ObjectiveConfig(BaseModel):
         default_factory=lambda: {"score": 1.0},
         description=(
             "Weights of the reward: `score`, and for a trade-off each cost's saved fraction "
-            f"({', '.join(COSTS)}, {LATENCY})."
+            f"({', '.join(COSTS.built_in)}, or your own as `package.module:Class`)."
         ),
     )
     robustness: RobustnessConfig = Field(
@@ -92,9 +92,11 @@ class ObjectiveConfig(BaseModel):
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:
-    known = (SCORE, *COSTS, LATENCY)
-    if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"unknown term(s) {unknown}; choose from {', '.join(known)}")
+    if unknown := sorted({name for name in names if name != SCORE and name not in COSTS}):
+        known = ", ".join((SCORE, *COSTS.built_in))
+        raise ValueError(
+            f"unknown term(s) {unknown}; choose from {known}, or your own as package.module:Class"
+        )
 
 
 class Objective:

@@ -90,7 +90,7 @@ def check_layer_names(space: SpaceConfig, model: nn.Module) -> None:
     weighted = [name for name, part in modules.items() if is_weighted(part)]
     weighted += [name for name in map(layer_of, quantizable_weights(model)) if name not in weighted]
     named = weighted
-    if space.pruning.structure == "channels":
+    if space.pruning.narrows:
         # Groups have norms in them, embeddings, and parameters that belong to no layer.
         own = [name for name, part in modules.items() if any(True for _ in part.parameters(False))]
         tensors = list(named_tensors(model))
@@ -118,10 +118,10 @@ def table_for(
     Raises:
         ConfigError: There is none, or what is pruned takes no less time for it.
     """  # noqa: D205
-    if (structure := space.pruning.structure) != "channels":
+    if not space.pruning.narrows:
         raise ConfigError(
-            f"budget.{LATENCY}: space.pruning.structure: {structure} leaves layers as wide as they "
-            f"are, and latency as it is; choose channels, or bound another cost"
+            f"budget.{LATENCY}: space.pruning.structure: {space.pruning.structure} leaves layers "
+            f"as wide as they are, and latency as it is; choose channels, or bound another cost"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     table = find_latency_table(

@@ -16,6 +16,7 @@ from rl_compress.errors import CorruptFileError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.model.nested import tensors_in
+from rl_compress.registry import COSTS
 from rl_compress.searchers.problem import Problem
 from rl_compress.searchers.score_log import ScoreLog
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
@@ -71,11 +72,15 @@ def measurement_key(
             (own.site, own.decides, own.full, own.amounts) for own in compressor.space.dimensions
         ],
         "modules": [(name, type(module).__qualname__) for name, module in model.named_modules()],
-        "shrinkage": getattr(compressor.network, "shrinkage", 0.0),
+        "shrinkage": compressor.network.shrinkage,
         "evaluation": evaluation.model_dump(mode="json", exclude=without),
         "score": objective.score,
         "score_options": dict(objective.options_of_score),
     }
+    # What is shared holds the costs too.
+    own_costs = [cost for cost in compressor.costs.original if cost not in COSTS.built_in]
+    if own_costs:
+        described["costs"] = own_costs
     digest.update(json.dumps(described, sort_keys=True, default=str).encode() + latencies)
     for name, tensor in sorted(compressor.network.tensors.items()):
         digest.update(name.encode())

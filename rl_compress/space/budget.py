@@ -11,19 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.errors import ConfigError, InfeasibleBudgetError
+from rl_compress.registry import COSTS
 from rl_compress.space.search_space import Levels, SearchSpace
-
-COSTS = ("macs", "params", "size_bytes", "bops", "peak_memory_bytes")
-"""Costs that are known of every variant before it is built: MACs per sample, parameters, bytes of
-its stored tensors, bit operations per sample (MACs times weight bits times activation bits), and
-the most bytes of activations alive at once in a forward pass of one sample."""
 
 LATENCY = "latency_ms"
 """Milliseconds of a forward pass on a device: measured of a variant once it is built, and predicted
-from measurements of its layers before."""
-
-BUDGETABLE = (*COSTS, LATENCY)
-"""Costs that a budget may bound; latency only where a latency table predicts it."""
+from measurements of its layers before; a budget may bound it only where it is predicted."""
 
 _PREFIXES = {
     "": 1.0,
@@ -35,19 +28,15 @@ _PREFIXES = {
     "mi": 2**20,
     "gi": 2**30,
 }
-_BYTES = {prefix + unit: factor for prefix, factor in _PREFIXES.items() for unit in ("", "b")}
 _SUFFIXES: dict[str, Mapping[str, float]] = {
-    "macs": _PREFIXES,
-    "params": _PREFIXES,
-    "size_bytes": _BYTES,
-    "bops": _PREFIXES,
-    "peak_memory_bytes": _BYTES,
-    LATENCY: {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3},
+    "": _PREFIXES,
+    "B": {prefix + unit: factor for prefix, factor in _PREFIXES.items() for unit in ("", "b")},
+    "ms": {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3},
 }
-"""What may follow a number, in lower case, and what it multiplies the number by."""
+"""By unit what may follow a number, in lower case, and what it multiplies the number by; another
+unit may follow as it is, for m may be milli or mega."""
 
-_EXAMPLE = '"1.2M"'
-_EXAMPLES = {"size_bytes": '"300kB"', "peak_memory_bytes": '"300kB"', LATENCY: '"5ms"'}
+_EXAMPLES = {"": "1.2M", "B": "300kB"}
 
 
 class CostFunction(Protocol):
@@ -57,7 +46,7 @@ class CostFunction(Protocol):
     """
 
     def costs(self, levels: Levels) -> dict[str, float]:
-        """Return every cost of :data:`COSTS`, and others it knows, for levels of shape ``(D,)``."""
+        """Return every cost that it knows, by name, for levels of shape ``(D,)``."""
 
     def batch(self, levels: Levels) -> Mapping[str, npt.NDArray[Any]]:
         """Return the same for levels of shape ``(N, D)``, by cost an array of shape ``(N,)``."""
@@ -91,16 +80,22 @@ class Budget:
         """
         bounds = []
         for cost, value in spec.items():
-            if cost not in BUDGETABLE:
+            if cost not in COSTS:
                 raise ConfigError(
-                    f"budget.{cost}: unknown cost; choose from {', '.join(BUDGETABLE)}"
+                    f"budget.{cost}: unknown cost; choose from {', '.join(COSTS.built_in)}, or "
+                    f"your own as package.module:Class"
                 )
             amount = parse_amount(cost, value)
             if cost == LATENCY and cost not in original:
                 raise ConfigError(
                     f"budget.{cost}: needs a latency table; measure one with `rl-compress "
                     f"latency-table JOB`, or give {cost} a weight in objective.weights, or bound "
-                    f"{', '.join(COSTS)}"
+                    f"{', '.join(name for name in COSTS.built_in if name != LATENCY)}"
+                )
+            if cost not in original:
+                raise ConfigError(
+                    f"budget.{cost}: the run did not count this cost; choose from "
+                    f"{', '.join(original)}"
                 )
             factor = original[cost] if amount.is_fraction else 1.0
             bounds.append((cost, amount.number * factor))
@@ -175,18 +170,18 @@ def parse_amount(cost: str, value: float | str) -> Amount:
     Raises:
         ConfigError: The value is not a positive number with a unit that fits the cost.
     """
-    suffix = ""
+    suffix, unit = "", COSTS.find(cost).unit
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([a-z]*)\s*", value.lower())
         try:
             if match is None:
                 raise ValueError(value)
             suffix = match.group(2)
-            number = float(match.group(1)) * _SUFFIXES[cost][suffix]
+            number = float(match.group(1)) * _SUFFIXES.get(unit, {unit.lower(): 1.0})[suffix]
         except (ValueError, KeyError):
             raise ConfigError(
                 f"budget.{cost}: expected a fraction such as 0.3 or an amount such as "
-                f"{_EXAMPLES.get(cost, _EXAMPLE)}, but got {value!r}"
+                f'"{_EXAMPLES.get(unit, f"5{unit}")}", but got {value!r}'
             ) from None
     elif isinstance(value, bool):
         raise ConfigError(f"budget.{cost}: expected a number, but got {value!r}")
@@ -199,12 +194,22 @@ def parse_amount(cost: str, value: float | str) -> Amount:
 
 def _lower(cost: str, value: float) -> str:
     """Write a bound for a message, rounded down: no cost above it looks as if it were met."""
-    return f"{value:,.4f} ms" if cost == LATENCY else f"{np.floor(value):,.0f}"
+    return f"{np.floor(value):,.0f}" if _is_whole(cost) else f"{value:,.4f}{_after(cost)}"
 
 
 def _upper(cost: str, value: float) -> str:
     """Write a cost for a message, rounded up: the value named is itself accepted as a bound."""
-    return f"{_multiple(value, 1.0):,.4f} ms" if cost == LATENCY else f"{np.ceil(value):,.0f}"
+    if _is_whole(cost):
+        return f"{np.ceil(value):,.0f}"
+    return f"{_multiple(value, 1.0):,.4f}{_after(cost)}"
+
+
+def _is_whole(cost: str) -> bool:
+    return cost in COSTS.built_in and cost != LATENCY
+
+
+def _after(cost: str) -> str:
+    return f" {unit}" if (unit := COSTS.find(cost).unit) else ""
 
 
 def _multiple(value: float, unit: float) -> float:

@@ -16,7 +16,7 @@ import bisect
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,6 @@ Levels = npt.NDArray[np.int64]
 Amounts = npt.NDArray[np.int64]
 """What levels stand for, in the same shape: units kept, or bits."""
 
-Transform = Literal["channels", "sparsity", "weight_bits", "activation_bits"]
-"""How a site is made smaller: `sparsity` is of single weights, of blocks, or N of every M."""
-
 PRUNING = "pruning_ratio"
 DECIDES = (PRUNING, "weight_bits", "activation_bits")
 """What can be decided of a site, as policies name it."""
@@ -45,7 +42,8 @@ class Dimension:
 
     site: str
     """The layer group, or the layer, that is made smaller."""
-    transform: Transform
+    transform: str
+    """How: `channels`, `sparsity`, `weight_bits`, `activation_bits`, or one of the user's own."""
     amounts: tuple[int, ...]
     """Units kept, or bits, increasing; the last is the uncompressed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Collection, Sequence
@@ -15,7 +16,8 @@ from pydantic import (
     field_validator,
 )
 
-from rl_compress.registry import IMPORTANCES, QUANTIZERS, Options
+from rl_compress.errors import ConfigError
+from rl_compress.registry import COSTS, IMPORTANCES, QUANTIZERS, TRANSFORMS, Options
 
 Granularity = Literal["tensor", "channel", "group"]
 RangeMethod = Literal["minmax", "percentile", "mse", "aciq"]
@@ -45,8 +47,13 @@ class PruningConfig(BaseModel):
         default="channels",
         description=(
             "What is removed: `channels` (the layers become narrower), `weights` (single ones), "
-            "`blocks` of weights, or all but N of every M weights along the inputs, as `2:4`."
+            "`blocks` of weights, all but N of every M weights along the inputs, as `2:4`, or a "
+            "class of your own derived from rl_compress.transforms.transform.Structure, as "
+            "`package.module:Class`."
         ),
+    )
+    structure_options: Options = Field(
+        default_factory=dict, description="Options of a `structure` of your own."
     )
     block_shape: tuple[int, int] = Field(
         default=(4, 4),
@@ -73,6 +80,17 @@ class PruningConfig(BaseModel):
         default_factory=dict, description="Options of an `importance` of your own."
     )
 
+    @property
+    def narrows(self) -> bool:
+        """Say whether layers become narrower, instead of weights zero.
+
+        Raises:
+            ConfigError: The structure is the user's own, and cannot be imported.
+        """
+        if parse_n_of_m(self.structure):
+            return False
+        return bool(TRANSFORMS.find(self.structure).narrows)
+
     @field_validator("structure", mode="before")
     @classmethod
     def _not_base_sixty(cls, structure: object) -> object:
@@ -84,10 +102,10 @@ class PruningConfig(BaseModel):
     @field_validator("structure")
     @classmethod
     def _known_structure(cls, structure: str) -> str:
-        if structure in ("channels", "weights", "blocks"):
-            return structure
-        if (pattern := parse_n_of_m(structure)) is None or not 0 < pattern[0] < pattern[1]:
-            raise ValueError("must be channels, weights, blocks or N:M such as 2:4, with N < M")
+        if (pattern := parse_n_of_m(structure)) is None:
+            TRANSFORMS.path(structure)
+        elif not 0 < pattern[0] < pattern[1]:
+            raise ValueError("must be N:M such as 2:4, with N < M")
         return structure
 
     @field_validator("block_shape")
@@ -199,8 +217,9 @@ class QuantizationConfig(BaseModel):
             kernels: Bits of weights and of activations that the device supports; None: all.
         """
         of_weights, of_activations = kernels or (None, None)
-        weights = searchable and not {"size_bytes", "bops"}.isdisjoint(budgeted)
-        activations = searchable and "bops" in budgeted
+        counted = {bits for cost in budgeted for bits in _bits_counted_by(cost)}
+        weights = searchable and "weight_bits" in counted
+        activations = searchable and "activation_bits" in counted
         chosen: dict[str, Bits] = {}
         if self.weight_bits == "auto":
             chosen["weight_bits"] = _suitable(_SEARCHED_WEIGHT_BITS if weights else (), of_weights)
@@ -209,6 +228,13 @@ class QuantizationConfig(BaseModel):
                 _SEARCHED_ACTIVATION_BITS if activations else (), of_activations
             )
         return self.model_copy(update=chosen)
+
+
+def _bits_counted_by(cost: str) -> tuple[str, ...]:
+    # What is no cost, or cannot be imported here, is told where the budget is read.
+    with contextlib.suppress(ConfigError, ValueError):
+        return tuple(COSTS.find(cost).bits)
+    return ()
 
 
 def _suitable(searched: Sequence[int], kernels: Collection[int] | None) -> Bits:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rl_compress.errors import ConfigError, TargetError
 from rl_compress.job import Job
+from rl_compress.registry import is_path
 from rl_compress.targets.factory import locate_factory
 
 JOB_FILE = "job.yaml"
@@ -45,7 +46,7 @@ def stage(job: Job, folder: Path, include: Sequence[Path] = ()) -> None:
             named.append(Path(profile.latency_table))
     locate_factory(job.target.factory)
     for key, name in [("target.factory", job.target.factory), *job.named_parts()]:
-        for source in _local_modules(key, name) if ":" in name else ():
+        for source in _local_modules(key, name) if is_path(name) else ():
             _copy(source, folder / source.name)
     for path in named:
         if not path.is_absolute() and not str(path).startswith("~"):

@@ -19,9 +19,10 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rl_compress.errors import ConfigError, SubmissionError
 from rl_compress.execution import RUNS
 from rl_compress.job import Job
+from rl_compress.registry import COSTS
 from rl_compress.runs.remote import check_uri, is_uri
 from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.space.budget import BUDGETABLE, Budget
+from rl_compress.space.budget import Budget
 from rl_compress.submission.client import connect, follow
 from rl_compress.submission.entrypoint import entrypoint
 from rl_compress.submission.payload import requirements, stage
@@ -84,7 +85,8 @@ def submit(job: Job, address: str, place: Place, submission_id: str | None = Non
             f"all nodes, as /storage/runs/{job.name}, or a URI, as s3://bucket/runs/{job.name}"
         )
     # What its costs are fractions of, only the target knows; what they are called is known here.
-    Budget.parse(job.effective_budget(), dict.fromkeys(BUDGETABLE, 1.0))
+    bounds = job.effective_budget()
+    Budget.parse(bounds, dict.fromkeys([*COSTS.built_in, *bounds], 1.0))
     digest = hashlib.sha256(f"{job.to_yaml()}{place.storage}".encode()).hexdigest()
     with tempfile.TemporaryDirectory(prefix="rl-compress-") as scratch:
         folder = Path(scratch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +12,58 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rl_compress.importance.contribution import Train
+from rl_compress.costs.counted import CountedModel
+from rl_compress.costs.level_costs import LevelCosts
+from rl_compress.costs.precision import Precision
+from rl_compress.importance.contribution import ContributionResult, Train, contribution_pruning
 from rl_compress.importance.contribution_config import ContributionConfig
+from rl_compress.importance.evidence import Evidence
+from rl_compress.importance.importance import Scores, make_importance
 from rl_compress.model.axes import Axis
+from rl_compress.model.groups import LayerGroup
 from rl_compress.model.nested import Inputs
-from rl_compress.quantizers.bits import LayerBits
+from rl_compress.quantizers.bits import BitPlan, LayerBits
 from rl_compress.quantizers.model import quantize_weights
-from rl_compress.space.search_space import Levels
+from rl_compress.space.search_space import Levels, SearchSpace
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import Target
-from rl_compress.variants.channels import prepare_channels
+from rl_compress.transforms.transform import ModelView, make_structure, told
 from rl_compress.variants.copied_out import copied_out
-from rl_compress.variants.masked import MaskedNetwork
-from rl_compress.variants.parts import Parts
+from rl_compress.variants.decisions import (
+    decide,
+    on_fixed_macs,
+    order_elements,
+    plan_bits,
+    some_prunable,
+)
+from rl_compress.variants.proof import check_uncut, find_proved_groups
 from rl_compress.variants.slimmable import SlimmableNetwork
-from rl_compress.variants.sparse import prepare_sparse
 
 
 @dataclass(slots=True)
-class Compressor(Parts):
+class Compressor:
     """Makes variants of one target, the fast way or for good."""
+
+    config: SpaceConfig
+    groups: list[LayerGroup]
+    """All layer groups in forward order, those that cannot be pruned with the reason."""
+    notes: list[str]
+    """What else the user should know of the model's layers."""
+    space: SearchSpace
+    """What is decided: units of the prunable groups, or every single unit (masks); bits."""
+    bits: BitPlan
+    """Where the bits of each layer come from."""
+    network: SlimmableNetwork
+    costs: LevelCosts
+    parents: list[LayerGroup]
+    """For each dimension that prunes the layer group that its units are in."""
+    orders: list[npt.NDArray[np.int64]]
+    """For each dimension that prunes its units, numbered as in its parent, from most to least
+    important; empty where elements become zero, for the network has their ranks."""
+    importances: list[Scores]
+    """For each dimension that prunes the importance of its units."""
+    contribution: ContributionResult | None = None
+    """How the importances came about, with ``importance: contribution``."""
 
     @classmethod
     def prepare(
@@ -58,10 +90,51 @@ class Compressor(Parts):
             UnsupportedLayerError: The model cannot be traced or has no prunable group.
             ConfigError: Structure, criterion or action do not suit the model.
         """
-        make = prepare_channels if config.pruning.structure == "channels" else prepare_sparse
         contribution = contribution or ContributionConfig()
-        parts = make(model, example_inputs, config, target, contribution, train)
-        return cls(**{field.name: getattr(parts, field.name) for field in fields(Parts)})
+        view = ModelView(
+            model, example_inputs, config, lambda: find_proved_groups(model, example_inputs, config)
+        )
+        structure = make_structure(config)
+        view.groups = structure.sites(view)
+        sites = some_prunable(view.groups)
+        found = None
+        importance = make_importance(config.pruning, target)
+        if importance.needs == "contributions" and target is not None:
+            units = structure.units(view, sites)
+            found = contribution_pruning(model, units, target, contribution, train=train)
+        scores = structure.scores(view, sites, importance, Evidence(model, target, found))
+        effects = [told(structure, view, *one) for one in zip(sites, scores, strict=True)]
+        decisions = decide(structure, sites, effects, config)
+        plan, bits = plan_bits(view, len(decisions))
+        space = SearchSpace((*(one.dimension for one in decisions), *bits))
+        network = SlimmableNetwork.from_model(
+            model, [one.group for one in decisions], [one.placed for one in decisions]
+        )
+        kept = order_elements(network, decisions, sites, effects)
+        if structure.narrows:
+            check_uncut(model, network, example_inputs)
+        elif found is not None and contribution.shrinkage == "soft":
+            network.shrinkage = contribution.epsilon
+        precision = Precision(model, config.quantization, plan)
+        counted = CountedModel(model, network.groups, view.graph, space, precision, plan, kept)
+        notes = structure.notes(view)
+        if structure.narrows:
+            # What has zeros is quantized when they are known.
+            network = network.with_bits(plan.weights, config.quantization) if bits else network
+            notes += on_fixed_macs(counted)
+        return cls(
+            config=config,
+            groups=view.groups,
+            notes=notes,
+            space=space,
+            bits=plan,
+            network=network,
+            costs=LevelCosts(counted),
+            parents=[one.parent for one in decisions],
+            orders=[one.units[: len(one.units) * structure.narrows] for one in decisions],
+            importances=[one.scores for one in decisions],
+            contribution=found,
+        )
 
     def without_weights(self) -> Compressor:
         """Return the same without tensors, to be sent to workers that map them from a file."""
@@ -82,27 +155,25 @@ class Compressor(Parts):
 
     def cut(self, model: nn.Module, levels: Levels) -> nn.Module:
         """Make the variant from a copy of the model: smaller for channels, else with zeros."""
-        if isinstance(self.network, SlimmableNetwork):
-            units = self.space.amounts(levels)[: len(self.parents)]
-            return copied_out(
-                model,
-                [
-                    Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
-                    for parent, order, width in zip(self.parents, self.orders, units, strict=True)
-                    for axis in parent.axes
-                ],
-            )
-        masked = copy.deepcopy(model)
+        units = self.space.amounts(levels)[: len(self.parents)]
+        copied = copied_out(
+            model,
+            [
+                Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
+                for parent, order, width in zip(self.parents, self.orders, units, strict=True)
+                for axis in parent.axes
+            ],
+        )
         with torch.no_grad():
             for name, mask in self.masks(levels).items():
-                weight = masked.get_parameter(name)
+                weight = copied.get_parameter(name)
                 weight.copy_(self.network.masked(weight, mask))
-        return masked
+        return copied
 
     @property
     def has_packed(self) -> bool:
         """Say whether the network keeps its weights with the bits that variants give them."""
-        return isinstance(self.network, SlimmableNetwork) and bool(self.network.bits)
+        return bool(self.network.bits)
 
     def layer_bits(self, levels: Levels) -> LayerBits:
         """Return the bits of every layer of a variant."""
@@ -140,8 +211,6 @@ class Compressor(Parts):
 
     def masks(self, levels: Levels) -> dict[str, Tensor]:
         """Return which elements of each sparse weight a variant keeps; none where layers shrink."""
-        if not isinstance(self.network, MaskedNetwork):
-            return {}
         return self.network.masks(self.space.amounts(levels))
 
     def kept_outputs(self, levels: Levels, *, ordered: bool) -> dict[str, Tensor]:
@@ -155,8 +224,6 @@ class Compressor(Parts):
             For each layer with a narrowed weight the indices of its kept output channels in the
             uncompressed layer, in the variant's order.
         """
-        if isinstance(self.network, MaskedNetwork):
-            return {}
         modules = dict(self.network.skeleton.named_modules())
         masks: dict[str, npt.NDArray[np.bool_]] = {}
         for index, width in enumerate(self.space.amounts(levels)[: len(self.parents)]):

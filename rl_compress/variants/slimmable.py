@@ -1,7 +1,8 @@
-"""The fast path: one set of weights, ordered by importance, from which variants are sliced.
+"""The fast path: one set of weights, ordered by importance, from which variants are made.
 
 Channels are put in order once, so that a narrower variant is a prefix of every tensor: a view, not
-a copy. Weights are shared by all variants and, where they are mapped from a file, by all worker
+a copy. Elements that become zero have a rank: one stays if that of its unit is below the units
+kept. Weights are shared by all variants and, where they are mapped from a file, by all worker
 processes of a node; variants are therefore built functionally and nothing is written in place.
 The idea of one set of weights for all widths is that of slimmable networks (Yu et al., ICLR 2019).
 """
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rl_compress.importance.soft_threshold import soft_threshold
 from rl_compress.model.axes import (
     Axis,
     layer_of,
@@ -34,6 +36,9 @@ from rl_compress.space.search_space import Amounts
 from rl_compress.space.space_config import UNQUANTIZED, QuantizationConfig
 from rl_compress.variants.packed_weights import PackedWeights
 
+_GROUP, _RANK = ":group", ":rank"
+"""Behind a weight's name, in the names of what is kept beside it."""
+
 
 @dataclass(slots=True)
 class SlimmableNetwork:
@@ -42,13 +47,16 @@ class SlimmableNetwork:
     skeleton: nn.Module
     """The model's modules with tensors on the meta device: all structure, no weights."""
     tensors: dict[str, Tensor]
-    """Parameters and buffers by name, units of every group ordered by importance."""
+    """Parameters and buffers by name, units of every group ordered by importance; and behind each
+    weight that gets zeros the group and rank of its elements, or one for all."""
     groups: tuple[LayerGroup, ...]
     """The groups that widths refer to, in the order of the search space."""
     bits: dict[str, Bits] = field(default_factory=dict)
     """Weights that variants take quantized, by name, and where their bits come from."""
     packed: PackedWeights | None = None
     """Weights with the bits that variants had."""
+    shrinkage: float = 0.0
+    """How much closer to zero the elements of a weight come of which others become zero."""
     _axes: dict[str, list[tuple[int, Axis]]] = field(init=False, repr=False)
     _widened: list[str] = field(init=False, repr=False)
 
@@ -99,7 +107,41 @@ class SlimmableNetwork:
                 if source.choices[0] < UNQUANTIZED:
                     check_finite(self.tensors[name], name)
         packed = PackedWeights(config, quantizable_weights(self.skeleton))
-        return SlimmableNetwork(self.skeleton, self.tensors, self.groups, kept, packed)
+        return dataclasses.replace(self, bits=kept, packed=packed)
+
+    def add_order(self, name: str, group: Tensor, rank: Tensor) -> None:
+        """Say in which order the elements of a weight become zero.
+
+        Args:
+            name: The weight.
+            group: Index of each element's group, in the weight's shape, or of all; -1: stays.
+            rank: Rank of each element's unit within its group, 0 being the most important.
+        """
+        self.tensors[name + _GROUP] = group.to(torch.int32)
+        self.tensors[name + _RANK] = rank.to(torch.int32)
+
+    def masks(self, widths: Amounts) -> dict[str, Tensor]:
+        """Return which elements stay, of each weight of which some may become zero.
+
+        Args:
+            widths: Units kept in each group, and bits behind them, shape ``(D,)``.
+        """
+        masks = {}
+        # Behind the last width comes the one of elements that always stay.
+        widths = np.append(widths[: len(self.groups)], 1 << 30)
+        for key in self.tensors:
+            if key.endswith(_GROUP):
+                name = key.removesuffix(_GROUP)
+                group, rank = self.tensors[key], self.tensors[name + _RANK]
+                kept = rank < torch.from_numpy(widths).to(group.device)[group.long()]
+                masks[name] = kept.expand(self.tensors[name].shape)
+        return masks
+
+    def masked(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """Return what is left of a weight; with all of it kept, the weight itself."""
+        if mask.all():
+            return weight
+        return soft_threshold(weight, self.shrinkage) * mask.to(weight.device)
 
     def uncompressed(self) -> nn.Module:
         """Return the whole network, unquantized."""
@@ -114,13 +156,15 @@ class SlimmableNetwork:
 
         Returns:
             A module in evaluation mode whose tensors are views of the shared ones where possible.
-            Replace its tensors, never write into them.
+            Replace its tensors, never write into them. Weights with zeros are not quantized yet.
         """
-        tensors = {}
+        tensors, masks = {}, self.masks(widths)
         for name in named_tensors(self.skeleton):
             by_bits = quantized and name in self.bits
             number = self.bits[name].at(widths) if by_bits else UNQUANTIZED
             tensors[name] = self._narrowed(self._kept(name, number), name, widths)
+            if name in masks:
+                tensors[name] = self.masked(tensors[name], masks[name])
         network = copy_with(self.skeleton, tensors)
         for name in self._widened:
             match_widths(network.get_submodule(name))
@@ -143,10 +187,14 @@ class SlimmableNetwork:
         return dataclasses.replace(self, tensors=dict(tensors), packed=shared)
 
     def narrowed_weights(self, group: int, widths: Amounts) -> list[Tensor]:
-        """Return a group's weight matrices and kernels as they are at some widths."""
+        """Return what is left of a group's weight matrices and kernels at some widths."""
         names = dict.fromkeys(axis.tensor for axis in self.groups[group].axes)
         tensors = {name: self.tensors[name] for name in names}
-        return [self._narrowed(t, name, widths) for name, t in tensors.items() if t.ndim > 1]
+        found = [self._narrowed(t, name, widths) for name, t in tensors.items() if t.ndim > 1]
+        for name, mask in self.masks(widths).items():
+            if layer_of(name) in self.groups[group].layers:
+                found.append(self.tensors[name][mask & (self.tensors[name + _GROUP] == group)])
+        return found
 
     def _kept(self, name: str, bits: int) -> Tensor:
         """Return a weight with a number of bits."""

@@ -49,12 +49,12 @@ from rl_compress.evaluation.ledger import Progress
 from rl_compress.evaluation.measurement import Measurement
 from rl_compress.job import parse_job, with_values
 from rl_compress.monitor import SilentMonitor
+from rl_compress.registry import COSTS
 from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.objective import Objective
 from rl_compress.session import Session
-from rl_compress.space.budget import COSTS
 
 NODES = 4
 SLEEP_S = 0.2
@@ -79,7 +79,7 @@ class Sleeper:
 
     def evaluate(self, _widths: Any, _rival: Any = None) -> Measurement:
         time.sleep(SLEEP_S)
-        costs = dict.fromkeys(COSTS, 1.0)
+        costs = dict.fromkeys(COSTS.built_in, 1.0)
         return Measurement(score=0.0, costs=costs, wall_s=SLEEP_S)
 
 

@@ -28,6 +28,7 @@ ORDER = (
     "targets",
     "importance",
     "quantizers",
+    "transforms",
     "costs",
     "variants",
     "repair",

@@ -95,7 +95,7 @@ def test_operations_without_a_layer_are_a_fixed_cost_with_a_note() -> None:
             return y @ torch.ones(3, 3)
 
     compressor = Compressor.prepare(Gram().eval(), (torch.zeros(1, 2),), SpaceConfig())
-    assert compressor.costs.fixed_macs == 9
+    assert compressor.costs.model.fixed_macs == 9
     assert (
         compressor.costs.costs(compressor.space.nearest(np.array([2])))["macs"] == 2 * 2 + 2 * 3 + 9
     )

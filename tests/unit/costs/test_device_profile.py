@@ -9,7 +9,8 @@ import pytest
 from rl_compress.costs import device_profile
 from rl_compress.costs.device_profile import DeviceProfile, known_devices
 from rl_compress.errors import ConfigError
-from rl_compress.space.budget import BUDGETABLE, parse_amount
+from rl_compress.registry import COSTS
+from rl_compress.space.budget import parse_amount
 
 PROFILE = """\
 name: board
@@ -31,7 +32,7 @@ def test_the_profiles_of_the_package_are_sound(name: str) -> None:
     profile = DeviceProfile.load(name)
     assert profile.name == name
     for cost, amount in profile.budget.items():
-        assert cost in BUDGETABLE
+        assert cost in COSTS
         assert parse_amount(cost, amount).number > 0
     # A job that quantizes nothing suits them all.
     profile.supports(16, 16)

@@ -12,15 +12,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rl_compress.errors import ConfigError
-from rl_compress.export.packed_state import Packing, pack_state, stored_bytes, unpack_state
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.importance.soft_threshold import soft_threshold
-from rl_compress.quantizers.model import Quantization, quantize_weights
 from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.target import SPLITS, ClassificationTarget
 from rl_compress.variants.compressor import Compressor
-from rl_compress.variants.masked import MaskedNetwork
 
 
 def _target() -> ClassificationTarget:
@@ -47,29 +44,6 @@ def _prepare(structure: str, *, action: str = "ratio", **pruning: Any) -> Compre
 def _random(compressor: Compressor, seed: int) -> Levels:
     rng = np.random.default_rng(seed)
     return rng.integers(compressor.space.full + 1)
-
-
-STRUCTURES = ["weights", "blocks", "2:4", "4:8"]
-
-
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_a_variant_is_the_network_times_its_masks(structure: str) -> None:
-    compressor = _prepare(structure, block_shape=(2, 4))
-    model = zoo.make("plain")
-    inputs = torch.randn(2, 1, 8, 8)
-    for seed in range(3):
-        levels = _random(compressor, seed)
-        masks = compressor.masks(levels)
-        # The 20 inputs of fc2 are no multiple of 8.
-        last = set() if structure == "4:8" else {"fc2.weight"}
-        assert set(masks) == {"conv2.weight", "fc1.weight"} | last
-        cut = compressor.cut(model, levels)
-        for name, mask in masks.items():
-            expected = model.get_parameter(name) * mask
-            assert torch.equal(cut.get_parameter(name), expected)
-        torch.testing.assert_close(compressor.variant(levels)(inputs), cut(inputs))
-    full = compressor.variant(compressor.space.full)
-    torch.testing.assert_close(full(inputs), model(inputs))
 
 
 def test_single_weights_go_from_the_smallest() -> None:
@@ -99,40 +73,6 @@ def test_blocks_stay_or_go_whole() -> None:
     mask = compressor.masks(_random(compressor, 1))["fc1.weight"]
     blocks = mask.reshape(10, 2, 48, 4).permute(0, 2, 1, 3).flatten(2).sum(dim=2)
     assert set(blocks.unique().tolist()) <= {0, 8}
-
-
-@pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("bits", [16, 4])
-def test_costs_are_those_of_what_is_stored(structure: str, bits: int) -> None:
-    config = SpaceConfig.model_validate(
-        {
-            "pruning": {"structure": structure, "block_shape": (2, 4)},
-            "quantization": {"weight_bits": bits},
-            "skip": ["conv1"],
-        }
-    )
-    model = zoo.make("plain")
-    compressor = Compressor.prepare(model, zoo.EXAMPLE, config)
-    for seed in range(3):
-        levels = _random(compressor, seed)
-        costs = compressor.costs.costs(levels)
-        cut = compressor.cut(model, levels)
-        removed = sum(int((~mask).sum()) for mask in compressor.masks(levels).values())
-        assert costs["params"] == sum(p.numel() for p in model.parameters()) - removed
-        quantized = quantize_weights(
-            cut, config.quantization, compressor.layer_bits(levels).weights
-        )
-        packing = Packing(Quantization(quantized), compressor.masks(levels))
-        stored, descriptions = pack_state(cut.state_dict(), packing)
-        assert costs["size_bytes"] == stored_bytes(stored)
-        for name, values in unpack_state(stored, descriptions).items():
-            mask = compressor.masks(levels).get(name)
-            expected = cut.state_dict()[name]
-            torch.testing.assert_close(values, expected if mask is None else expected * mask)
-    full = compressor.costs.costs(compressor.space.full)
-    assert full["macs"] == compressor.costs.original["macs"]
-    if bits == 16:
-        assert full == compressor.costs.original
 
 
 def test_macs_are_those_of_the_weights_that_stay() -> None:
@@ -195,7 +135,6 @@ def test_a_mask_over_single_weights_is_the_mask() -> None:
 def test_workers_rebuild_the_network_from_its_tensors() -> None:
     compressor = _prepare("weights")
     bare = compressor.without_weights()
-    assert isinstance(bare.network, MaskedNetwork)
     assert bare.network.tensors == {}
     again = bare.with_tensors(compressor.network.tensors)
     levels = _random(compressor, 0)

@@ -1,0 +1,1 @@
+"""Ways to make the sites of a model smaller, one a file."""
