@@ -109,8 +109,8 @@ def cautions(manifest: Mapping[str, Any]) -> list[str]:
     for name, file in (manifest.get("deployed") or {}).items():
         if name == "onnx-int8" and not file["multiplies_bytes"]:
             lines.append(
-                f"{name}: this processor has no instructions for products of bytes (VNNI); with "
-                f"them, 8 bits are faster than measured here"
+                f"{name}: this processor has no instructions for products of bytes (VNNI), without "
+                f"which 8 bits may be slower than floats"
             )
     if check := manifest.get("onnx_int8"):
         for layer, reason in check["float_layers"].items():
