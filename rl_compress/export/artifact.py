@@ -172,7 +172,7 @@ def save_artifact(
                 failures.append(failure)
             elif failure is not None:
                 logger.warning("no %s: %s", wanted.name, failure)
-            elif wanted.required and wanted.format.runs is not None:
+            elif wanted.name in (config.formats or ()) and wanted.format.runs is not None:
                 running[wanted.name] = unfinished / wanted.format.runs
         if deployment is not None and running:
             delivered.entries["deployed"] = deployment.measure(running)

@@ -74,11 +74,6 @@ class OnnxGraph:
         self._ranks[name] = rank
         return name
 
-    def only_reader(self, tensor: str) -> onnx.NodeProto | None:
-        """Return the node that alone reads a tensor which is no output of the model."""
-        readers = self.readers[tensor]
-        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
-
     def add_constant(self, name: str, values: npt.NDArray[Any] | np.generic) -> str:
         """Add a constant and return its name."""
         import onnx

@@ -180,7 +180,7 @@ class QDQ:
         for node in self.graph.nodes:
             if node.op_type not in ("Relu", "Clip") or node.input[0] in self.graph.inputs:
                 continue
-            if self.graph.only_reader(node.input[0]) is not node:
+            if self.graph.readers[node.input[0]] != [node] or node.input[0] in self.graph.outputs:
                 continue
             low, high = (0.0, np.inf) if node.op_type == "Relu" else self._bounds(node)
             if low <= 0.0 <= high:

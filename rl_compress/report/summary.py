@@ -61,23 +61,32 @@ def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, st
             off = "other hardware" if error is None else f"{error:.1f} % off"
             rows.append(("Latency, as predicted", *_latencies(predicted), off))
     for name, file in (manifest.get("deployed") or {}).items():
-        sizes = {"original": file["original_bytes"], "delivered": file["delivered_bytes"]}
-        shown = (format_cost("size_bytes", size) for size in sizes.values())
-        rows.append((f"Size of the file, {name}", *shown, format_fraction(ratio(sizes))))
-        times = file["original_ms"], file["delivered_ms"]
-        medians = [times[0][1], times[1][1]]
-        rows.append(
-            (
-                f"Latency of {name} in {file['runtime']}, batch of {file['batch_size']}",
-                *map(format_latency, medians),
-                format_speedup(*medians, times),
-            )
-        )
-        if scores := manifest.get("scores"):
-            score, before = scores["name"], (scores.get("test") or scores["search"])["original"]
-            shown = (format_score(score, value) for value in (before, file["test_score"]))
-            gain = format_score_change(score, before, file["test_score"])
-            rows.append((f"{score[:1].upper()}{score[1:]} of {name}, test split", *shown, gain))
+        rows += _of_file(name, file, manifest.get("scores"))
+    return rows
+
+
+def _of_file(
+    name: str, file: Mapping[str, Any], scores: Mapping[str, Any] | None
+) -> list[tuple[str, str, str, str]]:
+    """Compare a file with the uncompressed model, both as its runtime runs them."""
+    before, after = file["original_bytes"], file["delivered_bytes"]
+    sizes = format_cost("size_bytes", before), format_cost("size_bytes", after)
+    share = format_fraction(ratio({"original": before, "delivered": after}))
+    times = {
+        **{"original": file["original_ms"][1], "original_quartiles": file["original_ms"]},
+        **{"delivered": file["delivered_ms"][1], "delivered_quartiles": file["delivered_ms"]},
+    }
+    latency = f"Latency of {name} in {file['runtime']}, batch of {file['batch_size']}"
+    rows = [
+        (f"Size of the file, {name}", *sizes, share),
+        (latency, *_latencies(times), speedup(times)),
+    ]
+    if scores:
+        score, before = scores["name"], (scores.get("test") or scores["search"])["original"]
+        after = file["test_score"]
+        shown = format_score(score, before), format_score(score, after)
+        title = f"{score[:1].upper()}{score[1:]} of {name}, test split"
+        rows.append((title, *shown, format_score_change(score, before, after)))
     return rows
 
 
@@ -100,8 +109,8 @@ def cautions(manifest: Mapping[str, Any]) -> list[str]:
     for name, file in (manifest.get("deployed") or {}).items():
         if name == "onnx-int8" and not file["multiplies_bytes"]:
             lines.append(
-                f"{name}: this processor has no instructions for products of bytes (VNNI); with "
-                f"them, 8 bits are faster than measured here"
+                f"{name}: this processor has no instructions for products of bytes (VNNI), without "
+                f"which 8 bits may be slower than floats"
             )
     if check := manifest.get("onnx_int8"):
         for layer, reason in check["float_layers"].items():

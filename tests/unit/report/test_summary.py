@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from rl_compress.report.summary import comparison_rows, comparison_table, headline
+from rl_compress.export.manifest import Deployed, Int8Check
+from rl_compress.report.summary import cautions, comparison_rows, comparison_table, headline
 
 if TYPE_CHECKING:
     from rl_compress.export.manifest import Manifest
@@ -66,3 +67,35 @@ def test_the_prediction_stands_below_the_measurement(
     assert rows[-1] == ("Latency, as predicted", "1.60 ms", "0.83 ms", shown)
     content["budget"] = {"latency_ms": 1.0}
     assert (headline(content) or "").startswith("47.6 % of the latency")
+
+
+def test_a_file_that_was_run_is_compared_with_what_is_noise_left_open(manifest: Manifest) -> None:
+    file = Deployed(
+        runtime="onnxruntime 1.32.0",
+        device="a CPU",
+        multiplies_bytes=False,
+        batch_size=1,
+        original_ms=(1.9, 2.0, 2.1),
+        delivered_ms=(0.9, 1.0, 1.1),
+        original_bytes=400_000,
+        delivered_bytes=104_000,
+        test_score=98.5,
+    )
+    check = Int8Check(error=0.01, tolerance=0.1, float_layers={"up": "onnxruntime has none"})
+    data = manifest.model_copy(update={"deployed": {"onnx-int8": file}, "onnx_int8": check})
+    shown = data.model_dump(mode="json")
+    rows = {row[0]: row[1:] for row in comparison_rows(shown)}
+    assert rows["Size of the file, onnx-int8"] == ("400 kB", "104 kB", "26.0 %")
+    speed = rows["Latency of onnx-int8 in onnxruntime 1.32.0, batch of 1"]
+    assert speed == ("2.00 ms", "1.00 ms", "2x faster")
+    assert rows["Accuracy of onnx-int8, test split"][1] == "98.5 %"
+    assert "VNNI" in cautions(shown)[0]
+    assert cautions(shown)[1] == "onnx-int8: up computes with floats, for onnxruntime has none"
+    shown["deployed"]["onnx-int8"]["delivered_ms"] = (1.8, 1.95, 2.2)
+    assert "no clear difference" in [row[-1] for row in comparison_rows(shown)]
+
+
+def test_the_cost_that_was_bounded_comes_first(manifest: Manifest) -> None:
+    bounded = manifest.model_copy(update={"budget": {"size_bytes": 40_000.0}})
+    names = [row[0] for row in comparison_rows(bounded.model_dump(mode="json"))]
+    assert names[:2] == ["Size of the tensors", "MACs per sample"]
