@@ -18,10 +18,10 @@ from rl_compress.job import Job, load_job
 from rl_compress.monitor import Monitor
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.known import Known
 from rl_compress.searchers.objective import Objective
 from rl_compress.searchers.preparation import Subject
 from rl_compress.searchers.proposing import MOST, Proposal, proposals
-from rl_compress.searchers.screening import Known
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.session import make_task, prepare_job
 from rl_compress.space.budget import LATENCY

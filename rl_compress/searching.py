@@ -263,6 +263,7 @@ class SearchTask:
             tensorboard=self.run.path / "tensorboard",
             address=self.address,
             advance=self.on_progress,
+            say=self.say,
         )
 
     def _problem(

@@ -35,8 +35,10 @@ from rl_compress.agent.budget_handling import BudgetHandling, bring_within, clip
 from rl_compress.agent.observation import Observer
 from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
+from rl_compress.searchers.active_set import BOUND
 from rl_compress.searchers.goals import Goal, Within, pick
-from rl_compress.searchers.screening import Known, Records, Screening
+from rl_compress.searchers.known import Known, Records
+from rl_compress.searchers.screening import Screening
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
@@ -77,6 +79,8 @@ class Problem:
     budget_handling: BudgetHandling = "projection"
     goals: tuple[Goal, ...] = ()
     """What episodes are played for, where it is not the one budget alone."""
+    learned_from: int = BOUND
+    """Records up to which the reward predictor learns from all, and from some of them then."""
 
     @property
     def goal(self) -> Goal:
@@ -98,9 +102,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
-    def __init__(
-        self, problem: Problem, evaluate: Evaluate, records: Records = Known.nothing
-    ) -> None:
+    def __init__(self, problem: Problem, evaluate: Evaluate, records: Records = Known) -> None:
         """Make the spaces.
 
         Args:
@@ -116,6 +118,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
                 problem.compressor.costs,
                 problem.curves,
                 problem.original_reward,
+                bound=problem.learned_from,
             )
         self._problem = problem
         self._evaluate = evaluate
@@ -140,9 +143,10 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._dimension = self._next_open(0)
         self._keep = np.ones(len(self._space))
         self._levels = self._space.full
-        self._proposed: set[tuple[int, ...]] = set()
-        self._centre, self._known = np.ones(len(self._space)), Known.nothing()
-        self._own = Known.nothing()
+        self.proposed: set[bytes] = set()
+        """Levels that this env proposed, where it does not learn of those of all."""
+        self._centre, self._known = np.ones(len(self._space)), Known()
+        self._own: list[tuple[Levels, float]] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -150,8 +154,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         """Begin a candidate; nothing is decided."""
         super().reset(seed=seed)
         if seed is not None:
-            self._proposed.clear()
-            self._own = Known.nothing()
+            self.proposed = set()
+            self._own.clear()
         if self._problem.goals:
             self._goal = pick(self._problem.goals, self.np_random)
             self._observer.face(self._goal.budget, self._goal.prior)
@@ -210,8 +214,12 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         if self._screening is None:
             return prior
         # What others measured is told between updates, what this env did is known at once.
-        self._known = self._records().with_others(self._own)
-        return self._screening.affordable(self._known, self._goal.budget).best(prior)
+        self._known = self._records()
+        self._own = [(levels, reward) for levels, reward in self._own if levels not in self._known]
+        for levels, reward in self._own:
+            self._known.add(levels[None], np.array([reward]))
+        best, _ = self._known.best(self._goal.budget, self._costs, 1)
+        return best[0] if len(best) else prior
 
     def _new_levels(self) -> Levels:
         """Return the decisions' levels on the budget, or near them if this env had them before.
@@ -232,11 +240,11 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
                 self._costs,
                 fill=self._goal.prior is not None,
             )
-            if tuple(levels.tolist()) not in self._proposed:
+            if levels.tobytes() not in self.proposed:
                 break
             keep = self._keep * np.exp(self.np_random.normal(0.0, noise, len(self._keep)))
             noise *= _NOISE_GROWTH
-        self._proposed.add(tuple(levels.tolist()))
+        self.proposed.add(levels.tobytes())
         return levels
 
     def _finish(self) -> tuple[float, dict[str, Any]]:
@@ -249,7 +257,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             return -_REWARD_BOUND, {"error": str(error)}
         if record is None:
             return 0.0, {"exhausted": True}
-        self._own = self._own.with_others(Known(levels[None], np.array([record.reward])))
+        if self._screening is not None:
+            self._own.append((levels, record.reward))
         advantage = record.reward - self._goal.reference_reward
         advantage /= self._problem.reward_scale(self._goal)
         reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))

@@ -14,7 +14,7 @@ from rl_compress.agent.budget_handling import BudgetHandling
 from rl_compress.agent.env import CompressionEnv, Problem
 from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.searchers.screening import Known
+from rl_compress.searchers.known import Known
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
@@ -242,14 +242,14 @@ def test_what_this_env_measured_is_learned_from_at_once(
     """And what others did as soon as it is told."""
     problem = dataclasses.replace(make_problem(episode="whole"), screens=True)
     told = Known(problem.compressor.space.smallest[None], np.array([-9.0]))
-    published = [Known.nothing(), Known.nothing(), told]
+    published = [Known(), Known(), told]
     env = CompressionEnv(problem, evaluate, lambda: published.pop(0))
     assert env._screening is not None
-    learned: list[Known] = []
+    learned: list[Any] = []
     improve = env._screening.improve
 
     def spy(proposal: Levels, budget: Budget, known: Known, rng: np.random.Generator) -> Levels:
-        learned.append(known)
+        learned.append(known.levels.tolist())
         return improve(proposal, budget, known, rng)
 
     env._screening.improve = spy  # type: ignore[method-assign]
@@ -258,7 +258,7 @@ def test_what_this_env_measured_is_learned_from_at_once(
         env.step(np.zeros(env.action_space.shape, dtype=np.float32))
         env.reset()
     measured = [levels.tolist() for levels, _ in evaluate.asked]
-    assert [known.levels.tolist() for known in learned] == [
+    assert learned == [
         [],
         measured[:1],
         [told.levels[0].tolist(), *measured[:2]],
