@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,5 +154,5 @@ def keys_of(rows: Levels) -> list[bytes]:
     if not rows.size:
         return []
     whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
-    keys: list[bytes] = whole.ravel().tolist()
+    keys: list[Any] = whole.ravel().tolist()
     return keys

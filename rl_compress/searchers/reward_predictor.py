@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,7 @@ class RewardPredictor:
         self._losses = [np.maximum(loss, smallest) for loss in losses]
         self._chosen_from = 0
         self._taken: Fit | None = None
+        self._its_table = np.zeros((0, 0))
         self.levels = np.zeros((0, len(space)), dtype=np.int64)
         """Of the records, shape ``(N, D)``."""
 
@@ -244,9 +246,10 @@ def _unit(distances: Floats) -> float:
     return max(float(np.median(between)), 1e-6)
 
 
-def _inverse(factor: Floats) -> Floats:
+def _inverse(factor: npt.NDArray[np.floating[Any]]) -> Floats:
     identity = np.eye(len(factor))
-    return solve_triangular(factor, identity, lower=True, check_finite=False)
+    inverse: Floats = solve_triangular(factor, identity, lower=True, check_finite=False)
+    return inverse
 
 
 def _spread(rest: Floats) -> float:

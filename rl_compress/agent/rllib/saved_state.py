@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from rl_compress.agent.rllib.coordinator import Begun
 from rl_compress.agent.rllib.overlapping import OverlappingPPO
 from rl_compress.agent.rllib.replay import seed_replay
 from rl_compress.runs.written import whole, written
+
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class SavedState:
 def take(algorithm: Any, begun: Begun, number: int) -> SavedState:
     """Return the state of an algorithm whose env runners play nothing."""
     buffer = getattr(algorithm, "local_replay_buffer", None)
-    proposed = algorithm.env_runner_group.foreach_env_runner(_proposed, local_env_runner=False)
+    proposed = _of_each(algorithm, _proposed)
     return SavedState(
         begun=begun,
         number=number,
@@ -62,9 +65,7 @@ def give(algorithm: Any, state: SavedState) -> None:
         algorithm.local_replay_buffer.set_state(state.replay)
     if isinstance(algorithm, OverlappingPPO):
         algorithm.resume(state.begun.batches, state.episodes)
-    algorithm.env_runner_group.foreach_env_runner(
-        _propose, kwargs={"proposed": state.proposed}, local_env_runner=False
-    )
+    _of_each(algorithm, _propose, proposed=state.proposed)
 
 
 def renew(algorithm: Any, seed: int, number: int) -> None:
@@ -78,9 +79,7 @@ def renew(algorithm: Any, seed: int, number: int) -> None:
     for draws in (random.seed, np.random.seed, torch.manual_seed):
         draws(_mixed(seed, number, 0))
     seed_replay(algorithm, _mixed(seed, number, 0))
-    algorithm.env_runner_group.foreach_env_runner(
-        _renew, kwargs={"seed": seed, "number": number}, local_env_runner=False
-    )
+    _of_each(algorithm, _renew, seed=seed, number=number)
 
 
 def save(path: Path, state: SavedState) -> None:
@@ -102,6 +101,14 @@ def load(path: Path) -> SavedState | None:
     except Exception:  # of another release, or spoilt: unpickling raises anything
         return None
     return state if isinstance(state, SavedState) else None
+
+
+def _of_each(algorithm: Any, act: Callable[..., Any], **given: Any) -> list[Any]:
+    """Do something in each env runner that answers; one whose node is lost may not for long."""
+    answers: list[Any] = algorithm.env_runner_group.foreach_env_runner(
+        act, kwargs=given or None, local_env_runner=False, timeout_seconds=_PATIENCE_S
+    )
+    return answers
 
 
 def _mixed(seed: int, number: int, worker: int) -> int:
