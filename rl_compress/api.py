@@ -10,15 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from rl_compress import session
+from rl_compress import execution
+from rl_compress.comparison import Extras
 from rl_compress.errors import ConfigError
+from rl_compress.execution import RunResult
 from rl_compress.export.manifest import Manifest
 from rl_compress.job import Job, parse_job
 from rl_compress.monitor import Monitor
 from rl_compress.report.console import print_check
 from rl_compress.report.live import ConsoleMonitor
-from rl_compress.searchers.preparation import Subject
-from rl_compress.session import RunResult
+from rl_compress.session import Session
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.targets.factory import HELD
 from rl_compress.targets.memory import held_target
@@ -78,14 +79,12 @@ def search(
     ):
         if isinstance(telling, ConsoleMonitor):
             telling.budget = asked.budget_in_words()
-        return session.search(
+        return execution.search(
             asked,
             output,
+            extras=Extras(verify, baselines, seeds),
             resume=resume,
             address=address,
-            verify=verify,
-            baselines=baselines,
-            seeds=seeds,
             monitor=telling,
         )
 
@@ -100,10 +99,13 @@ def check(
     seed: int | None = None,
     monitor: Monitor | None = None,
     **sections: Any,
-) -> Subject:
+) -> Session:
     """Rehearse what :func:`search` with the same arguments would do; print what may be decided.
 
     Nothing is printed where a ``monitor`` is given.
+
+    Returns:
+        The session as prepared: ``problem`` has the space, the costs and the budget.
 
     Raises:
         ConfigError: Something cannot work; the message names the key and the remedy.
@@ -112,10 +114,10 @@ def check(
         _shown(monitor) as telling,
         _job(job, model, data, budget, evaluations, seed, sections, telling) as asked,
     ):
-        subject = session.check(asked, monitor=telling)
+        session = execution.check(asked, monitor=telling)
     if monitor is None:
-        print_check(asked.name, subject.describe_space(), subject.soundness)
-    return subject
+        print_check(asked.name, session.problem.describe_space(), session.soundness)
+    return session
 
 
 def compress(
@@ -155,7 +157,7 @@ def compress(
         _shown(monitor) as telling,
         _job(job, model, data, budget, None, None, sections, telling) as asked,
     ):
-        return session.compress(asked, policy, output, pretraining=pretraining, monitor=telling)
+        return execution.compress(asked, policy, output, pretraining=pretraining, monitor=telling)
 
 
 @contextmanager

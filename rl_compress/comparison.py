@@ -1,16 +1,33 @@
-"""Baselines beside a search: same subject, evaluator and budget, and as many evaluations."""
+"""Baselines beside a search: same problem, evaluator and budget, and as many evaluations."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from rl_compress.agent.config import SearchConfig
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.ledger import Progress
+from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.registry import SEARCHERS
 from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.searching import SearchTask
+from rl_compress.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a run does beside its search."""
+
+    verify: int = 0
+    """How many of the best candidates are fine-tuned too, to see whether the search ordered them
+    right. The search's best is delivered all the same."""
+    baselines: Sequence[str] = ()
+    """Searches to compare with, at the same number of evaluations."""
+    seeds: int = 1
+    """Seeds that those searches, and this one, are repeated with."""
 
 
 def compared() -> list[str]:
@@ -42,64 +59,63 @@ def _suits_any_job(name: str) -> bool:
     return SEARCHERS.find(name).needs != "contributions"
 
 
-def plan(task: SearchTask, baselines: Sequence[str], seeds: int) -> list[tuple[str, int]]:
+def plan(settings: SearchConfig, extras: Extras) -> list[tuple[str, int]]:
     """Return the algorithms to run beside a search, each with its seed.
 
     The search itself is repeated with the further seeds; with the first it has been made.
     """
-    own, first = task.search.algorithm, task.search.seed
+    own, first = settings.algorithm, settings.seed
     return [
         (name, seed)
-        for name in dict.fromkeys([own, *baselines])
-        for seed in range(first, first + (seeds if task.search.of(name).seeded else 1))
+        for name in dict.fromkeys([own, *extras.baselines])
+        for seed in range(first, first + (extras.seeds if settings.of(name).seeded else 1))
         if (name, seed) != (own, first)
     ]
 
 
-def run_beside(
-    task: SearchTask,
-    chosen: Sequence[tuple[str, int]],
-    evaluations: int,
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
-) -> None:
-    """Run other searches on the subject of one that is done, each in a directory of its own.
+def run_beside(session: Session, extras: Extras) -> None:
+    """Run other searches on the problem of one that is done, each in a directory of its own.
 
     What an earlier process evaluated in such a directory is not evaluated again. Sensitivity curves
-    that the search measured are taken over.
+    that the search measured are taken over. Each makes as many evaluations as the search did.
 
     Args:
-        task: The search.
-        chosen: Algorithms and seeds.
-        evaluations: How many each of them makes.
-        advance: Hears of the evaluations done by all of them, and their number.
+        session: The search's.
+        extras: Says which.
     """
-    total = evaluations * len(chosen)
+    chosen, evaluations = plan(session.settings, extras), session.progress.done
+    if chosen:
+        session.monitor.phase("baselines")
     for number, (algorithm, seed) in enumerate(chosen):
         folder = f"{algorithm.replace(':', '.')}-seed{seed}"
-        run = RunDirectory(task.run.baselines / folder, task.run.mirror)
+        run = RunDirectory(session.run.baselines / folder, session.run.mirror)
         run.evaluations.mkdir(parents=True, exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
-        settings = task.search.of(algorithm).model_copy(
-            update={
-                "seed": seed,
-                "evaluations": evaluations,
-                # At equal numbers of evaluations nobody ends early of its own accord.
-                "convergence": None,
-            }
+        # At equal numbers of evaluations nobody ends early of its own accord.
+        changes = {"seed": seed, "evaluations": evaluations, "convergence": None}
+        settings = session.settings.of(algorithm).model_copy(update=changes)
+        if settings.needs == "curves" and session.run.sensitivity.exists():
+            shutil.copyfile(session.run.sensitivity, run.sensitivity)
+        beside = copy.copy(session)
+        beside.run, beside.settings = run, settings
+        identity = dataclasses.replace(
+            session.problem.identity, run=run.path.name, algorithm=algorithm, seed=seed
         )
-        if settings.needs == "curves" and task.run.sensitivity.exists():
-            shutil.copyfile(task.run.sensitivity, run.sensitivity)
+        beside.problem = dataclasses.replace(session.problem, identity=identity)
+        beside.monitor = _Beside(session.monitor, number * evaluations, evaluations * len(chosen))
+        beside.search()
 
-        def hear(progress: Progress, before: int = number * evaluations) -> None:
-            advance(before + progress.done, total)
 
-        dataclasses.replace(
-            task,
-            search=settings,
-            run=run,
-            identity=dataclasses.replace(
-                task.identity, run=run.path.name, algorithm=algorithm, seed=seed
-            ),
-            on_sensitivity=lambda _done, _total: None,
-            on_progress=hear,
-        ).search_for_policy()
+class _Beside(SilentMonitor):
+    """Tells of a search as a part of all that are run beside."""
+
+    def __init__(self, monitor: Monitor, before: int, total: int) -> None:
+        self._monitor, self._before, self._total = monitor, before, total
+
+    def say(self, line: str) -> None:
+        """Hand on."""
+        self._monitor.say(line)
+
+    def searched(self, progress: Progress) -> None:
+        """Tell of the evaluations done by all of them."""
+        self._monitor.step(self._before + progress.done, self._total)

@@ -188,7 +188,7 @@ class Job(BaseModel):
             # What is no part is an algorithm that learns, or a score of the target's own.
             if ":" in name or name in registry:
                 registry.load(name, attrgetter(f"{key}_options")(self), key=key)
-        self.export.wanted()
+        self.export.check_space(self.space)
         if self.search.needs != "contributions":
             return
         name = self.search.algorithm

@@ -13,18 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl_compress.errors import ConfigError, EvaluationError
-from rl_compress.inspection import best_policy
+from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job, load_job
-from rl_compress.monitor import Monitor
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.known import Known
 from rl_compress.searchers.objective import Objective
-from rl_compress.searchers.preparation import Subject
+from rl_compress.searchers.problem import Problem
 from rl_compress.searchers.proposing import MOST, Proposal, proposals
 from rl_compress.searchers.sensitivity import SensitivityCurves
-from rl_compress.session import make_task, prepare_job
-from rl_compress.space.budget import LATENCY
+from rl_compress.session import Session
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.space.mask_projection import decides_masks
 from rl_compress.space.search_space import Levels
@@ -52,54 +50,29 @@ def load_for_budget(path: Path, overrides: Sequence[str], budget: Sequence[str])
     return load_job(path, [*overrides, *bits, *others, *bounds])
 
 
-def policy_of_run(
-    job: Job, directory: Path, monitor: Monitor, *, other_budget: bool
-) -> CompressionPolicy:
-    """Return the policy that a run recommends for the job's budget.
+def policy_of_run(session: Session, run: RunDirectory, *, other_budget: bool) -> CompressionPolicy:
+    """Return the best policy that a run can tell for the budget.
 
     Args:
-        job: The run's job, perhaps with another budget.
-        directory: The run's.
-        monitor: Hears of what is compared.
+        session: Prepared, with the run's job, perhaps with another budget.
+        run: Its directory; it may still be going on.
         other_budget: Whether the run was made for another one; it is then asked for proposals.
-
-    Raises:
-        ConfigError: The run has no evaluation within the budget, and cannot propose one.
-        EvaluationError: No policy for the budget can be evaluated.
-    """
-    bounds = job.effective_budget()
-    if not other_budget and LATENCY not in bounds:
-        return best_policy(directory, bounds)
-    subject = prepare_job(job, directory / "pretraining", monitor)
-    if other_budget:
-        return policy_for(job, directory, subject, monitor)
-    return best_policy(directory, bounds, subject)
-
-
-def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) -> CompressionPolicy:
-    """Return the best policy that a run can tell for a budget that it was not made for.
-
-    Args:
-        job: The run's job with the new budget.
-        directory: The run's.
-        subject: The target as prepared for the budget.
-        monitor: Hears of what was compared.
 
     Raises:
         ConfigError: The run has no evaluation within the budget, and no sensitivity curves to
             propose one by.
         EvaluationError: No policy for the budget can be evaluated.
     """
-    run, space = RunDirectory(directory), subject.compressor.space
-    if not run.sensitivity.exists() or decides_masks(space):
-        return best_policy(directory, job.effective_budget(), subject)
+    problem, space, monitor = session.problem, session.problem.space, session.monitor
+    if not other_budget or not run.sensitivity.exists() or decides_masks(space):
+        return _best_policy(problem, run)
     curves = SensitivityCurves.load(run.sensitivity)
     stored: CompressionPolicy | None = None
     with contextlib.suppress(ConfigError):
-        stored = best_policy(directory, job.effective_budget(), subject)
+        stored = _best_policy(problem, run)
     monitor.phase("policies for the budget")
-    evaluator = make_task(job, subject, run).make_evaluator().in_float32()
-    reward = Objective(job.objective, evaluator.original_costs)
+    evaluator = session.evaluator().in_float32()
+    reward = Objective(problem.objective, evaluator.original_costs)
     errors: list[str] = []
 
     def measure(levels: Levels) -> float | None:
@@ -108,7 +81,7 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
         except EvaluationError as error:
             errors.append(str(error))
             return None
-        return reward(found.score, found.all_costs())
+        return reward(found.score, found.costs)
 
     original = reward(curves.original_score, evaluator.original_costs)
     records = [r for r in EvaluationStore(run.evaluations).read() if r.scored_in_full]
@@ -117,16 +90,31 @@ def policy_for(job: Job, directory: Path, subject: Subject, monitor: Monitor) ->
     if stored is not None:
         levels = space.levels_of(stored)
         compared.append(Proposal("the best evaluated", levels, measure(levels)))
-    costs, budget = subject.compressor.costs, subject.budget
-    for found in proposals(space, costs, budget, curves, known, original, measure):
+    for found in proposals(space, problem.costs, problem.budget, curves, known, original, measure):
         compared.append(found)
         monitor.step(len(compared), MOST + (stored is not None))
     scored = [one for one in compared if one.reward is not None]
     if not scored:
-        raise EvaluationError(f"--run {directory}: no policy for the budget: {errors[-1]}")
+        raise EvaluationError(f"--run {run.path}: no policy for the budget: {errors[-1]}")
     taken = max(scored, key=lambda one: one.worth)
     best = {one.name: one.worth for one in sorted(scored, key=lambda one: one.worth)}
     said = ", ".join(f"{name} {best[name]:.4f}" for name in dict.fromkeys(o.name for o in scored))
     failed = f"; {len(errors)} cannot be scored ({errors[-1]})" if errors else ""
     monitor.say(f"reward on the search split: {said}{failed}; {taken.name} is taken")
     return space.policy_of(taken.levels)
+
+
+def _best_policy(problem: Problem, run: RunDirectory) -> CompressionPolicy:
+    """Return the best policy that a run has evaluated within the budget.
+
+    Costs are those of today's preparation: a run may have measured latencies, predicted them from
+    an older table, or done neither.
+    """
+    records = EvaluationStore(run.evaluations).read()
+    best = best_distinct(list(filter(problem.may_win, records)), 1, run.ranking())
+    if not best:
+        raise ConfigError(
+            f"--run {run.path}: none of its {len(records)} evaluations meets the budget "
+            f"{problem.budget.as_dict()}; search with that budget"
+        )
+    return best[0].realised_policy()

@@ -229,6 +229,7 @@ FORMATS = Registry(
     {
         "native": "rl_compress.export.native:Native",
         "onnx": "rl_compress.export.onnx_export:Onnx",
+        "onnx-int8": "rl_compress.export.onnx_int8:OnnxInt8",
     },
 )
 

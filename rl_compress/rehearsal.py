@@ -1,7 +1,7 @@
 """The rehearsal: one small variant goes through all that a run will do, on a few samples.
 
 What would fail late in a run, in fine-tuning, saving or loading, fails here, before anything is
-measured. The functions are those of the run; only data, steps and places are smaller.
+measured. It is a copy of the session that does it, with less data, fewer steps and other places.
 """
 
 from __future__ import annotations
@@ -12,25 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl_compress.errors import ConfigError, RLCompressError, TargetError
-from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.export.artifact import load_compressed
-from rl_compress.export.delivery import deliver
-from rl_compress.job import Job
+from rl_compress.model.copies import copied
 from rl_compress.model.kept_state import kept_state
-from rl_compress.model.nested import call, tensors_in
-from rl_compress.searchers.preparation import Subject
-from rl_compress.space.mask_projection import decides_masks, project_mask
-from rl_compress.space.projection import project
+from rl_compress.model.nested import Inputs, call, tensors_in
+from rl_compress.monitor import SilentMonitor
+from rl_compress.session import Session
 from rl_compress.space.search_space import Levels
 from rl_compress.targets.few import kept_random_state, with_few_samples
-from rl_compress.targets.target import SPLITS, Target
+from rl_compress.targets.target import SPLITS
 from rl_compress.targets.user_code import summary
-from rl_compress.training.pretraining import pretrain
 
 _FEW, _MORE = 2, 256
 """Samples of each split. What fails with a few of them, as some scores do, is tried with more."""
@@ -42,89 +37,80 @@ _LOADED = 1e-5
 """Difference accepted of a loaded model's outputs, relative to the largest of the saved one's."""
 
 
-def rehearse(job: Job, subject: Subject) -> None:
+def rehearse(session: Session) -> None:
     """Score, fine-tune, save and load one small variant; nothing of it is kept.
 
     Training takes one step. ONNX is tried where the job insists on it; elsewhere a run does without
-    what it cannot export. The subject and all generators of random numbers are left as they were.
+    what it cannot export. The session and all generators of random numbers are left as they were.
 
     Args:
-        job: What the run will do.
-        subject: Its target, as prepared.
+        session: As prepared.
 
     Raises:
         ConfigError: Something failed; the message says what, and where.
     """
-    more = max(16, min(_MORE, int(_MACS / max(subject.original_costs["macs"], 1.0))))
+    macs = session.problem.original_costs["macs"]
+    more = max(16, min(_MORE, int(_MACS / max(macs, 1.0))))
     with kept_random_state():
         try:
-            _rehearse(job, subject, _FEW)
+            _rehearse(session, _FEW)
         except RLCompressError:
-            _rehearse(job, subject, more)
+            _rehearse(session, more)
 
 
-def _rehearse(job: Job, subject: Subject, samples: int) -> None:
-    finetuning = job.finetuning.model_copy(update={"epochs": min(1, job.finetuning.epochs)})
-    steps = min(1, job.contribution.finetune_steps)
-    contribution = job.contribution.model_copy(update={"iterations": 1, "finetune_steps": steps})
-    target = with_few_samples(
-        subject.target,
-        {**dict.fromkeys(SPLITS, samples), "train": min(samples, finetuning.batch_size)},
-    )
-    model = copy.deepcopy(subject.model)
-    if job.pretraining.mode != "none":
-        with _stage("pre-training"):
-            _pretrain(job, copy.deepcopy(model), subject.target, samples)
-    levels = _scored_variant(job, subject, target)
-    outputs: list[Tensor] = []
+def _rehearse(session: Session, samples: int) -> None:
+    batch = min(samples, session.job.finetuning.batch_size)
+    small = _in_small(session, {**dict.fromkeys(SPLITS, samples), "train": batch})
+    if session.job.pretraining.mode != "none":
+        # Some samples are held out beside those to train with.
+        trained = _in_small(session, dict.fromkeys(SPLITS, 2 * samples))
+        with _stage("pre-training"), tempfile.TemporaryDirectory() as folder:
+            trained.pretrain(Path(folder))
+    policy = session.problem.space.policy_of(_scored_variant(small))
+    inputs, outputs = session.example_inputs, list[Tensor]()
     with tempfile.TemporaryDirectory() as folder:
         with _stage("fine-tuning and delivery"):
-            deliver(
+            small.deliver(
+                policy,
                 Path(folder, "best"),
-                target=target,
-                target_config=job.target,
-                model=model,
-                example_inputs=subject.example_inputs,
-                compressor=subject.compressor,
-                budget=subject.budget,
-                latency_table=subject.latency_table,
-                levels=levels,
-                evaluation=job.evaluation,
-                finetuning=finetuning,
-                contribution=contribution,
-                export=job.export.model_copy(update={"onnx": bool(job.export.onnx)}),
                 passes=(0, 1),
-                finished=lambda saved: outputs.append(_outputs(saved, subject)),
+                finished=lambda saved: outputs.append(_outputs(saved, inputs)),
             )
         with _stage("loading it again"):
-            _compare(outputs[0], _outputs(_loaded(Path(folder, "best")), subject))
+            _compare(outputs[0], _outputs(_loaded(Path(folder, "best")), inputs))
 
 
-def _pretrain(job: Job, model: nn.Module, target: Target, samples: int) -> None:
-    """Take a step of pre-training, with samples to hold out beside those to train with."""
-    few = with_few_samples(target, dict.fromkeys(SPLITS, 2 * samples))
-    config = job.pretraining.model_copy(update={"epochs": 1, "stage_epochs": 1})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        pretrain(model, few, config, Path(folder), device=device)
+def _in_small(session: Session, samples: dict[str, int]) -> Session:
+    """Return a copy of the session that takes one step with so many samples of each split."""
+    job = session.job
+    one_epoch = {"epochs": min(1, job.finetuning.epochs)}
+    steps = min(1, job.contribution.finetune_steps)
+    one_step = {"iterations": 1, "finetune_steps": steps}
+    changes = {
+        "pretraining": job.pretraining.model_copy(update={"epochs": 1, "stage_epochs": 1}),
+        "contribution": job.contribution.model_copy(update=one_step),
+        "finetuning": job.finetuning.model_copy(update=one_epoch),
+        "export": job.export.model_copy(update={"onnx": bool(job.export.onnx)}),
+    }
+    small = copy.copy(session)
+    small.job, small.monitor = job.model_copy(update=changes), SilentMonitor()
+    small.model = copied(session.model)
+    small.target = with_few_samples(session.target, samples)
+    return small
 
 
-def _scored_variant(job: Job, subject: Subject, target: Target) -> Levels:
+def _scored_variant(small: Session) -> Levels:
     """Return the smallest variant that can be scored: the smallest of all, or the uniform one.
 
     A search goes on where some variants cannot be scored.
     """
+    problem = small.problem
     with _stage("scoring"):
-        evaluator = Evaluator(
-            target,
-            subject.compressor,
-            job.objective.score,
-            job.evaluation,
-            score_options=job.objective.options_of_score,
-        )
+        evaluator = problem.evaluator(small.target, latency=False)
     failure: Exception | None = None
-    for levels in _variants(subject):
+    for variant in (lambda: problem.space.smallest, problem.uniform):
         try:
+            levels = variant()
             evaluator.evaluate(levels)
         except Exception as error:
             failure = error
@@ -133,17 +119,6 @@ def _scored_variant(job: Job, subject: Subject, target: Target) -> Levels:
     with _stage("scoring a variant"):
         assert failure is not None, "there are variants"
         raise failure
-
-
-def _variants(subject: Subject) -> Iterator[Levels]:
-    compressor = subject.compressor
-    space, costs = compressor.space, compressor.costs
-    yield space.smallest
-    if decides_masks(space):
-        importances = np.concatenate(compressor.importances)
-        yield project_mask(space.full, importances, subject.budget, space, costs)
-    else:
-        yield project(np.full(len(space), 0.5), subject.budget, space, costs)
 
 
 def _loaded(folder: Path) -> nn.Module:
@@ -158,10 +133,10 @@ def _loaded(folder: Path) -> nn.Module:
         ) from None
 
 
-def _outputs(model: nn.Module, subject: Subject) -> Tensor:
+def _outputs(model: nn.Module, inputs: Inputs) -> Tensor:
     """Return a model's outputs for the example inputs, all in one row."""
     with kept_state(model), torch.no_grad():
-        found = tensors_in(call(model, subject.example_inputs))
+        found = tensors_in(call(model, inputs))
         return torch.cat([tensor.flatten().double() for tensor in found])
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
+from rl_compress.comparison import Extras
 from rl_compress.errors import ConfigError, RunDirectoryError
+from rl_compress.execution import RUNS, RunResult, asked_for, search
 from rl_compress.job import Job
 from rl_compress.monitor import Monitor, SilentMonitor
 from rl_compress.runs.remote import is_uri
 from rl_compress.runs.run_directory import NEW, RunDirectory
 from rl_compress.runs.run_lock import LOCK_FILE, run_lock
-from rl_compress.session import RUNS, RunResult, asked_for, search
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.fingerprint import (
     Fingerprint,
@@ -32,22 +32,18 @@ def search_if_changed(
     job: Job,
     output: str | Path | None = None,
     *,
+    extras: Extras,
     address: str | None = None,
-    verify: int = 0,
-    baselines: Sequence[str] = (),
-    seeds: int = 1,
     monitor: Monitor | None = None,
 ) -> RunResult | None:
-    """Search as :func:`rl_compress.session.search` does, unless that has been done.
+    """Search as :func:`rl_compress.execution.search` does, unless that has been done.
 
     Args:
         job: What to compress, and how far.
         output: The run directory, new or with an older run, of this job or another; by default the
             job's latest finished run counts, and a new one goes to ``runs/<name>/<time>``.
+        extras: What is done beside.
         address: A Ray cluster; by default a local one is started.
-        verify: See :func:`rl_compress.session.search`, as for the next two.
-        baselines: Searches to compare with.
-        seeds: Seeds to repeat them with.
         monitor: Hears of progress.
 
     Returns:
@@ -57,16 +53,8 @@ def search_if_changed(
         RLCompressError: Bad input, or a run that failed.
     """
     monitor = monitor or SilentMonitor()
-    asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
-    run = functools.partial(
-        search,
-        job,
-        address=address,
-        verify=verify,
-        baselines=baselines,
-        seeds=seeds,
-        monitor=monitor,
-    )
+    asked = asked_for(job, extras)
+    run = functools.partial(search, job, extras=extras, address=address, monitor=monitor)
     if output is None:
         return None if _is_done(_latest(job), job, asked, monitor) else run()
     if is_uri(output):

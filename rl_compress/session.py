@@ -1,468 +1,453 @@
-"""The main path: job -> target -> search -> best policy -> compressed model -> report."""
+"""The session: a job carried out in a run directory, step by step."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
-import time
+import functools
+import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from rl_compress.comparison import check_baselines, plan, run_beside
+from rl_compress.agent.config import SearchConfig
+from rl_compress.costs.latency import REPEATS, WARMUP
+from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.errors import ConfigError, EvaluationError
-from rl_compress.evaluation.candidates import RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig
-from rl_compress.evaluation.precision import computes_in_bfloat16, settled
-from rl_compress.evaluation.shared import SharedMeasurements
+from rl_compress.evaluation.candidates import CandidateEvaluator
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.ledger import EvaluationLedger, Progress
+from rl_compress.evaluation.measurement import RunIdentity
+from rl_compress.evaluation.precision import settled
+from rl_compress.evaluation.shared import SharedEvaluator, SharedMeasurements, Sharing
 from rl_compress.export.delivery import deliver
-from rl_compress.export.fine_tuned import FineTuned, fine_tune_variant
+from rl_compress.export.fine_tuned import FineTuned, Original, fine_tune_variant
 from rl_compress.export.manifest import Manifest
-from rl_compress.export.verification import best_distinct
-from rl_compress.export.verification import verify as verify_candidates
-from rl_compress.importance.contribution_history import save_history
-from rl_compress.job import Job, filled_in
+from rl_compress.export.verification import best_distinct, verify
+from rl_compress.importance.contribution import Train
+from rl_compress.job import Job
+from rl_compress.model.copies import copied
+from rl_compress.model.nested import Inputs
 from rl_compress.monitor import Monitor, SilentMonitor
-from rl_compress.rehearsal import rehearse
-from rl_compress.remote_runs import opened
 from rl_compress.report.report import build_report
 from rl_compress.report.run_files import read_run
 from rl_compress.report.run_summary import summarize
 from rl_compress.report.verification import better_than_delivered
-from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.pareto import pareto_front
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.searchers.preparation import Subject, prepare
-from rl_compress.searchers.reachable import check_reachable
-from rl_compress.searching import SearchTask
+from rl_compress.searchers.baseline_search import run_baseline
+from rl_compress.searchers.convergence import Convergence
+from rl_compress.searchers.objective import Objective
+from rl_compress.searchers.preparation import parse_budgets, sound_target, table_for
+from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.searcher import make_searcher
+from rl_compress.searchers.sensitivity import SensitivityCurves
+from rl_compress.searchers.shared_curves import (
+    find_curves,
+    measurement_key,
+    score_of,
+    shared_path,
+)
+from rl_compress.space.budget import LATENCY
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.targets.batches import moved
-from rl_compress.targets.cache import check_cache
-from rl_compress.targets.fingerprint import fingerprint_of_job, fingerprint_of_target
+from rl_compress.targets.soundness import Soundness, score_splits
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
-from rl_compress.training.pretraining import PretrainingConfig, pretrain
-
-RUNS = Path("runs")
-"""Where runs are kept that were given no output directory."""
+from rl_compress.training.iterative import train_scaled
+from rl_compress.training.pretraining import pretrain
+from rl_compress.variants.compressor import Compressor
 
 _RANKED = 10
 """Best variants of a search that are compared in float32."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run produced."""
+class Session:
+    """What is done with a job: :meth:`prepare`, :meth:`search`, :meth:`choose`, :meth:`deliver`,
+    :meth:`report`, one after the other, or those of them that a command needs.
 
-    directory: Path
-    """Where its files are on this machine."""
+    A copy with another job, run or target goes the same way: so are searches compared, and runs
+    rehearsed.
+    """  # noqa: D205
+
+    target: Target
+    model: nn.Module
+    """The uncompressed model, on the CPU."""
+    example_inputs: Inputs
+    problem: Problem
+    soundness: Soundness | None
+    """How the uncompressed model scores on some samples of each split."""
+    progress: Progress
+    """How far the search came."""
+    stopped_early: str | None = None
+    """Why it ended before all evaluations were made."""
     best: EvaluationRecord
-    """The evaluation with the highest reward."""
-    manifest: Manifest
-    """What was delivered, with its figures."""
-    location: str
-    """The run directory, or the URI that it is kept at."""
+    """The evaluation with the highest reward, once it is chosen."""
 
+    def __init__(
+        self,
+        job: Job,
+        run: RunDirectory,
+        *,
+        monitor: Monitor | None = None,
+        address: str | None = None,
+        measurements: SharedMeasurements | None = None,
+    ) -> None:
+        """Begin; nothing is built or written.
 
-def search(
-    job: Job,
-    output: str | Path | None = None,
-    *,
-    resume: bool = False,
-    address: str | None = None,
-    verify: int = 0,
-    baselines: Sequence[str] = (),
-    seeds: int = 1,
-    monitor: Monitor | None = None,
-    measurements: SharedMeasurements | None = None,
-) -> RunResult:
-    """Compress a target: search for the best policy, carry it out, fine-tune, deliver, report.
+        Args:
+            job: What to compress, and how far.
+            run: Where the run's files go.
+            monitor: Hears of progress.
+            address: A Ray cluster; by default a local one is started.
+            measurements: What other trials of the same sweep measured; the run is one of them.
+        """
+        self.job = job
+        self.run = run
+        self.monitor = monitor or SilentMonitor()
+        self.address = address
+        self.measurements = measurements
+        self.settings: SearchConfig = job.search
 
-    Args:
-        job: What to compress, and how far.
-        output: The run directory, or a URI of one, as ``s3://bucket/runs/name``; by default
-            ``runs/<name>/<time>``. With a URI the run works in a folder of the cache, and any
-            machine can resume it.
-        resume: Continue the job's earlier run in that directory; without ``output``, the latest.
-        address: A Ray cluster; by default a local one is started.
-        verify: Fine-tune that many of the best candidates too, to see whether the search ordered
-            them right. The search's best is delivered all the same.
-        baselines: Searches to compare with, at the same number of evaluations.
-        seeds: Seeds that those searches, and this one, are repeated with.
-        monitor: Hears of progress.
-        measurements: What other trials of the same sweep measured; the run is one of them.
+    def prepare(
+        self, built: Callable[[nn.Module, Target], None] = lambda _model, _target: None
+    ) -> None:
+        """Build the target, train it first where the job says so, and look at its layers.
 
-    Raises:
-        RLCompressError: Bad input, or a run that failed; evaluations made are kept.
-    """
-    check_baselines(baselines)
-    where = _locate(job, output, resume=resume)
-    with opened(where, monitor or SilentMonitor()) as (run, telling):
-        run.check(job.to_yaml(), resume=resume, filled_in=filled_in)
-        if job.search.learns:
-            check_cache()
-            check_reachable(address)
-        return _search_in(
-            run,
-            job,
-            address,
-            verify,
-            baselines,
-            seeds,
-            monitor=telling,
-            measurements=measurements,
+        Args:
+            built: Called with the model when it has proved sound, before it is trained.
+
+        Raises:
+            ConfigError: Target, data, space or budget cannot be used; the message names the key
+                and the remedy.
+        """
+        job = self.job
+        self.monitor.phase("preparation")
+        job.check_parts()
+        budget = job.effective_budget()
+        self.target, self.model, self.example_inputs = sound_target(
+            job.target, job.space, job.objective
         )
-
-
-def _search_in(
-    run: RunDirectory,
-    job: Job,
-    address: str | None,
-    verify: int,
-    baselines: Sequence[str],
-    seeds: int,
-    *,
-    monitor: Monitor,
-    measurements: SharedMeasurements | None,
-) -> RunResult:
-    """Run a job, or what is left of it, in a directory that is locked."""
-    asked = asked_for(job, verify=verify, baselines=baselines, seeds=seeds)
-    fingerprint = fingerprint_of_job(asked)
-    # A sweep does it once for all its trials, and what was begun was rehearsed then.
-    new = measurements is None and not run.evaluations.exists()
-    if new and job.pretraining.mode != "none":
-        check(job, monitor=monitor)
-    settings = job.search
-    with contextlib.ExitStack() as ray:
-
-        def begin(model: nn.Module, target: Target) -> None:
-            nonlocal settings
-            parts = [name for _, name in job.named_parts()]
-            fingerprint.update(fingerprint_of_target(job.target, target, model, parts))
-            # A trial of a sweep has its place already.
-            if settings.learns and measurements is None and not _is_searched(run, job):
-                from rl_compress.agent.rllib.standby import standby
-
-                settings = ray.enter_context(standby(settings, job.target, address))
-
-        subject = prepare_job(
-            job,
-            run.pretraining,
-            monitor,
-            built=begin,
-            before_training=lambda: run.create(job.to_yaml()),
-        )
-        if new and job.pretraining.mode == "none":
-            rehearse(job, subject)
-        if subject.soundness is not None:
-            for warning in subject.soundness.warnings:
-                monitor.say(f"warning: {warning}")
-        run.create(job.to_yaml())
-        run.note_fingerprint(fingerprint)
-        monitor.say(f"run directory: {run.location}")
-        if subject.compressor.contribution is not None:
-            save_history(subject.compressor.contribution, run.contribution)
-        run.write_json("space.json", subject.describe_space())
-        run.write_json("environment.json", describe_environment())
-        task = make_task(
-            job, subject, run, address=address, monitor=monitor, measurements=measurements
-        )
-        evaluation = _settled(job, subject, run)
-        task = dataclasses.replace(task, search=settings, evaluation=evaluation)
-        monitor.phase("search")
-        progress, stopped_early = task.search_for_policy()
-    if stopped_early:
-        monitor.say(f"search ended early: {stopped_early}")
-    best = choose(task, job, stopped_early)
-    monitor.phase("fine-tuning")
-    start = time.perf_counter()
-    manifest = _deliver(job, subject, best.realised_policy(), run.best, monitor)
-    if verify:
-        _verify(job, subject, run, verify, manifest, time.perf_counter() - start, monitor)
-    if chosen := plan(task, baselines, seeds):
-        monitor.phase("baselines")
-        run_beside(task, chosen, progress.done, monitor.step)
-    monitor.phase("report")
-    run.write_json(
-        "summary.json", summarize(read_run(run.path), dataclasses.replace(progress, best=best))
-    )
-    build_report(run.path)
-    run.finish()
-    return RunResult(run.path, best, manifest, run.location)
-
-
-def _is_searched(run: RunDirectory, job: Job) -> bool:
-    """Say whether all evaluations have been made, before the run was interrupted."""
-    made = EvaluationStore(run.evaluations).read() if run.evaluations.exists() else []
-    return len(made) >= job.search.evaluations
-
-
-def asked_for(job: Job, *, verify: int = 0, baselines: Sequence[str] = (), seeds: int = 1) -> str:
-    """Return all that decides what a run does, apart from the target: for its fingerprint."""
-    profile = job.device_profile()
-    return "\n".join(
-        [
-            job.to_yaml(),
-            "" if profile is None else profile.model_dump_json(),
-            f"{verify} {list(baselines)} {seeds}",
-            # What the machine can do is part of what is asked for.
-            *([str(computes_in_bfloat16())] if job.evaluation.precision == "auto" else []),
-        ]
-    )
-
-
-def prepare_job(
-    job: Job,
-    pretraining: Path,
-    monitor: Monitor,
-    *,
-    built: Callable[[nn.Module, Target], None] = lambda _model, _target: None,
-    before_training: Callable[[], None] = lambda: None,
-) -> Subject:
-    """Build a job's target, train it first where the job says so, and look at its layers.
-
-    Args:
-        job: What to compress.
-        pretraining: Folder of the checkpoints; taken up where it exists.
-        monitor: Hears of progress.
-        built: Called with the model as it is built.
-        before_training: Called when the target has proved sound, before it is trained.
-    """
-
-    def train(model: nn.Module, target: Target) -> None:
-        built(model, target)
-        if job.pretraining.mode == "none":
-            return
-        before_training()
-        monitor.phase("pre-training")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        pretrain(model, target, job.pretraining, pretraining, device=device, progress=monitor.step)
-        monitor.phase("preparation")
-
-    monitor.phase("preparation")
-    job.check_parts()
-    contribution = job.contribution
-    if job.search.needs != "contributions":
-        # To rank units for another search they are measured once, at full keep-ratios.
-        contribution = contribution.model_copy(update={"iterations": 1})
-    profile = job.device_profile()
-    table = profile.latency_table if profile else None
-    return prepare(
-        job.target,
-        job.space,
-        job.effective_budget(),
-        others=job.search.budgets,
-        contribution=contribution,
-        latency_table=None if table is None else Path(table),
-        latency_batch_size=job.export.latency_batch_size,
-        score=job.objective.score,
-        score_options=job.objective.options_of_score,
-        train=train,
-    )
-
-
-def check(job: Job, *, monitor: Monitor | None = None) -> Subject:
-    """Build a job's target, look at its layers, data and budget, and rehearse what a run will do.
-
-    Nothing is trained but a copy, for one step: see :mod:`rl_compress.rehearsal`.
-
-    Raises:
-        ConfigError: Something in the job cannot work; the message names the key and the remedy.
-    """
-    untrained = job.model_copy(update={"pretraining": PretrainingConfig()})
-    subject = prepare_job(untrained, Path(), monitor or SilentMonitor())
-    rehearse(job, subject)
-    # What it scores before it is trained is no news.
-    is_trained = job.pretraining.mode == "none"
-    return subject if is_trained else dataclasses.replace(subject, soundness=None)
-
-
-def make_task(
-    job: Job,
-    subject: Subject,
-    run: RunDirectory,
-    *,
-    address: str | None = None,
-    monitor: Monitor | None = None,
-    measurements: SharedMeasurements | None = None,
-) -> SearchTask:
-    """Return the search that a job asks for on a prepared target."""
-    monitor = monitor or SilentMonitor()
-    identity = RunIdentity(
-        run=run.name,
-        trial="" if measurements is None else run.name,
-        algorithm=job.search.algorithm,
-        seed=job.search.seed,
-    )
-    return SearchTask(
-        subject=subject,
-        target=job.target,
-        objective=job.objective,
-        evaluation=job.evaluation,
-        search=job.search,
-        run=run,
-        contribution_threshold=job.contribution.threshold,
-        identity=identity,
-        address=address,
-        measurements=measurements,
-        on_sensitivity=monitor.step,
-        on_progress=monitor.searched,
-        say=monitor.say,
-    )
-
-
-def _settled(job: Job, subject: Subject, run: RunDirectory) -> EvaluationConfig:
-    """Return how all processes of a run measure, on whichever machines it goes on."""
-    if job.evaluation.precision != "auto":
-        return job.evaluation
-
-    def choose() -> str:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = copy.deepcopy(subject.model).to(device)
-        inputs = moved(subject.example_inputs, device)
-        return settled("auto", model, inputs, quantized=job.space.quantization.quantizes)
-
-    chosen = run.settle("precision.txt", choose)
-    return job.evaluation.model_copy(update={"precision": chosen})
-
-
-def choose(task: SearchTask, job: Job, stopped_early: str | None = None) -> EvaluationRecord:
-    """Write the Pareto front and return the record with the highest reward within the budget.
-
-    The front is over all records, those for other budgets included, as they were measured. Where
-    that was not in float32, the ten best are measured again in it, and the best is one of them.
-
-    Raises:
-        EvaluationError: There is no such record; the message says why the search stopped.
-    """
-    run = task.run
-    records = EvaluationStore(run.evaluations).read()
-    eligible = list(filter(task.subject.may_win, records))
-    ranking = task.rewards_in_float32(best_distinct(eligible, _RANKED))
-    best = best_distinct(eligible, 1, ranking)
-    if not best:
-        raise EvaluationError(f"{run.location}: no variant could be evaluated ({stopped_early})")
-    front = pareto_front(records, job.objective.objectives(job.effective_budget()))
-    run.write_records("pareto.parquet", front)
-    return best[0]
-
-
-def compress(
-    job: Job,
-    policy: CompressionPolicy,
-    output: str | Path,
-    *,
-    pretraining: Path | None = None,
-    monitor: Monitor | None = None,
-) -> Manifest:
-    """Carry out a given compression policy: cut, fine-tune, export.
-
-    Args:
-        job: The target, and how to fine-tune and export.
-        policy: A decision for every prunable group; rounded to what is allowed.
-        output: Folder of the artefact; must not exist, or be an older artefact.
-        pretraining: Folder with the checkpoints of the job's pre-training, to be taken up; by
-            default one beside ``output``.
-        monitor: Hears of progress.
-
-    Raises:
-        ConfigError: The policy does not fit the target or exceeds the job's budget.
-    """
-    monitor = monitor or SilentMonitor()
-    directory = Path(output)
-    if directory.exists() and not (directory / "manifest.json").exists():
-        raise ConfigError(
-            f"{directory}: exists and is no compressed model; choose another --output"
-        )
-    subject = prepare_job(job, pretraining or _beside(directory), monitor)
-    monitor.phase("fine-tuning")
-    return _deliver(job, subject, policy, directory, monitor)
-
-
-def _verify(
-    job: Job,
-    subject: Subject,
-    run: RunDirectory,
-    count: int,
-    manifest: Manifest,
-    seconds: float,
-    monitor: Monitor,
-) -> None:
-    """Fine-tune the best candidates; the one delivered, which took ``seconds``, is done already."""
-    target, space = subject.target, subject.compressor.space
-    monitor.phase("verification")
-
-    def fine_tune(policy: CompressionPolicy) -> FineTuned:
-        return fine_tune_variant(
-            subject.model,
-            space.levels_of(policy),
-            target=target,
-            compressor=subject.compressor,
+        table = self._latency_table(budget)
+        built(self.model, self.target)
+        if job.pretraining.mode != "none":
+            self.monitor.phase("pre-training")
+            self.pretrain(self.run.pretraining)
+            self.monitor.phase("preparation")
+        compressor = self._compressor()
+        if table is not None:
+            costs = compressor.costs
+            costs.latency = table.predictor(self.model, compressor.network.groups)
+            costs.original[LATENCY] = costs.costs(compressor.space.full)[LATENCY]
+        own, others = parse_budgets(budget, job.search.budgets, compressor)
+        self.problem = Problem(
+            target=job.target,
+            compressor=compressor,
+            budget=own,
+            others=others,
+            objective=job.objective,
             evaluation=job.evaluation,
-            finetuning=job.finetuning,
-            contribution=job.contribution,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            identity=RunIdentity(
+                run=self.run.name,
+                trial="" if self.measurements is None else self.run.name,
+                algorithm=job.search.algorithm,
+                seed=job.search.seed,
+            ),
+            latency_table=table,
+            contribution_threshold=job.contribution.threshold,
+        )
+        macs = self.problem.original_costs["macs"]
+        self.soundness = score_splits(self.target, self.model, macs)
+
+    def search(self) -> None:
+        """Search until the evaluations are used up.
+
+        Raises:
+            RLCompressError: The search cannot go on; evaluations made are kept.
+        """
+        self._settle_precision()
+        problem, run = self.problem, self.run
+        own = self.evaluator()
+        evaluator, exact = self._shared(own), self._shared(own.in_float32(), exact=True)
+        store = run.store()
+        ledger = EvaluationLedger(store, self.settings.evaluations, problem.may_win)
+        self.monitor.searched(ledger.progress())
+        if self.settings.needs == "curves":
+            problem = dataclasses.replace(problem, curves=self.curves(exact))
+        run.push()
+        reward = Objective(problem.objective, evaluator.original_costs)
+        candidates = CandidateEvaluator(evaluator, ledger, problem.space, reward, problem.identity)
+        if self.settings.learns:
+            self._learn(problem, candidates, ledger)
+        else:
+            searcher = make_searcher(
+                self.settings.algorithm, problem, self.settings.algorithm_options
+            )
+            convergence = Convergence(self.settings.convergence, store.read)
+            self.stopped_early = run_baseline(
+                searcher, candidates, ledger, self.monitor.searched, convergence
+            )
+            self.progress = ledger.progress()
+        store.compact()
+
+    def choose(self) -> EvaluationRecord:
+        """Write the Pareto front; return the record with the highest reward within the budget.
+
+        The front is over all records, those for other budgets included, as they were measured.
+        Where that was not in float32, the ten best are measured again in it, and the best is one of
+        them.
+
+        Raises:
+            EvaluationError: There is no such record; the message says why the search stopped.
+        """
+        records = EvaluationStore(self.run.evaluations).read()
+        eligible = list(filter(self.problem.may_win, records))
+        ranking = self._ranking(best_distinct(eligible, _RANKED))
+        best = best_distinct(eligible, 1, ranking)
+        if not best:
+            raise EvaluationError(
+                f"{self.run.location}: no variant could be evaluated ({self.stopped_early})"
+            )
+        objectives = self.job.objective.objectives(self.job.effective_budget())
+        self.run.write_records("pareto.parquet", pareto_front(records, objectives))
+        self.best = best[0]
+        return self.best
+
+    def deliver(
+        self,
+        policy: CompressionPolicy,
+        directory: Path,
+        *,
+        passes: tuple[int, int] = (WARMUP, REPEATS),
+        finished: Callable[[nn.Module], None] = lambda _model: None,
+    ) -> Manifest:
+        """Carry out a policy: cut, repair, fine-tune, measure, save.
+
+        Args:
+            policy: A decision for every prunable group; rounded to what is allowed.
+            directory: Where the artefact goes.
+            passes: Forward passes before latency is timed, and those that are timed.
+            finished: Is shown the model, on the CPU, before it is saved.
+
+        Raises:
+            ConfigError: The policy does not fit the target or exceeds the budget.
+        """
+        job, problem = self.job, self.problem
+        levels = problem.space.levels_of(policy)
+        if not problem.budget.admits(costs := problem.costs.costs(levels)):
+            bounds = problem.budget.as_dict()
+            raise ConfigError(f"policy: its costs {costs} exceed the budget {bounds}")
+        self.monitor.phase("fine-tuning")
+        return deliver(
+            directory,
+            self._original(),
+            levels,
+            job,
+            passes=passes,
+            finished=finished,
+            advance=self.monitor.step,
         )
 
-    assert manifest.scores is not None, "what was delivered just now has scores"
-    scores = manifest.scores.search
-    records = EvaluationStore(run.evaluations).read()
-    rows = verify_candidates(
-        run.verification,
-        best_distinct(list(filter(subject.may_win, records)), count, run.ranking()),
-        delivered={manifest.policy_id: (scores.before_finetuning, scores.delivered, seconds)},
-        fine_tune=fine_tune,
-        score=lambda variant: scored(target, variant.model, "search"),
-        advance=monitor.step,
-    )
-    if better := better_than_delivered(rows):
-        run.write_text("better_policy.json", f"{better.policy}\n")
+    def verify(self, count: int, manifest: Manifest, seconds: float) -> None:
+        """Fine-tune the best candidates too, to see whether the search ordered them right.
+
+        Args:
+            count: How many.
+            manifest: Of the one delivered, which is done already.
+            seconds: How long that took.
+        """
+        job, run, problem = self.job, self.run, self.problem
+        self.monitor.phase("verification")
+
+        def fine_tune(policy: CompressionPolicy) -> FineTuned:
+            levels = problem.space.levels_of(policy)
+            return fine_tune_variant(self._original(), levels, job, device=_device())
+
+        assert manifest.scores is not None, "what was delivered just now has scores"
+        scores = manifest.scores.search
+        records = EvaluationStore(run.evaluations).read()
+        rows = verify(
+            run.verification,
+            best_distinct(list(filter(problem.may_win, records)), count, run.ranking()),
+            delivered={manifest.policy_id: (scores.before_finetuning, scores.delivered, seconds)},
+            fine_tune=fine_tune,
+            score=lambda variant: scored(self.target, variant.model, "search"),
+            advance=self.monitor.step,
+        )
+        if better := better_than_delivered(rows):
+            run.write_text("better_policy.json", f"{better.policy}\n")
+
+    def report(self) -> None:
+        """Write the summary and the report; the run is finished."""
+        self.monitor.phase("report")
+        progress = dataclasses.replace(self.progress, best=self.best)
+        self.run.write_json("summary.json", summarize(read_run(self.run.path), progress))
+        build_report(self.run.path)
+        self.run.finish()
+
+    def pretrain(self, folder: Path) -> None:
+        """Train the model, in place, with checkpoints in a folder that are taken up."""
+        config, advance = self.job.pretraining, self.monitor.step
+        pretrain(self.model, self.target, config, folder, device=_device(), progress=advance)
+
+    def evaluator(self) -> Evaluator:
+        """Return an evaluator of the problem's variants, for this process."""
+        return self.problem.evaluator(self.target)
+
+    def curves(self, evaluator: Evaluator | SharedEvaluator) -> SensitivityCurves:
+        """Return the sensitivity curves, which are kept in the run; see :func:`find_curves`.
+
+        Args:
+            evaluator: Measures in float32.
+        """
+        count = self.settings.sensitivity_levels
+        return find_curves(
+            self.run.sensitivity,
+            shared_path(self.problem, self.target, self.model, count),
+            self.problem.space,
+            evaluator,
+            count,
+            advance=self.monitor.step,
+            say=self.monitor.say,
+        )
+
+    def _original(self) -> Original:
+        """Return what delivery needs to know of the target."""
+        problem = self.problem
+        return Original(
+            target=self.target,
+            model=self.model,
+            example_inputs=self.example_inputs,
+            compressor=problem.compressor,
+            budget=problem.budget,
+            latency_table=problem.latency_table,
+        )
+
+    def _latency_table(self, budget: dict[str, float | str]) -> LatencyTable | None:
+        """Return what latencies are predicted from, where a budget bounds them."""
+        job, profile = self.job, self.job.device_profile()
+        if not any(LATENCY in spec for spec in (budget, *job.search.budgets)):
+            return None
+        path = None if profile is None or profile.latency_table is None else profile.latency_table
+        return table_for(
+            self.model,
+            self.example_inputs,
+            job.space,
+            None if path is None else Path(path),
+            job.export.latency_batch_size,
+        )
+
+    def _compressor(self) -> Compressor:
+        contribution = self.job.contribution
+        if self.job.search.needs != "contributions":
+            # To rank units for another search they are measured once, at full keep-ratios.
+            contribution = contribution.model_copy(update={"iterations": 1})
+        between: Train | None = None
+        if contribution.finetune_steps:
+            between = functools.partial(
+                train_scaled, teacher=self.model, target=self.target, config=contribution
+            )
+        return Compressor.prepare(
+            self.model,
+            self.example_inputs,
+            self.job.space,
+            target=self.target,
+            contribution=contribution,
+            train=between,
+        )
+
+    def _settle_precision(self) -> None:
+        """Settle how all processes of a run measure, on whichever machines it goes on."""
+        if self.problem.evaluation.precision != "auto":
+            return
+
+        def choose() -> str:
+            model = copied(self.model).to(_device())
+            inputs = moved(self.example_inputs, _device())
+            quantized = self.job.space.quantization.quantizes
+            return settled("auto", model, inputs, quantized=quantized)
+
+        chosen = self.run.settle("precision.txt", choose)
+        evaluation = self.problem.evaluation.model_copy(update={"precision": chosen})
+        self.problem = dataclasses.replace(self.problem, evaluation=evaluation)
+
+    def _sharing(self, *, exact: bool = False) -> Sharing | None:
+        """Return where to look for others' measurements; None outside a sweep."""
+        if self.measurements is None:
+            return None
+        problem = self.problem
+        if exact:
+            problem = dataclasses.replace(problem, evaluation=problem.evaluation.in_float32())
+        latencies = pickle.dumps((problem.objective.needs_latency, problem.latency_table))
+        key = measurement_key(problem, self.target, self.model, latencies=latencies)
+        return Sharing(self.measurements, key, problem.identity.trial)
+
+    def _shared(self, evaluator: Evaluator, *, exact: bool = False) -> Evaluator | SharedEvaluator:
+        """Return an evaluator that asks other trials first, in a sweep."""
+        sharing = self._sharing(exact=exact)
+        if sharing is None:
+            return evaluator
+        return SharedEvaluator(evaluator, self.problem.space, sharing)
+
+    def _learn(
+        self, problem: Problem, candidates: CandidateEvaluator, ledger: EvaluationLedger
+    ) -> None:
+        """Search with an agent, on Ray."""
+        # Ray takes seconds to import, and baselines do without it.
+        from rl_compress.agent.rllib.driver import run_rllib
+        from rl_compress.agent.rllib.standby import portable_factory
+        from rl_compress.agent.rllib.weights import write_weights
+        from rl_compress.agent.task import set_up
+
+        task = set_up(problem, self.settings, candidates)
+        self.progress = ledger.progress()
+        self.monitor.searched(self.progress)
+        if self.progress.exhausted:
+            return
+        tensors = problem.compressor.network.tensors
+        weights = write_weights(tensors)
+        compressor = problem.compressor.with_tensors(tensors, weights.with_suffix(""))
+        task = dataclasses.replace(
+            task,
+            problem=dataclasses.replace(problem, compressor=compressor.without_weights()),
+            sharing=self._sharing(),
+            weights=weights,
+            factory=portable_factory(problem.target),
+        )
+        self.progress, self.stopped_early = run_rllib(
+            task,
+            self.settings,
+            store=self.run.store(),
+            checkpoints=self.run.checkpoints,
+            on_checkpoint=self.run.push,
+            tensorboard=self.run.path / "tensorboard",
+            address=self.address,
+            advance=self.monitor.searched,
+            say=self.monitor.say,
+        )
+
+    def _ranking(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:
+        """Return records' rewards as measured in float32, by policy id, and keep them in the run.
+
+        What was measured before is not measured again, and what fails is left out. Where the
+        search measures in float32 there is nothing to do.
+        """
+        problem = self.problem
+        if problem.evaluation.precision == "float32":
+            return {}
+        exact, rewards = self.evaluator().in_float32(), self.run.ranking()
+        reward = Objective(problem.objective, exact.original_costs)
+        for record in records:
+            if record.policy_id not in rewards:
+                score = score_of(exact, problem.space.levels_of(record.realised_policy()))
+                if score is not None:
+                    rewards[record.policy_id] = reward(score, record.costs)
+                    self.run.write_ranking(rewards)
+        return rewards
 
 
-def _deliver(
-    job: Job, subject: Subject, policy: CompressionPolicy, directory: Path, monitor: Monitor
-) -> Manifest:
-    compressor = subject.compressor
-    levels = compressor.space.levels_of(policy)
-    if not subject.budget.admits(costs := compressor.costs.costs(levels)):
-        raise ConfigError(f"policy: its costs {costs} exceed the budget {subject.budget.as_dict()}")
-    return deliver(
-        directory,
-        target=subject.target,
-        target_config=job.target,
-        model=subject.model,
-        example_inputs=subject.example_inputs,
-        compressor=compressor,
-        budget=subject.budget,
-        latency_table=subject.latency_table,
-        levels=levels,
-        evaluation=job.evaluation,
-        finetuning=job.finetuning,
-        contribution=job.contribution,
-        export=job.export,
-        advance=monitor.step,
-    )
-
-
-def _beside(directory: Path) -> Path:
-    return directory.with_name(f"{directory.name}-pretraining")
-
-
-def _locate(job: Job, output: str | Path | None, *, resume: bool) -> str | Path:
-    """Find the place named, the job's latest, or a new one."""
-    home = RUNS / job.name
-    if output is not None:
-        return output
-    if resume:
-        earlier = sorted(path for path in home.glob("*") if (path / "job.yaml").exists())
-        if not earlier:
-            raise ConfigError(f"--resume: there is no run of {job.name} in {home}; leave it out")
-        return earlier[-1]
-    return home / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,6 @@ from pydantic import (
 )
 
 from rl_compress.agent.budget_handling import BudgetHandling
-from rl_compress.agent.env import Episode
 from rl_compress.errors import ConfigError
 from rl_compress.registry import SEARCHERS, Options
 from rl_compress.searchers.searcher import Needs
@@ -24,6 +23,7 @@ _LEARNING: tuple[str, ...] = get_args(RLAlgorithm)
 Algorithm = Annotated[
     str, WithJsonSchema({"type": "string", "examples": [*_LEARNING, *SEARCHERS.built_in]})
 ]
+Episode = Literal["layerwise", "whole"]
 Network = Literal["prior", "article", "rllib"]
 
 

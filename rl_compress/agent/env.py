@@ -24,28 +24,23 @@ Episode end
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.agent.budget_handling import BudgetHandling, bring_within, clip, plain_keep
+from rl_compress.agent.budget_handling import bring_within, clip, plain_keep
 from rl_compress.agent.observation import Observer
+from rl_compress.agent.task import Task
 from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.searchers.active_set import BOUND
-from rl_compress.searchers.goals import Goal, Within, pick
+from rl_compress.searchers.goals import pick
 from rl_compress.searchers.known import Known, Records
 from rl_compress.searchers.screening import Screening
-from rl_compress.searchers.sensitivity import SensitivityCurves
-from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
 from rl_compress.space.search_space import Levels
-from rl_compress.variants.compressor import Compressor
 
-Episode = Literal["layerwise", "whole"]
 Evaluate = Callable[[Levels, str], EvaluationRecord | None]
 
 _REWARD_BOUND = 3.0
@@ -56,84 +51,44 @@ _NOISE_GROWTH = 1.4
 """A repeated candidate is moved by relative noise that grows until it is a new one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One compression problem, as every worker sees it; plain data beside the compressor."""
-
-    compressor: Compressor
-    budget: Budget
-    curves: SensitivityCurves | None
-    """Sensitivity curves; None where no prior is used."""
-    prior: Levels | None
-    """The prior, shape ``(D,)``; None for plain actions."""
-    screens: bool = False
-    """Whether a reward predictor improves proposals, and the agent starts from the best so far."""
-    reference_reward: float
-    """Reward of the prior's variant, or of the uniform one without a prior."""
-    original_reward: float
-    """Reward of the uncompressed target."""
-    smallest_scale: float = 1e-6
-    """Rewards are in units of no less; a prior may be as good as the uncompressed target."""
-    episode: Episode
-    residual_scale: float
-    budget_handling: BudgetHandling = "projection"
-    goals: tuple[Goal, ...] = ()
-    """What episodes are played for, where it is not the one budget alone."""
-    learned_from: int = BOUND
-    """Records up to which the reward predictor learns from all, and from some of them then."""
-
-    @property
-    def goal(self) -> Goal:
-        """Return the job's own budget with its prior and reference."""
-        return Goal(self.budget, self.prior, self.reference_reward)
-
-    @property
-    def may_win(self) -> Within:
-        """Tell which records may be the best of the search."""
-        return Within(self.budget, self.compressor.space, self.compressor.costs)
-
-    def reward_scale(self, goal: Goal | None = None) -> float:
-        """Return what a goal's reference loses against the uncompressed target."""
-        return max(self.original_reward - (goal or self.goal).reference_reward, self.smallest_scale)
-
-
 class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
     """One episode is one candidate."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
-    def __init__(self, problem: Problem, evaluate: Evaluate, records: Records = Known) -> None:
+    def __init__(self, task: Task, evaluate: Evaluate, records: Records = Known) -> None:
         """Make the spaces.
 
         Args:
-            problem: What is to be compressed.
+            task: What is to be compressed, and how episodes are played.
             evaluate: ``(levels, candidate JSON) -> record``, None when evaluations are used up.
             records: Returns what was measured so far, to learn from.
         """
         self._records = records
         self._screening: Screening | None = None
-        if problem.screens and problem.curves is not None:
+        problem = task.problem
+        if task.screens and problem.curves is not None:
             self._screening = Screening(
-                problem.compressor.space,
-                problem.compressor.costs,
+                problem.space,
+                problem.costs,
                 problem.curves,
-                problem.original_reward,
-                bound=problem.learned_from,
+                task.original_reward,
+                bound=task.learned_from,
             )
-        self._problem = problem
+        self._task = task
         self._evaluate = evaluate
-        self._space = problem.compressor.space
+        self._space = problem.space
         self._smallest = self._space.kept(self._space.smallest)
-        self._costs = problem.compressor.costs
+        self._costs = problem.costs
         self._observer = Observer(
             problem.compressor,
             problem.budget,
-            problem.prior,
+            task.prior,
             problem.curves,
-            problem.reward_scale(),
+            task.reward_scale(),
         )
-        self._goal = problem.goal
-        decisions = self._space.num_decisions if problem.episode == "whole" else 1
+        self._goal = task.goal
+        decisions = self._space.num_decisions if task.settings.episode == "whole" else 1
         bound = self._observer.bound
         self.observation_space = gym.spaces.Box(
             -bound, bound, (self._observer.size,), dtype=np.float32
@@ -156,8 +111,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         if seed is not None:
             self.proposed = set()
             self._own.clear()
-        if self._problem.goals:
-            self._goal = pick(self._problem.goals, self.np_random)
+        if self._task.goals:
+            self._goal = pick(self._task.goals, self.np_random)
             self._observer.face(self._goal.budget, self._goal.prior)
         self._dimension = self._next_open(0)
         self._keep = np.ones(len(self._space))
@@ -193,16 +148,16 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     def _decide(self, value: float) -> None:
         index, dimension = self._dimension, self._space.dimensions[self._dimension]
-        prior, problem = self._goal.prior, self._problem
+        prior, settings = self._goal.prior, self._task.settings
         if prior is not None:
             if index == self._next_open(0):
                 self._centre = self._space.kept(self._best_known(prior))
-            keep = self._centre[index] + problem.residual_scale * value
+            keep = self._centre[index] + settings.residual_scale * value
         else:
             keep = plain_keep(value, dimension)
         self._keep[index] = min(max(keep, self._smallest[index]), 1.0)
         self._levels[index] = dimension.nearest(float(self._keep[index] * dimension.full))
-        if problem.budget_handling == "clip":
+        if settings.handling == "clip":
             self._levels[index] = clip(
                 self._levels, index, self._goal.budget, self._space, self._costs
             )
@@ -233,7 +188,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             return self._screening.improve(proposal, budget, self._known, self.np_random)
         for _ in range(_NEARBY_TRIES):
             levels = bring_within(
-                self._problem.budget_handling,
+                self._task.settings.handling,
                 keep,
                 budget,
                 self._space,
@@ -260,6 +215,6 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         if self._screening is not None:
             self._own.append((levels, record.reward))
         advantage = record.reward - self._goal.reference_reward
-        advantage /= self._problem.reward_scale(self._goal)
+        advantage /= self._task.reward_scale(self._goal)
         reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))
         return reward, {"evaluation_id": record.evaluation_id, "reward": record.reward}

@@ -32,8 +32,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.agent.env import Evaluate, Problem
+from rl_compress.agent.env import Evaluate
 from rl_compress.agent.mask_observation import MaskObserver
+from rl_compress.agent.task import Task
 from rl_compress.errors import EvaluationError
 from rl_compress.space.mask_projection import project_mask
 from rl_compress.space.search_space import Levels
@@ -54,21 +55,22 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
-    def __init__(self, problem: Problem, evaluate: Evaluate, steps: int) -> None:
+    def __init__(self, task: Task, evaluate: Evaluate, steps: int) -> None:
         """Make the spaces.
 
         Args:
-            problem: What is to be compressed; its space is one of masks.
+            task: What is to be compressed; its space is one of masks.
             evaluate: ``(mask, candidate JSON) -> record``, None when evaluations are used up.
             steps: Steps of an episode, at least 1.
         """
-        self._problem = problem
+        problem = task.problem
+        self._task = task
         self._evaluate = evaluate
         self._steps = steps
         compressor = problem.compressor
         self._space = compressor.space
         self._costs = compressor.costs
-        lost = abs(problem.original_reward - problem.reference_reward)
+        lost = abs(task.original_reward - task.reference_reward)
         self._unit = max(lost, _SMALLEST_UNIT)
         importance = np.concatenate(compressor.importances)
         self._observer = MaskObserver(
@@ -123,7 +125,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
             return self._observe(), _FAILURE, True, False, {"error": str(error)}
         if record is None:
             return self._observe(), 0.0, True, False, {"exhausted": True}
-        self._value = compressed((record.reward - self._problem.original_reward) / self._unit)
+        self._value = compressed((record.reward - self._task.original_reward) / self._unit)
         info = {"evaluation_id": record.evaluation_id, "reward": record.reward}
         done = self._step == self._steps or (self._mask == self._space.smallest).all()
         return self._observe(), self._value - before, bool(done), False, info
@@ -151,7 +153,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         return mask
 
     def _on_budget(self, mask: Levels) -> Levels:
-        return project_mask(mask, self._keep, self._problem.budget, self._space, self._costs)
+        return project_mask(mask, self._keep, self._task.problem.budget, self._space, self._costs)
 
 
 def compressed(value: float) -> float:

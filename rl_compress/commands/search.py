@@ -55,23 +55,23 @@ def search(
 ) -> None:
     """Search for the best policy, carry it out, fine-tune, deliver and report."""
     with opened_job(job, set_) as (loaded, monitor):
-        from rl_compress import session
+        from rl_compress import execution
+        from rl_compress.comparison import Extras
         from rl_compress.report.console import print_result
         from rl_compress.scheduled import search_if_changed
 
         if resume and if_changed:
             raise ConfigError("--if-changed: begins afresh; leave it or --resume out")
+        names = [] if baselines is None else [name.strip() for name in baselines.split(",")]
         monitor.budget = loaded.budget_in_words()
         start = (
-            search_if_changed if if_changed else functools.partial(session.search, resume=resume)
+            search_if_changed if if_changed else functools.partial(execution.search, resume=resume)
         )
         result = start(
             loaded,
             output,
+            extras=Extras(verify, names, seeds),
             address=address,
-            verify=verify,
-            baselines=[] if baselines is None else [n.strip() for n in baselines.split(",")],
-            seeds=seeds,
             monitor=monitor,
         )
         monitor.close()

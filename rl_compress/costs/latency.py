@@ -47,34 +47,6 @@ def measure_latency_ms(
     return interleaved_latency_ms([(model, inputs)], warmup=warmup, repeats=repeats)[0]
 
 
-def compare_latency(
-    first: nn.Module,
-    second: nn.Module,
-    inputs: Inputs,
-    *,
-    warmup: int = WARMUP,
-    repeats: int = REPEATS,
-) -> tuple[float, float]:
-    """Measure two models in turn, so that the noise of a shared machine hits both alike.
-
-    Args:
-        first: Model in evaluation mode, on the device of the inputs.
-        second: Likewise.
-        inputs: One batch for both, batch first.
-        warmup: Passes of each before the first that is timed.
-        repeats: Passes of each that are timed, at least 1.
-
-    Returns:
-        The medians of the first and of the second, in milliseconds for the whole batch.
-
-    Raises:
-        ConfigError: There is nothing to repeat.
-    """
-    runs = [(first, inputs), (second, inputs)]
-    first_ms, second_ms = interleaved_latency_ms(runs, warmup=warmup, repeats=repeats)
-    return first_ms, second_ms
-
-
 def interleaved_latency_ms(
     runs: Sequence[tuple[nn.Module, Inputs]],
     *,

@@ -41,8 +41,8 @@ THREADS = 1
 """CPU threads that latencies of tables are measured with: several make small layers no faster, and
 on a busy machine no two measurements alike."""
 
-_UNIFORM, _MIXED = 6, 10
-"""Whole variants to fit to: those equally narrow everywhere, and others."""
+_UNIFORM, _MIXED, _TESTED = 6, 10, 12
+"""Whole variants to fit to: those equally narrow everywhere, and others; and to test with."""
 _SECONDS, _FEWEST, _MOST = 20.0, 15, 100
 """How long to measure, and bounds on how often each layer and variant is measured in that time."""
 _METADATA = b"rl_compress_latency_table"
@@ -86,8 +86,6 @@ class LatencyTable:
         *,
         batch_size: int = 1,
         device: torch.device | None = None,
-        validation: int = 12,
-        seed: int = 0,
         advance: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> LatencyTable:
         """Measure a model on the hardware at hand.
@@ -100,8 +98,6 @@ class LatencyTable:
             example_inputs: Inputs of one forward pass, batch size 1.
             batch_size: Samples in a forward pass.
             device: What to measure on; by default the CPU.
-            validation: Whole variants that the predictions are compared with.
-            seed: Of the choice of variants.
             advance: Hears of the turns done, and of their total.
 
         Raises:
@@ -109,9 +105,9 @@ class LatencyTable:
         """
         device = device or torch.device("cpu")
         inputs = repeated(example_inputs, batch_size, device)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         fitted = [*_uniform(space, len(groups)), *_mixed(space, len(groups), _MIXED, rng)]
-        tested = _mixed(space, len(groups), validation, rng)
+        tested = _mixed(space, len(groups), _TESTED, rng)
         with threads(THREADS):
             grids = LayerGrids(copy.deepcopy(model).to(device), inputs)
             if not grids.runs:
@@ -136,7 +132,7 @@ class LatencyTable:
             torch_version=torch.__version__,
             layers=tuple(layers),
             surroundings=surroundings,
-            error=PredictionError(validation, float(np.median(errors)), float(errors.max())),
+            error=PredictionError(_TESTED, float(np.median(errors)), float(errors.max())),
             target_ms=float(fitted_ms[0]),
         )
 

@@ -6,16 +6,14 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.ledger import Claim, Ledger
+from rl_compress.evaluation.measurement import RunIdentity, make_record
 from rl_compress.evaluation.racing import Rival
 from rl_compress.evaluation.shared import SharedEvaluator
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.space.budget import COSTS
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.space.search_space import Levels, SearchSpace
 
@@ -24,16 +22,6 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.02
 
 Reward = Callable[[float, Mapping[str, float]], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunIdentity:
-    """What every record says of where it comes from."""
-
-    run: str
-    trial: str = ""
-    algorithm: str
-    seed: int
 
 
 class CandidateEvaluator:
@@ -61,10 +49,10 @@ class CandidateEvaluator:
             build_ahead: Begins with a variant while a remote ledger answers.
         """
         self._build_ahead = build_ahead
-        self._evaluator = evaluator
+        self.evaluator = evaluator
         self._ledger = ledger
         self._space = space
-        self._reward = reward
+        self.reward = reward
         self._identity = identity
         self._worker = worker
 
@@ -99,30 +87,19 @@ class CandidateEvaluator:
                 break
             time.sleep(_POLL_S)
         try:
-            found = self._evaluator.evaluate(levels, self._rival(claim.incumbent))
+            found = self.evaluator.evaluate(levels, self._rival(claim.incumbent))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             self._fail(policy, claim, message)
             raise EvaluationError(f"variant {policy_id} failed ({message})") from error
-        realised = policy.to_json()
-        record = EvaluationRecord(
-            evaluation_id=claim.evaluation_id,
-            run=self._identity.run,
-            trial=self._identity.trial,
+        record = make_record(
+            found,
+            policy,
+            self._identity,
             worker=self._worker,
-            algorithm=self._identity.algorithm,
-            policy=candidate or realised,
-            policy_id=policy_id,
-            realised=realised,
-            **{cost: int(found.costs[cost]) for cost in COSTS},
-            latency_ms=found.latency_ms,
-            score=found.score,
-            reward=self._reward(found.score, found.all_costs()),
-            seed=self._identity.seed,
-            wall_s=found.wall_s,
-            cached=found.cached,
-            time=datetime.now(UTC),
-            scored_share=found.scored_share,
+            evaluation_id=claim.evaluation_id,
+            candidate=candidate,
+            reward=self.reward(found.score, found.costs),
         )
         self._ledger.complete(record)
         self._log(
@@ -161,8 +138,8 @@ class CandidateEvaluator:
 
         def needed(costs: Mapping[str, float]) -> float:
             # The reward is linear in the score, and a candidate's costs are known before it.
-            without = self._reward(0.0, costs)
-            weight = self._reward(1.0, costs) - without
+            without = self.reward(0.0, costs)
+            weight = self.reward(1.0, costs) - without
             return (reward - without) / weight if weight > 0 else float("-inf")
 
         levels = self._space.levels_of(incumbent.realised_policy())

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from rl_compress.costs.latency import measure_latency_ms
 from rl_compress.errors import EvaluationError
+from rl_compress.evaluation.heap import keep_freed_memory
+from rl_compress.evaluation.measurement import Measurement
 from rl_compress.evaluation.precision import Passes, Precision, passes_for
 from rl_compress.evaluation.quantized_variant import quantize_variant
 from rl_compress.evaluation.racing import Rival, Samples, looks, race
@@ -23,14 +25,12 @@ from rl_compress.evaluation.scores import Score, ScoreName, make_score
 from rl_compress.evaluation.time_limit import within
 from rl_compress.model.kept_state import own_buffers
 from rl_compress.model.nested import Inputs
-from rl_compress.quantizers.bits import LayerBits
 from rl_compress.quantizers.model import Quantization
 from rl_compress.repair.bias_correction import correct_bias
 from rl_compress.repair.recalibration import has_batchnorm, recalibrate_batchnorm
 from rl_compress.repair.reconstruction import reconstruct
 from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Levels
-from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.batches import moved
 from rl_compress.targets.target import Target, device_of
 from rl_compress.targets.threads import threads, threads_for
@@ -93,26 +93,6 @@ class EvaluationConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """What an evaluation found."""
-
-    score: float
-    costs: dict[str, float]
-    latency_ms: float | None
-    """Measured, or else predicted; None where neither was asked for."""
-    wall_s: float
-    scored_share: float = 1.0
-    """Share of the search split that was scored; below 1 the score is an estimate."""
-    cached: bool = False
-    """Whether another trial of the sweep made the measurement."""
-
-    def all_costs(self) -> dict[str, float]:
-        """Return the costs and, where it was measured, the latency."""
-        measured = {} if self.latency_ms is None else {LATENCY: self.latency_ms}
-        return {**self.costs, **measured}
-
-
-@dataclass(frozen=True, slots=True)
 class _Built:
     """A variant that was built before it is evaluated."""
 
@@ -144,6 +124,7 @@ class Evaluator:
             latency: Measure the latency of each variant too, batch size 1.
             score_options: Its options.
         """
+        keep_freed_memory()
         self._target = target
         self._compressor = compressor
         self._config = config
@@ -205,19 +186,18 @@ class Evaluator:
         return own_buffers(self._network.variant(amounts, quantized=self._quantized))
 
     def _repaired(self, variant: nn.Module, levels: Levels) -> nn.Module:
-        masks = self._compressor.masks(levels)
+        sparse = bool(self._compressor.masks(levels))
         # Statistics are of the activations that are scored; what is solved for is exact.
-        statistics = _method(variant, self._config, sparse=bool(masks)) == "batchnorm"
+        statistics = _method(variant, self._config, sparse=sparse) == "batchnorm"
         with (self._passes if statistics else Passes()).of(variant):
             prepare_variant(
                 variant,
                 self._reference,
                 self._target,
-                self._compressor.config,
                 self._config,
-                kept=self._compressor.kept_outputs(levels, ordered=True),
-                masks=masks,
-                bits=self._compressor.layer_bits(levels),
+                self._compressor,
+                levels,
+                ordered=True,
                 weights_made=self._quantized,
             )
         return variant
@@ -233,13 +213,12 @@ class Evaluator:
         Raises:
             EvaluationError: The variant's score is not a finite number, or it took too long.
         """
-        return within(self._config.timeout_s, lambda: self._measure(levels, rival))
+        return within(self._config.timeout_s, functools.partial(self._measure, levels, rival))
 
     def _measure(self, levels: Levels, rival: Rival | None) -> Measurement:
         start = time.perf_counter()
         ahead, self._ahead = self._ahead, None
         costs = self._compressor.costs.costs(levels)
-        predicted = costs.pop(LATENCY, None)
         with threads(self._threads):
             if ahead is not None and ahead.key == levels.tobytes():
                 start -= ahead.wall_s
@@ -247,14 +226,14 @@ class Evaluator:
             else:
                 variant = self.variant(levels)
             # Before the score, for the score that is needed depends on it.
-            latency = measure_latency_ms(variant, self._inputs) if self._inputs else predicted
-            measured = {} if latency is None else {LATENCY: latency}
+            if self._inputs:
+                costs[LATENCY] = measure_latency_ms(variant, self._inputs)
             with self._passes.of(variant):
-                score, share = self._scored(variant, levels, rival, {**costs, **measured})
+                score, share = self._scored(variant, levels, rival, costs)
         if score != score or score in (float("inf"), float("-inf")):
             amounts = self._compressor.space.amounts(levels).tolist()
             raise EvaluationError(f"the variant with units and bits {amounts} scored {score}")
-        return Measurement(score, costs, latency, time.perf_counter() - start, share)
+        return Measurement(score, costs, time.perf_counter() - start, share)
 
     def _scored(
         self, variant: nn.Module, levels: Levels, rival: Rival | None, costs: dict[str, float]
@@ -302,12 +281,11 @@ def prepare_variant(
     variant: nn.Module,
     reference: nn.Module,
     target: Target,
-    space: SpaceConfig,
     config: EvaluationConfig,
+    compressor: Compressor,
+    levels: Levels,
     *,
-    kept: dict[str, Tensor],
-    masks: dict[str, Tensor],
-    bits: LayerBits,
+    ordered: bool,
     weights_made: bool = False,
 ) -> Quantization:
     """Repair and quantize a variant: what is done to it before it is scored.
@@ -316,16 +294,17 @@ def prepare_variant(
         variant: Changed in place by assigning new tensors.
         reference: The uncompressed network.
         target: Supplies the calibration split.
-        space: What is quantized, and how.
         config: Which repair.
-        kept: Output channels of the reference that each narrowed layer keeps.
-        masks: For each sparse weight which elements stay.
-        bits: Of every layer.
+        compressor: Says what the variant keeps of the reference.
+        levels: The variant's, shape ``(D,)``.
+        ordered: Whether the reference's channels are in the shared network's order.
         weights_made: The variant's weights are quantized by now.
 
     Returns:
         What was quantized; nothing where the job does not ask for it.
     """
+    kept, masks = compressor.kept_outputs(levels, ordered=ordered), compressor.masks(levels)
+    bits = compressor.layer_bits(levels)
 
     def repair(network: nn.Module) -> None:
         recalibrate(network, reference, target, config, kept, sparse=bool(masks))
@@ -340,7 +319,7 @@ def prepare_variant(
     return quantize_variant(
         variant,
         target,
-        space,
+        compressor.config,
         masks,
         bits,
         calibration_batches=config.calibration_batches,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from rl_compress.evaluation.evaluator import Evaluator, Measurement
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.measurement import Measurement, RunIdentity, make_record
 from rl_compress.evaluation.racing import Rival
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.space.budget import COSTS, LATENCY
 from rl_compress.space.search_space import Levels, SearchSpace
 
 _POLL_S = 0.05
@@ -104,36 +103,15 @@ class SharedEvaluator:
         if found.scored_share < 1.0:
             measurements.give_up(key, policy.policy_id)
             return found
-        text = policy.to_json()
-        measurements.complete(
-            key,
-            EvaluationRecord(
-                evaluation_id=-1,
-                run=self._sharing.trial,
-                trial=self._sharing.trial,
-                worker=self._worker,
-                algorithm="",
-                policy=text,
-                policy_id=policy.policy_id,
-                realised=text,
-                **{cost: int(found.costs[cost]) for cost in COSTS},
-                latency_ms=found.latency_ms,
-                score=found.score,
-                reward=float("nan"),
-                seed=-1,
-                wall_s=found.wall_s,
-                cached=False,
-                time=datetime.now(UTC),
-            ),
-        )
+        trial = self._sharing.trial
+        identity = RunIdentity(run=trial, trial=trial, algorithm="", seed=-1)
+        measurements.complete(key, make_record(found, policy, identity, worker=self._worker))
         return found
 
     def _measurement(self, record: EvaluationRecord) -> Measurement:
-        costs = record.costs()
         return Measurement(
             score=record.score,
-            costs={cost: value for cost, value in costs.items() if cost != LATENCY},
-            latency_ms=record.latency_ms,
+            costs=record.costs,
             wall_s=record.wall_s,
             # A trial that was interrupted finds what it measured itself.
             cached=record.trial != self._sharing.trial,

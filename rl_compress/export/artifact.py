@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -13,17 +14,23 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rl_compress.errors import ConfigError, CorruptFileError, RLCompressError, summary
-from rl_compress.export.format import Delivered, Format
+from rl_compress.export.deployed import Deployment
+from rl_compress.export.format import Delivered, Format, InputsOf
 from rl_compress.export.manifest import FileEntry, InputSpec, Manifest
-from rl_compress.export.native import WEIGHTS_FILE, Native
+from rl_compress.export.native import ARCHITECTURE_FILE, WEIGHTS_FILE, Native
+from rl_compress.export.packed_layers import pack_layers
 from rl_compress.export.packed_state import Packing, unpack_state
 from rl_compress.export.tensor_file import read_tensors
+from rl_compress.model.described import remade
 from rl_compress.model.nested import Inputs, tensors_in
 from rl_compress.model.plain_weights import plain_weights, unshared
+from rl_compress.model.undrawn import made_undrawn
 from rl_compress.quantizers.activations import ActivationQuantizer, attach_activations
 from rl_compress.registry import FORMATS, Options
+from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
+from rl_compress.targets.target import Target
 from rl_compress.variants.copied_out import make_room
 
 if TYPE_CHECKING:
@@ -76,6 +83,16 @@ class ExportConfig(BaseModel):
             raise ConfigError(f"export.format_options: {min(unknown)} is not in export.formats")
         return self
 
+    def check_space(self, space: SpaceConfig) -> None:
+        """Make sure that what may be searched can be written in all formats asked for.
+
+        Raises:
+            ConfigError: See :meth:`wanted`, and :meth:`Format.check_space`.
+        """
+        for wanted in self.wanted():
+            if wanted.required:
+                wanted.format.check_space(space)
+
     def wanted(self) -> list[Wanted]:
         """Return the formats to write, of those that are not required only what can be.
 
@@ -112,6 +129,9 @@ def save_artifact(
     example_inputs: Inputs,
     config: ExportConfig,
     packing: Packing | None = None,
+    *,
+    inputs_of: InputsOf = lambda _split: iter(()),
+    deployment: Deployment | None = None,
 ) -> Manifest:
     """Write a compressed model into a folder, which appears whole or not at all.
 
@@ -123,6 +143,8 @@ def save_artifact(
         example_inputs: Inputs of one forward pass, batch size 1.
         config: What to write.
         packing: Which weights are quantized or sparse, and are stored packed.
+        inputs_of: Yields what the model is called with for each batch of a split.
+        deployment: Measures the files that were asked for and that a runtime runs.
 
     Returns:
         The manifest as written; the delivered size is that of the tensors stored.
@@ -138,8 +160,10 @@ def save_artifact(
     if unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
-    delivered = Delivered(model, manifest, policy, example_inputs, packing or Packing())
+    packing = packing or Packing()
+    delivered = Delivered(model, manifest, policy, example_inputs, packing, inputs_of)
     failures = []
+    running = {}
     try:
         (unfinished / POLICY_FILE).write_text(policy.to_json(indent=2) + "\n", encoding="utf-8")
         for wanted in formats:
@@ -148,6 +172,10 @@ def save_artifact(
                 failures.append(failure)
             elif failure is not None:
                 logger.warning("no %s: %s", wanted.name, failure)
+            elif wanted.required and wanted.format.runs is not None:
+                running[wanted.name] = unfinished / wanted.format.runs
+        if deployment is not None and running:
+            delivered.entries["deployed"] = deployment.measure(running)
         files = sorted(path for path in unfinished.iterdir() if path.is_file())
         manifest = manifest.model_copy(
             update={
@@ -166,17 +194,23 @@ def save_artifact(
     return manifest
 
 
-def load_compressed(directory: Path | str, *, model: nn.Module | None = None) -> nn.Module:
+def load_compressed(
+    directory: Path | str, *, model: nn.Module | None = None, packed: bool = False
+) -> nn.Module:
     """Rebuild a compressed model from its folder.
 
-    The target's factory builds the architecture, its layers take the shapes of the tensors in the
-    file, and these are read in. Nothing is unpickled and nothing is trained, but the factory that
-    the manifest names is imported and called: load only folders that you would run code from.
+    The folder describes the architecture: the model's own classes are imported, but nothing of them
+    is called, and neither the target's factory nor its data is needed. Where the architecture is
+    more than plain data, the target's factory builds it, and its layers take the shapes of the
+    tensors in the file. Nothing is unpickled and nothing is trained, but code that the folder names
+    is imported: load only folders that you would run code from.
 
     Args:
         directory: A folder that :func:`save_artifact` wrote, such as ``best/`` of a run.
-        model: The uncompressed architecture, with any weights, instead of what the target's factory
-            makes; needed where the model was held in memory. Left as it is.
+        model: The uncompressed architecture, with any weights, instead; needed where its class is
+            not at hand, or the model was held in memory and is more than plain data. Left as it is.
+        packed: Keep quantized and sparse weights packed in memory; a layer expands its own for as
+            long as it computes, which takes time.
 
     Returns:
         The model on the CPU, in evaluation mode.
@@ -191,34 +225,30 @@ def load_compressed(directory: Path | str, *, model: nn.Module | None = None) ->
     weights = directory / WEIGHTS_FILE
     manifest.verify(weights)
     try:
-        tensors = read_tensors(weights)
+        stored = read_tensors(weights)
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptFileError(
             f"{weights}: not a readable safetensors file ({error}); copy the whole folder again"
         ) from None
-    maker, target = "is given", None
     try:
-        if model is None:
-            target = make_target(TargetConfig(**manifest.target))
-            maker = f"the target {manifest.target.get('factory')!r} builds"
-    except (ValidationError, TypeError) as error:
-        raise ConfigError(
-            f"{directory / MANIFEST_FILE}: target must have the keys factory, options and "
-            f"weights, but got {manifest.target!r} ({error}); copy the whole folder again"
-        ) from None
-    try:
-        tensors = unpack_state(tensors, manifest.packed)
+        tensors = unpack_state(stored, manifest.packed)
     except (KeyError, RuntimeError, TypeError) as error:
         raise CorruptFileError(
             f"{weights}: packed weights cannot be unpacked ({error!r}); copy the whole folder again"
         ) from None
-    if target is not None:
-        model = target.architecture()
-    assert model is not None, "it is given, or the target's"
-    # A factory may hand out the same module again and again, and its shapes change in place.
-    model = plain_weights(unshared(model)).cpu().eval()
-    make_room(model, tensors)
     tied = {name: tensors[kept] for name, kept in manifest.aliases.items() if kept in tensors}
+    if model is not None:
+        maker = "is given"
+    elif ARCHITECTURE_FILE in manifest.files:
+        maker = f"{ARCHITECTURE_FILE} describes"
+        model = _described(directory / ARCHITECTURE_FILE, manifest)
+    else:
+        maker = f"the target {manifest.target.get('factory')!r} builds"
+        target = _target(directory, manifest)
+        model = made_undrawn(target.architecture, tensors.keys() | tied.keys())
+    # A factory may hand out the same module again and again, and its shapes change in place.
+    model = plain_weights(unshared(model, tensors)).cpu().eval()
+    make_room(model, tensors)
     try:
         model.load_state_dict(with_versions(tensors | tied, model), strict=True, assign=False)
     except RuntimeError as error:
@@ -227,6 +257,8 @@ def load_compressed(directory: Path | str, *, model: nn.Module | None = None) ->
             f"({' '.join(str(error).split())}); "
             f"use the target's code as it was when the model was compressed"
         ) from None
+    if packed:
+        pack_layers(model, stored, manifest.packed, frozenset(manifest.aliases.values()))
     attach_activations(
         model,
         {
@@ -235,6 +267,30 @@ def load_compressed(directory: Path | str, *, model: nn.Module | None = None) ->
         },
     )
     return model.eval()
+
+
+def _described(path: Path, manifest: Manifest) -> nn.Module:
+    """Return the architecture that a folder describes."""
+    manifest.verify(path)
+    try:
+        return remade(json.loads(path.read_text(encoding="utf-8")))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise CorruptFileError(
+            f"{path}: not a readable architecture ({error!r}); copy the whole folder again"
+        ) from None
+
+
+def _target(directory: Path, manifest: Manifest) -> Target:
+    """Return the target that the manifest names."""
+    try:
+        return make_target(TargetConfig(**manifest.target))
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(
+            f"{directory / MANIFEST_FILE}: target must have the keys factory, options and "
+            f"weights, but got {manifest.target!r} ({error}); copy the whole folder again"
+        ) from None
 
 
 def _try(wanted: Wanted, delivered: Delivered, folder: Path) -> RLCompressError | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from rl_compress.costs.latency import REPEATS, WARMUP, compare_latency, device_name
-from rl_compress.costs.latency_table import LatencyTable
-from rl_compress.evaluation.evaluator import EvaluationConfig
-from rl_compress.export.artifact import ExportConfig, save_artifact
-from rl_compress.export.fine_tuned import fine_tune_variant
+from rl_compress.costs.latency import REPEATS, WARMUP, device_name
+from rl_compress.export.artifact import save_artifact
+from rl_compress.export.deployed import Deployment
+from rl_compress.export.fine_tuned import Original, Sections, fine_tune_variant
 from rl_compress.export.manifest import (
     CostChange,
     LatencyChange,
@@ -23,33 +23,22 @@ from rl_compress.export.manifest import (
     SearchScoreChange,
 )
 from rl_compress.export.packed_state import Packing
-from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.model.nested import Inputs, repeated
-from rl_compress.space.budget import LATENCY, Budget
+from rl_compress.model.kept_state import kept_state
+from rl_compress.model.nested import Inputs, arguments_of, repeated
+from rl_compress.runtimes.runtime import compared
+from rl_compress.runtimes.torch import Torch
+from rl_compress.space.budget import LATENCY
 from rl_compress.space.search_space import Levels
-from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.state import scored
-from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads
-from rl_compress.training.recovery import FinetuningConfig
-from rl_compress.variants.compressor import Compressor
 
 
 def deliver(
     directory: Path,
-    *,
-    target: Target,
-    target_config: TargetConfig,
-    model: nn.Module,
-    example_inputs: Inputs,
-    compressor: Compressor,
-    budget: Budget,
-    latency_table: LatencyTable | None,
+    original: Original,
     levels: Levels,
-    evaluation: EvaluationConfig,
-    finetuning: FinetuningConfig,
-    contribution: ContributionConfig,
-    export: ExportConfig,
+    job: Sections,
+    *,
     passes: tuple[int, int] = (WARMUP, REPEATS),
     finished: Callable[[nn.Module], None] = lambda _model: None,
     advance: Callable[[int, int], None] = lambda _epoch, _epochs: None,
@@ -58,19 +47,10 @@ def deliver(
 
     Args:
         directory: Where the artefact goes.
-        target: Supplies data and score.
-        target_config: How to build the architecture again.
-        model: The uncompressed model, on the CPU; teacher of the fine-tuning.
-        example_inputs: Inputs of one forward pass, batch size 1.
-        compressor: Groups, costs and unit orders of ``model``.
-        budget: Upper bounds, for the manifest.
-        latency_table: What latencies were predicted from, if they were; then they are measured
-            with as many threads.
+        original: What is compressed. Where latencies were predicted, they are measured with as many
+            threads.
         levels: The chosen variant, shape ``(D,)``.
-        evaluation: The repair that the search used.
-        finetuning: How to fine-tune.
-        contribution: How channels fade out, with that schedule.
-        export: What to write.
+        job: How to repair, fine-tune and build the architecture again, and what to write.
         passes: Forward passes before latency is timed, and those that are timed.
         finished: Is shown the model, on the CPU, before it is saved.
         advance: Hears of each epoch done, with their number.
@@ -79,30 +59,24 @@ def deliver(
         The manifest as written. The test split is read here, and nowhere else.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    variant = fine_tune_variant(
-        model,
-        levels,
-        target=target,
-        compressor=compressor,
-        evaluation=evaluation,
-        finetuning=finetuning,
-        contribution=contribution,
-        device=device,
-        advance=advance,
-    )
+    variant = fine_tune_variant(original, levels, job, device=device, advance=advance)
+    target, model, example_inputs = original.target, original.model, original.example_inputs
+    compressor, latency_table, export = original.compressor, original.latency_table, job.export
     smaller, teacher = variant.model, model
     inputs = repeated(example_inputs, export.latency_batch_size, device)
     with threads(latency_table.threads if latency_table else None):
-        original_ms, delivered_ms = compare_latency(
-            teacher, smaller, inputs, warmup=passes[0], repeats=passes[1]
-        )
+        runtimes = Torch.load(teacher), Torch.load(smaller)
+        with kept_state(teacher), kept_state(smaller):
+            original_time, delivered_time = compared(
+                runtimes, inputs, warmup=passes[0], repeats=passes[1]
+            )
         hardware = device_name(device)
     full = compressor.space.full
     original_costs = compressor.costs.original
     delivered_costs = compressor.costs.costs(levels)
     predicted = None
     if latency_table is not None:
-        error = 100.0 * abs(delivered_costs[LATENCY] / delivered_ms - 1.0)
+        error = 100.0 * abs(delivered_costs[LATENCY] / delivered_time.median - 1.0)
         predicted = LatencyPrediction(
             original=original_costs[LATENCY],
             delivered=delivered_costs[LATENCY],
@@ -112,9 +86,9 @@ def deliver(
         )
     policy = compressor.space.policy_of(levels)
     manifest = Manifest(
-        target=target_config.model_dump(mode="json"),
+        target=job.target.model_dump(mode="json"),
         policy_id=policy.policy_id,
-        budget=budget.as_dict(),
+        budget=original.budget.as_dict(),
         costs={
             cost: CostChange(
                 original=int(original_costs[cost]), delivered=int(delivered_costs[cost])
@@ -144,8 +118,11 @@ def deliver(
             ),
         ),
         latency_ms=LatencyChange(
-            original=original_ms,
-            delivered=delivered_ms,
+            original=original_time.median,
+            delivered=delivered_time.median,
+            original_quartiles=original_time.quartiles,
+            delivered_quartiles=delivered_time.quartiles,
+            runtime=f"{runtimes[1].name} {runtimes[1].version}",
             device=hardware,
             batch_size=export.latency_batch_size,
             predicted=predicted,
@@ -155,4 +132,19 @@ def deliver(
     model.cpu()
     finished(smaller.cpu())
     packing = Packing(variant.quantization, variant.masks)
-    return save_artifact(directory, smaller, manifest, policy, example_inputs, export, packing)
+
+    def inputs_of(split: str) -> Iterator[Inputs]:
+        for batch in map(target.without_labels, target.batches(split)):
+            yield arguments_of(smaller, functools.partial(target.forward, smaller, batch))
+
+    return save_artifact(
+        directory,
+        smaller,
+        manifest,
+        policy,
+        example_inputs,
+        export,
+        packing,
+        inputs_of=inputs_of,
+        deployment=Deployment(model, target, example_inputs, export.latency_batch_size, passes),
+    )

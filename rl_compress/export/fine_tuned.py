@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from rl_compress.costs.latency_table import LatencyTable
 from rl_compress.evaluation.evaluator import (
     EvaluationConfig,
     prepare_variant,
     recalibrate,
     repairs_weights,
 )
+from rl_compress.export.artifact import ExportConfig
 from rl_compress.importance.contribution_config import ContributionConfig
-from rl_compress.quantizers.bits import LayerBits
+from rl_compress.model.nested import Inputs
 from rl_compress.quantizers.model import Quantization
-from rl_compress.repair.activations import calibration_pass
+from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
-from rl_compress.space.space_config import SpaceConfig
+from rl_compress.targets.factory import TargetConfig
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 from rl_compress.targets.threads import threads, threads_for
 from rl_compress.training.iterative import fade_channels
-from rl_compress.training.quantization_aware import TRAINABLE, quantization_aware_finetune
+from rl_compress.training.quantization_aware import quantization_aware_finetune, trains_through
 from rl_compress.training.recovery import FinetuningConfig, finetune
 from rl_compress.variants.compressor import Compressor
 
-_RANGE_BATCHES = 4
-"""Calibration batches that ranges of activations start from."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """What is compressed, and what is known of it."""
+
+    target: Target
+    model: nn.Module
+    """The uncompressed model, on the CPU."""
+    example_inputs: Inputs
+    """Of one forward pass, batch size 1."""
+    compressor: Compressor
+    """Groups, costs and unit orders of the model."""
+    budget: Budget
+    latency_table: LatencyTable | None = None
+    """What latencies are predicted from, where the budget bounds them."""
+
+
+class Sections(Protocol):
+    """What delivery needs to know of a job."""
+
+    target: TargetConfig
+    evaluation: EvaluationConfig
+    finetuning: FinetuningConfig
+    contribution: ContributionConfig
+    export: ExportConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,76 +72,35 @@ class FineTuned:
     """Epochs of fine-tuning until the weights that were kept."""
 
 
-def _quantize(
-    model: nn.Module,
-    teacher: nn.Module,
-    target: Target,
-    space: SpaceConfig,
-    finetuning: FinetuningConfig,
-    masks: dict[str, Tensor],
-    bits: LayerBits,
-    prepare: Callable[[nn.Module], Quantization],
-    device: torch.device,
-    advance: Callable[[int, int], None],
-) -> Quantization:
-    """Quantize a fine-tuned model, training through the quantizer where that is possible."""
-    if not bits:
-        return Quantization()
-    trained = finetuning.quantization_aware and finetuning.epochs > 0
-    if not trained or space.quantization.quantizer not in TRAINABLE:
-        return prepare(model)
-    run = calibration_pass(target, model, _RANGE_BATCHES)
-    quantization, _ = quantization_aware_finetune(
-        model,
-        teacher,
-        target,
-        space.quantization,
-        finetuning,
-        run,
-        device=device,
-        bits=bits,
-        masks=masks,
-        progress=advance,
-    )
-    return quantization
-
-
 def fine_tune_variant(
-    model: nn.Module,
+    original: Original,
     levels: Levels,
+    job: Sections,
     *,
-    target: Target,
-    compressor: Compressor,
-    evaluation: EvaluationConfig,
-    finetuning: FinetuningConfig,
-    contribution: ContributionConfig,
     device: torch.device,
     advance: Callable[[int, int], None] = lambda _epoch, _epochs: None,
 ) -> FineTuned:
     """Cut, repair, fine-tune and quantize a variant; the test split is not read.
 
     Args:
-        model: The uncompressed model, teacher of the fine-tuning; it is moved to ``device``.
+        original: What is compressed; its model, teacher of the fine-tuning, is moved to ``device``.
         levels: The variant, shape ``(D,)``.
-        target: Supplies data and score.
-        compressor: Groups, costs and unit orders of ``model``.
-        evaluation: The repair that the search used.
-        finetuning: How to fine-tune.
-        contribution: How channels fade out, with that schedule.
+        job: How to repair and fine-tune.
         device: Where to train.
         advance: Hears of each epoch done, with their number.
     """
-    model.cpu()
+    target, model, compressor = original.target, original.model.cpu(), original.compressor
+    finetuning, evaluation = job.finetuning, job.evaluation
     dense = model
     if finetuning.schedule == "contribution":
-        dense = copy.deepcopy(model).to(device)
-        orders = fade_channels(
-            dense,
-            model.to(device),
+        model.to(device)
+        dense, orders = fade_channels(
+            model,
+            model,
             target,
             compressor.parents,
             compressor.space.amounts(levels),
-            contribution,
+            job.contribution,
             progress=advance,
         )
         # What was faded out is cut, whatever the importances said before.
@@ -130,7 +114,6 @@ def fine_tune_variant(
         network.to(device).eval() for network in (smaller, searched, model)
     )
     kept, masks = compressor.kept_outputs(levels, ordered=False), compressor.masks(levels)
-
     bits = compressor.layer_bits(levels)
 
     def prepare(network: nn.Module, *, weights_made: bool = False) -> Quantization:
@@ -138,11 +121,10 @@ def fine_tune_variant(
             network,
             teacher,
             target,
-            compressor.config,
             evaluation,
-            kept=kept,
-            masks=masks,
-            bits=bits,
+            compressor,
+            levels,
+            ordered=False,
             weights_made=weights_made,
         )
 
@@ -151,19 +133,14 @@ def fine_tune_variant(
     recalibrate(smaller, teacher, target, evaluation, kept, sparse=bool(masks))
     macs = int(compressor.costs.original["macs"])
     with threads(threads_for(macs * finetuning.batch_size)):
-        result = finetune(
-            smaller, teacher, target, finetuning, device=device, masks=masks, progress=advance
-        )
-        quantization = _quantize(
-            smaller,
-            teacher,
-            target,
-            compressor.config,
-            finetuning,
-            masks,
-            bits,
-            prepare,
-            device,
-            advance,
-        )
+        result = finetune(smaller, teacher, target, finetuning, masks=masks, progress=advance)
+        how = compressor.config.quantization
+        if not bits:
+            quantization = Quantization()
+        elif trains_through(how, finetuning):
+            quantization, _ = quantization_aware_finetune(
+                smaller, teacher, target, how, finetuning, bits, masks=masks, progress=advance
+            )
+        else:
+            quantization = prepare(smaller)
     return FineTuned(smaller, masks, quantization, before, result.kept_epoch)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -14,6 +15,10 @@ from rl_compress.export.packed_state import Packing
 from rl_compress.model.nested import Inputs
 from rl_compress.registry import Part
 from rl_compress.space.compression_policy import CompressionPolicy
+from rl_compress.space.space_config import SpaceConfig
+
+InputsOf = Callable[[str], Iterator[Inputs]]
+"""Yields what a model is called with for each batch of a split, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Delivered:
     """Inputs of one forward pass, batch size 1."""
     packing: Packing
     """Which weights are quantized or sparse, and can be stored packed."""
+    inputs_of: InputsOf = lambda _split: iter(())
     entries: dict[str, Any] = field(default_factory=dict)
     """What formats know that belongs into the manifest, by its keys."""
 
@@ -36,11 +42,21 @@ class Delivered:
 class Format(Part, ABC):
     """A kind of file."""
 
+    runs: ClassVar[str | None] = None
+    """Name of the file that onnxruntime runs; None: there is none."""
+
     def check(self) -> None:
         """Make sure, before anything is run, that such files can be written here.
 
         Raises:
             ConfigError: A package is not installed.
+        """
+
+    def check_space(self, space: SpaceConfig) -> None:
+        """Make sure, before anything is run, that what may be searched can be written.
+
+        Raises:
+            ConfigError: It cannot; the message names the key.
         """
 
     @abstractmethod

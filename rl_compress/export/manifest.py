@@ -15,10 +15,10 @@ from rl_compress.errors import ConfigError, CorruptFileError, RunDirectoryError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Raised whenever an older release could not read the manifest, or the file of tensors."""
 
-_READABLE = (2, 3, FORMAT_VERSION)
+_READABLE = (2, 3, 4, FORMAT_VERSION)
 
 
 def _now() -> str:
@@ -81,8 +81,53 @@ class LatencyChange(_Part):
     delivered: float = Field(description="Median of the delivered model, in ms.")
     device: str = Field(description="Name of the hardware they were measured on.")
     batch_size: int = Field(description="Samples per batch.")
+    runtime: str | None = Field(
+        default=None, description="Name and version, such as `torch 2.13.0`; None: torch."
+    )
+    original_quartiles: tuple[float, float] | None = Field(
+        default=None, description="Lower and upper quartile of the uncompressed model, in ms."
+    )
+    delivered_quartiles: tuple[float, float] | None = Field(
+        default=None, description="Lower and upper quartile of the delivered model, in ms."
+    )
     predicted: LatencyPrediction | None = Field(
         default=None, description="What was predicted; None: the budget did not bound latency."
+    )
+
+
+Times = tuple[float, float, float]
+
+
+class Deployed(_Part):
+    """A file in the runtime that runs it, beside the uncompressed model there."""
+
+    runtime: str = Field(description="Name and version, such as `onnxruntime 1.32.0`.")
+    device: str = Field(description="Name of the hardware, with the number of threads.")
+    multiplies_bytes: bool = Field(
+        description="Whether the processor has instructions for products of bytes, as VNNI; "
+        "without them 8 bits may be slower."
+    )
+    batch_size: int = Field(description="Samples per batch.")
+    original_ms: Times = Field(
+        description="Milliseconds per batch of the uncompressed model as float32 ONNX, measured in "
+        "turn with the file: lower quartile, median, upper quartile."
+    )
+    delivered_ms: Times = Field(description="The file's, likewise.")
+    original_bytes: int = Field(description="Size of the uncompressed model as float32 ONNX.")
+    delivered_bytes: int = Field(description="Size of the file.")
+    test_score: float = Field(description="The file's score on the test split.")
+
+
+class Int8Check(_Part):
+    """How the file `model_int8.onnx` differs from the delivered model."""
+
+    error: float = Field(
+        description="Root mean square of the outputs' differences on samples of the search split, "
+        "relative to that of the outputs."
+    )
+    tolerance: float = Field(description="The largest that was accepted.")
+    float_layers: dict[str, str] = Field(
+        description="Layers that compute with floats, by name: why."
     )
 
 
@@ -158,6 +203,13 @@ class Manifest(_Part):
         default=None,
         description="Largest difference of the ONNX model's outputs, relative to the largest "
         "output; None: no ONNX file.",
+    )
+    onnx_int8: Int8Check | None = Field(
+        default=None, description="Of the format `onnx-int8`; None: no such file."
+    )
+    deployed: dict[str, Deployed] = Field(
+        default_factory=dict,
+        description="Of each file named in export.formats that was run, by format.",
     )
     files: dict[str, FileEntry] = Field(
         default_factory=dict, description="Every other file beside the manifest."

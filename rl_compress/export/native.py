@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.export.format import Delivered, Format
 from rl_compress.export.manifest import CostChange
 from rl_compress.export.packed_state import pack_state, stored_bytes
 from rl_compress.export.tensor_file import write_tensors
+from rl_compress.model.described import NotPlainError, describe
+from rl_compress.quantizers.activations import ActivationQuantizer
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
+ARCHITECTURE_FILE = "architecture.json"
 
 
 class Native(Format):
-    """One file of tensors, quantized and sparse weights packed; always written."""
+    """The tensors, quantized and sparse weights packed, and the architecture; always written.
+
+    Where the architecture is more than plain data, loading needs the target's factory.
+    """
 
     def write(self, delivered: Delivered, folder: Path) -> list[Path]:
         """See :meth:`Format.write`; the delivered size is that of the tensors stored.
@@ -36,7 +46,19 @@ class Native(Format):
             activations={layer: quantizer.describe() for layer, quantizer in activations.items()},
             costs=_with_size(delivered.manifest.costs, stored_bytes(tensors)),
         )
-        return [path]
+        architecture = _describe(delivered.model, folder / ARCHITECTURE_FILE)
+        return [path, *architecture]
+
+
+def _describe(model: nn.Module, path: Path) -> list[Path]:
+    """Write the architecture, where it is plain data."""
+    try:
+        described = describe(model, ignoring=ActivationQuantizer)
+    except NotPlainError as reason:
+        logger.info("loading needs the target's factory: %s", reason)
+        return []
+    path.write_text(json.dumps(described, separators=(",", ":")) + "\n", encoding="utf-8")
+    return [path]
 
 
 def _with_size(costs: Mapping[str, CostChange], size_bytes: int) -> dict[str, CostChange]:

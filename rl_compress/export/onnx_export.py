@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rl_compress.errors import ConfigError, RLCompressError
 from rl_compress.export.format import Delivered, Format
 from rl_compress.model.nested import Inputs, call, joined, mapped, tensors_in
+from rl_compress.runtimes.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,17 +34,21 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 class Onnx(Format):
     """One graph with a free batch size; weights beyond 1.9 GB go into a second file."""
 
+    runs = "model.onnx"
+    key: ClassVar[str] = "export.onnx:"
+    without: ClassVar[str] = "set export.onnx to false"
+
     def check(self) -> None:
         """See :meth:`Format.check`."""
         if not all(importlib.util.find_spec(package) for package in _PACKAGES):
             raise ConfigError(
-                "export.onnx: needs onnx, onnxscript and onnxruntime; "
-                "install them with `pip install rl-compress[onnx]`, or set export.onnx to false"
+                f"{self.key} needs onnx, onnxscript and onnxruntime; install them with "
+                f"`pip install rl-compress[onnx]`, or {self.without}"
             )
 
     def write(self, delivered: Delivered, folder: Path) -> list[Path]:
         """See :meth:`Format.write`."""
-        path = folder / "model.onnx"
+        path = folder / self.runs
         error = export_onnx(delivered.model, delivered.example_inputs, path)
         delivered.entries["onnx_max_error"] = error
         return sorted(folder.glob(f"{path.name}*"))
@@ -63,37 +68,58 @@ def export_onnx(model: nn.Module, example_inputs: Inputs, path: Path) -> float:
     Raises:
         RLCompressError: The model cannot be exported, or the exported one computes otherwise.
     """
-    model = _returning_tensors(copy.deepcopy(model).cpu())
+    model = copy.deepcopy(model).cpu()
     inputs = mapped(lambda tensor: tensor.detach().cpu(), example_inputs)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    # A batch of one would be taken for a constant.
-    pair = joined([inputs, inputs])
-    batch = torch.export.Dim("batch")
-    by_name = isinstance(pair, dict)
-    try:
-        with _quiet():
-            torch.onnx.export(
-                model,
-                () if by_name else pair,
-                path,
-                kwargs=pair if by_name else None,
-                dynamo=True,
-                verbose=False,
-                external_data=size > _EXTERNAL_FROM_BYTES,
-                dynamic_shapes=_dynamic(pair, batch),
-            )
-            error = max(_error(model, some, path) for some in _batches(inputs))
-    except Exception as failure:
-        raise RLCompressError(
-            f"export.onnx: the model cannot be exported ({_first_line(failure)}); its forward "
-            f"pass must be traceable for any batch size, or set export.onnx to false"
-        ) from failure
+    program = exported(model, inputs)
+    with _traceable():
+        program.save(path, external_data=size > _EXTERNAL_FROM_BYTES)
+        error = max(_error(model, some, path) for some in _batches(inputs))
     if not error <= MAX_ERROR:
         raise RLCompressError(
             f"export.onnx: the outputs of {path.name} in onnxruntime must be within {MAX_ERROR:g} "
             f"of the model's, but differ by {error:.2g}; set export.onnx to false"
         )
     return error
+
+
+def exported(model: nn.Module, example_inputs: Inputs) -> torch.onnx.ONNXProgram:
+    """Return a model as ONNX with a free batch size, in memory.
+
+    Args:
+        model: Model in evaluation mode, on the CPU; its forward pass returns plain tensors
+            from now on.
+        example_inputs: Inputs of one forward pass, batch size 1, on the CPU.
+
+    Raises:
+        RLCompressError: It cannot be exported.
+    """
+    # A batch of one would be taken for a constant.
+    pair = joined([example_inputs, example_inputs])
+    by_name = isinstance(pair, dict)
+    with _traceable():
+        program = torch.onnx.export(
+            _returning_tensors(model),
+            () if by_name else pair,
+            kwargs=pair if by_name else None,
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=_dynamic(pair, torch.export.Dim("batch")),
+        )
+    assert program is not None, "the exporter of today returns it"
+    return program
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except Exception as failure:
+        raise RLCompressError(
+            f"export.onnx: the model cannot be exported ({_first_line(failure)}); its forward "
+            f"pass must be traceable for any batch size, or set export.onnx to false"
+        ) from failure
 
 
 def _dynamic(inputs: Any, batch: Any) -> Any:
@@ -137,23 +163,12 @@ def _batches(inputs: Inputs) -> Iterator[Inputs]:
 
 
 def _error(model: nn.Module, inputs: Inputs, path: Path) -> float:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    if isinstance(inputs, dict) and set(names) <= set(inputs):
-        feed = {name: inputs[name].numpy() for name in names}
-    else:
-        given = (tensor.numpy() for tensor in tensors_in(inputs))
-        feed = dict(zip(names, given, strict=True))
+    found = OnnxRuntime.load(path).outputs(inputs)
     with torch.no_grad():
         expected = list(tensors_in(call(model, inputs)))
     errors = []
-    for tensor, array in zip(expected, session.run(None, feed), strict=True):
-        difference = (torch.from_numpy(array) - tensor).abs().max()
+    for tensor, output in zip(expected, found, strict=True):
+        difference = (output - tensor).abs().max()
         errors.append(float(difference / tensor.abs().max().clamp_min(1e-12)))
     return max(errors)
 

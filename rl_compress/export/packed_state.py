@@ -65,14 +65,16 @@ def unpack_state(
     """
     state = {name: tensor for name, tensor in stored.items() if _SEPARATOR not in name}
     for name, description in descriptions.items():
-        prefix = f"{name}{_SEPARATOR}"
-        parts = {
-            key.removeprefix(prefix): value
-            for key, value in stored.items()
-            if key.startswith(prefix)
-        }
-        state[name] = _unpack(parts, description)
+        state[name] = unpacked(parts_of(name, stored), description)
     return state
+
+
+def parts_of(name: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is stored of one packed tensor."""
+    prefix = f"{name}{_SEPARATOR}"
+    return {
+        key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)
+    }
 
 
 def stored_bytes(stored: Mapping[str, Tensor]) -> int:
@@ -106,7 +108,8 @@ def _pack(
     return {name: part.cpu().contiguous() for name, part in parts.items()}, description
 
 
-def _unpack(parts: dict[str, Tensor], description: Mapping[str, Any]) -> Tensor:
+def unpacked(parts: dict[str, Tensor], description: Mapping[str, Any]) -> Tensor:
+    """Return a packed tensor's values."""
     how, sparse = description.get("quantized"), description.get("sparse")
     if sparse is None:
         return QuantizedTensor.from_tensors(parts, how or {}).dequantize()

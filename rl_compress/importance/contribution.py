@@ -36,6 +36,8 @@ from rl_compress.targets.target import Target, device_of
 Array = npt.NDArray[np.float64]
 Train = Callable[[nn.Module, dict[str, Tensor]], None]
 """``train(model, multipliers)``: some training steps with the keep-ratios in force, in place."""
+Keep = Callable[[Array], npt.NDArray[np.bool_]]
+"""Says by the cumulative contributions of all units which of them stay."""
 
 _TAYLOR_SAMPLES = 128
 """Samples whose gradients are taken one by one."""
@@ -204,6 +206,7 @@ def contribution_pruning(
     target: Target,
     config: ContributionConfig,
     *,
+    keep: Keep | None = None,
     train: Train | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ContributionResult:
@@ -214,6 +217,7 @@ def contribution_pruning(
         units: What may be removed.
         target: Supplies the calibration split and the loss.
         config: Factor, threshold, and how long.
+        keep: Says which units stay in the place of the threshold; then all iterations are made.
         train: Trains a copy of the network between iterations, if ``finetune_steps`` says so.
         progress: Hears of iterations done, and of how many there are at most.
     """
@@ -229,7 +233,7 @@ def contribution_pruning(
         losses.append(measured.loss(ratios))
         total += measured.measure(ratios, config.exact_units)
         mean = total / (iteration + 1)
-        before, kept = kept, mean > config.threshold
+        before, kept = kept, mean > config.threshold if keep is None else keep(mean)
         staying = torch.from_numpy(kept).to(device)
         ratios = torch.where(staying, 1.0, ratios * config.alpha_at(iteration))
         history_c.append(mean)
@@ -237,7 +241,7 @@ def contribution_pruning(
         progress(iteration + 1, config.iterations)
         unchanged = unchanged + 1 if (kept == before).all() else 0
         faded = _survivors(model, units, ratios, config.epsilon)[~kept]
-        if unchanged >= config.patience and not faded.any():
+        if keep is None and unchanged >= config.patience and not faded.any():
             break
         if train is not None and config.finetune_steps:
             train(model, units.multipliers(ratios))

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rl_compress.importance.contribution import ContributionResult
+from rl_compress.runs.written import whole
 
 
 def save_history(result: ContributionResult, path: Path) -> None:
@@ -28,6 +29,5 @@ def save_history(result: ContributionResult, path: Path) -> None:
             "loss": np.repeat(result.losses, units),
         }
     )
-    unfinished = path.with_suffix(".tmp")
-    pq.write_table(table, unfinished)
-    unfinished.replace(path)
+    with whole(path) as file:
+        pq.write_table(table, file)

@@ -7,7 +7,7 @@ made in torch's inference mode cannot), and must not write into tensors that var
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -19,12 +19,16 @@ def own_buffers(model: nn.Module) -> nn.Module:
     Args:
         model: Changed in place by assigning new buffers; those that are one stay one.
     """
+    _own_buffers(model.modules())
+    return model
+
+
+def _own_buffers(modules: Iterable[nn.Module]) -> None:
     copies: dict[int, Tensor] = {}
-    for module in model.modules():
+    for module in modules:
         for name, buffer in module._buffers.items():
             if isinstance(buffer, Tensor):
                 module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-    return model
 
 
 @contextmanager
@@ -33,8 +37,9 @@ def kept_state(model: nn.Module) -> Iterator[None]:
 
     Other tensors in it that were made in inference mode become ordinary ones.
     """
-    before = [(module, dict(module._buffers), module.training) for module in model.modules()]
-    own_buffers(model)
+    modules = list(model.modules())
+    before = [(module, dict(module._buffers), module.training) for module in modules]
+    _own_buffers(modules)
     try:
         yield
     finally:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Container
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
+
+from rl_compress.model.copies import copied
 
 _REMOVERS = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
 
@@ -44,15 +47,24 @@ def plain_weights(model: nn.Module) -> nn.Module:
     return model
 
 
-def unshared(model: nn.Module) -> nn.Module:
-    """Return a copy of a model, also where it keeps tensors that were computed with gradients."""
+def unshared(model: nn.Module, replaced: Container[str] = ()) -> nn.Module:
+    """Return a copy of a model, also where it keeps tensors that were computed with gradients.
+
+    Args:
+        model: Left as it is.
+        replaced: Parameters that may have any values in the copy.
+    """
     memo: dict[int, object] = {
         id(value): value.detach().clone()
         for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, memo)
+    for name, parameter in model.named_parameters():
+        if name in replaced:
+            room = torch.empty_like(parameter)
+            memo[id(parameter)] = nn.Parameter(room, requires_grad=parameter.requires_grad)
+    return copied(model, memo)
 
 
 def _computes_weights(module: nn.Module) -> bool:

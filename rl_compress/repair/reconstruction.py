@@ -187,12 +187,18 @@ def _solve(layer: Any, inputs: Tensor, outputs: Tensor, ridge: float) -> None:
     mean_in, mean_residual = inputs.mean(dim=0), residual.mean(dim=0)
     if layer.bias is not None:
         inputs, residual = inputs - mean_in, residual - mean_residual
-    gram = inputs.T @ inputs
-    pull = ridge * gram.diagonal().mean()
+    # (X'X + r I)^-1 X' = X' (XX' + r I)^-1: the smaller system is solved.
+    is_wide = inputs.shape[0] < inputs.shape[1]
+    gram = inputs @ inputs.T if is_wide else inputs.T @ inputs
+    pull = ridge * (gram.diagonal().sum() / inputs.shape[1])
     if not 0 < pull < torch.inf:
         return  # silent inputs say nothing about the weights, and broken ones nothing good
     gram.diagonal().add_(pull)
-    change = torch.cholesky_solve(inputs.T @ residual, torch.linalg.cholesky(gram)).T
+    factor = torch.linalg.cholesky(gram)
+    if is_wide:
+        change = torch.cholesky_solve(residual, factor).T @ inputs
+    else:
+        change = torch.cholesky_solve(inputs.T @ residual, factor).T
     dtype = layer.weight.dtype
     fitted = (weight + change).reshape(layer.weight.shape).to(dtype)
     layer.weight = nn.Parameter(fitted, requires_grad=False)

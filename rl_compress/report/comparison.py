@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rl_compress.report.formatting import format_count, format_score
+from rl_compress.report.page import Content
 from rl_compress.report.plots import best_so_far_plot
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy.typing as npt
-
-    from rl_compress.report.page import Content
-    from rl_compress.report.run_files import RunFiles
+from rl_compress.report.run_files import RunFiles
 
 _SHARES = (0.1, 0.25, 0.5, 1.0)
 """Parts of the search's evaluations at which the table compares."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rl_compress.report.formatting import format_cell, format_cost
-from rl_compress.report.summary import comparison_table
+from rl_compress.report.summary import cautions, comparison_table
 from rl_compress.targets.soundness import Soundness
 
 _console = Console()
@@ -109,6 +109,8 @@ def print_result(manifest: Mapping[str, Any], directory: Path, location: str) ->
     if predicted := (manifest["latency_ms"] or {}).get("predicted"):
         error = predicted["median_error_percent"]
         _say(f"latency table of {predicted['device']}: median error {error:.1f} %")
+    for line in cautions(manifest):
+        _say(line)
     report = directory / "report.html"
     _console.print(f"written to {location}", highlight=False, soft_wrap=True)
     if report.exists():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Any
 
 COST_LABELS = {
     "macs": "MACs",
@@ -97,10 +95,22 @@ def format_latency(value: float | None) -> str:
     return f"{value:.2f} ms" if value < 9.995 else f"{_three_digits(value)} ms"
 
 
-def format_speedup(before: float, after: float) -> str:
-    """Write how many times faster one latency is than another: ``2.1x faster``."""
+def format_speedup(
+    before: float, after: float, quartiles: Sequence[Sequence[float] | None] = ()
+) -> str:
+    """Write how many times faster one latency is than another: ``2.1x faster``.
+
+    Args:
+        before: Median of the one.
+        after: Median of the other.
+        quartiles: Of both, lower and upper, where known; if they overlap, the difference may be
+            noise and is not claimed.
+    """
     if min(before, after) <= 0:
         return _MISSING
+    first, second = [*quartiles, None, None][:2]
+    if first and second and first[0] <= second[-1] and second[0] <= first[-1]:
+        return "no clear difference"
     ratio = before / after
     return f"{ratio:.2g}x faster" if ratio >= 1 else f"{1 / ratio:.2g}x slower"
 

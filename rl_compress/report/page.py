@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from rl_compress.report import formatting
-from rl_compress.report.summary import comparison_rows, ratio
+from rl_compress.report import formatting, summary
 from rl_compress.runs.written import whole
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 REPORT_FILE = "report.html"
 
@@ -95,4 +92,4 @@ _TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 _TEMPLATES.filters["flow"] = _flow
-_TEMPLATES.globals |= vars(formatting) | {"comparison_rows": comparison_rows, "ratio": ratio}
+_TEMPLATES.globals |= vars(formatting) | vars(summary)

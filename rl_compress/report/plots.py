@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rl_compress.report.figure import (
@@ -20,13 +24,6 @@ from rl_compress.report.figure import (
     star,
 )
 from rl_compress.report.formatting import COST_ROWS, cost_unit, prefix_for
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy.typing as npt
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _MAX_VECTOR_DOTS = 3000
 """More dots than this are drawn as an image, to keep the page small."""

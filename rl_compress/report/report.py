@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rl_compress.report import sections
 from rl_compress.report.comparison import against_baselines
 from rl_compress.report.page import Section, given, write_page
 from rl_compress.report.run_files import RunFiles, read_run
 from rl_compress.report.verification import verification
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECTIONS: tuple[Section[RunFiles], ...] = (
     Section(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,20 +16,15 @@ import yaml
 from rl_compress.errors import CorruptFileError, RunDirectoryError
 from rl_compress.export.manifest import Manifest
 from rl_compress.report.formatting import COST_ROWS
+from rl_compress.runs.failure import Failure
 from rl_compress.runs.pareto import SCORE
+from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.runs.verified import Verified, load_verified
 from rl_compress.space.budget import LATENCY
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.strict_yaml import load_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from rl_compress.runs.failure import Failure
-    from rl_compress.runs.record import EvaluationRecord
 
 _JOB_FILE = "job.yaml"
 _SENSITIVITY = ("group", "pruning_ratio", "score")
@@ -146,7 +143,7 @@ class RunFiles:
         search = self.job.get("search")
         if not (isinstance(search, dict) and search.get("budgets")):
             return True
-        bounds, costs = (self.space or {}).get("budget") or {}, record.costs()
+        bounds, costs = (self.space or {}).get("budget") or {}, record.costs
         # What was not measured was not bounded either, or it is predicted and not in the record.
         return all(costs[cost] <= bound for cost, bound in bounds.items() if cost in costs)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from rl_compress.evaluation.ledger import Progress
 from rl_compress.report.comparison import contenders, count_sensitivity_evaluations
+from rl_compress.report.run_files import RunFiles
 from rl_compress.report.verification import better_than_delivered, rank_correlation
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rl_compress.evaluation.ledger import Progress
-    from rl_compress.report.run_files import RunFiles
-    from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.record import EvaluationRecord
 
 SUMMARY_VERSION = 1
 
@@ -40,7 +37,7 @@ def summarize(files: RunFiles, progress: Progress) -> dict[str, Any]:
             "seed": best.seed,
             "score": best.score,
             "reward": best.reward,
-            "costs": best.costs(),
+            "costs": best.costs,
         },
         "delivered": manifest
         and {

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rl_compress.report.formatting import format_count, format_named_score
 from rl_compress.report.group_plots import PRUNING, GroupBar, policy_bars, sensitivity_map
+from rl_compress.report.page import Content
 from rl_compress.report.plots import Point, contribution_plot, pareto_plot, search_curve
+from rl_compress.report.run_files import RunFiles
 from rl_compress.report.run_summary import dropped_early, samples_saved
 from rl_compress.report.summary import headline
 from rl_compress.runs.pareto import SCORE, front_hypervolume
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from rl_compress.report.page import Content
-    from rl_compress.report.run_files import RunFiles
-    from rl_compress.runs.record import EvaluationRecord
-    from rl_compress.space.compression_policy import CompressionPolicy, Decision
+from rl_compress.runs.record import EvaluationRecord
+from rl_compress.space.compression_policy import CompressionPolicy, Decision
 
 
 def headline_of(files: RunFiles) -> str:
@@ -144,7 +141,7 @@ def _some_finite(records: Sequence[EvaluationRecord]) -> bool:
 
 
 def _point(record: EvaluationRecord, cost: str) -> Point:
-    return float(record.costs().get(cost, math.nan)), record.score
+    return float(record.costs.get(cost, math.nan)), record.score
 
 
 def _ratio_of(ratios: Mapping[str, float], group: Mapping[str, Any]) -> float | None:

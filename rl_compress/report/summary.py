@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +20,6 @@ from rl_compress.report.formatting import (
     format_speedup,
 )
 from rl_compress.space.budget import LATENCY
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -40,7 +38,7 @@ def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, st
             format_cost(cost, change["delivered"]),
             format_fraction(ratio(change)),
         )
-        for cost, change in (manifest.get("costs") or {}).items()
+        for cost, change in bounded_first(manifest)
     ]
     if scores := manifest.get("scores"):
         name, search = scores["name"], scores["search"]
@@ -55,13 +53,60 @@ def comparison_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, st
                 shown = format_score(name, before), format_score(name, after)
                 rows.append((f"{title}, {split}", *shown, gain))
     if latency := manifest.get("latency_ms"):
-        speed = format_speedup(latency["original"], latency["delivered"])
-        rows.append((f"Latency, batch of {latency['batch_size']}", *_latencies(latency), speed))
+        runtime = f" in {latency['runtime']}" if latency.get("runtime") else ""
+        name = f"Latency{runtime}, batch of {latency['batch_size']}"
+        rows.append((name, *_latencies(latency), speedup(latency)))
         if predicted := latency.get("predicted"):
             error = predicted["error_percent"]
             off = "other hardware" if error is None else f"{error:.1f} % off"
             rows.append(("Latency, as predicted", *_latencies(predicted), off))
+    for name, file in (manifest.get("deployed") or {}).items():
+        sizes = {"original": file["original_bytes"], "delivered": file["delivered_bytes"]}
+        shown = (format_cost("size_bytes", size) for size in sizes.values())
+        rows.append((f"Size of the file, {name}", *shown, format_fraction(ratio(sizes))))
+        times = file["original_ms"], file["delivered_ms"]
+        medians = [times[0][1], times[1][1]]
+        rows.append(
+            (
+                f"Latency of {name} in {file['runtime']}, batch of {file['batch_size']}",
+                *map(format_latency, medians),
+                format_speedup(*medians, times),
+            )
+        )
+        if scores := manifest.get("scores"):
+            score, before = scores["name"], (scores.get("test") or scores["search"])["original"]
+            shown = (format_score(score, value) for value in (before, file["test_score"]))
+            gain = format_score_change(score, before, file["test_score"])
+            rows.append((f"{score[:1].upper()}{score[1:]} of {name}, test split", *shown, gain))
     return rows
+
+
+def bounded_first(manifest: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    """Return the costs of both models by name, those that the budget bounded first."""
+    costs = manifest.get("costs") or {}
+    bounded = [name for name in manifest.get("budget") or () if name in costs]
+    return [(name, costs[name]) for name in dict.fromkeys([*bounded, *costs])]
+
+
+def speedup(latency: Mapping[str, Any]) -> str:
+    """Say how much faster the delivered model is, where that is more than noise."""
+    quartiles = (latency.get("original_quartiles"), latency.get("delivered_quartiles"))
+    return format_speedup(latency["original"], latency["delivered"], quartiles)
+
+
+def cautions(manifest: Mapping[str, Any]) -> list[str]:
+    """Say what a user should know of the files that were run, a line each."""
+    lines = []
+    for name, file in (manifest.get("deployed") or {}).items():
+        if name == "onnx-int8" and not file["multiplies_bytes"]:
+            lines.append(
+                f"{name}: this processor has no instructions for products of bytes (VNNI); with "
+                f"them, 8 bits are faster than measured here"
+            )
+    if check := manifest.get("onnx_int8"):
+        for layer, reason in check["float_layers"].items():
+            lines.append(f"onnx-int8: {layer} computes with floats, for {reason}")
+    return lines
 
 
 def comparison_table(manifest: Mapping[str, Any]) -> Table:

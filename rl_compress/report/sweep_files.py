@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from rl_compress.report.run_files import RunFiles, read_job, read_rows, read_run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SWEEP_FILE = "sweep.parquet"
 TRIALS = "trials"

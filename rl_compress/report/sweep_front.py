@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
+from rl_compress.report.run_files import RunFiles
 from rl_compress.runs.pareto import SCORE, front_hypervolume, pareto_front
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from rl_compress.report.run_files import RunFiles
-    from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.record import EvaluationRecord
 
 _MOST_STEPS = 200
 """Points of the course of the hypervolume."""

@@ -157,7 +157,7 @@ def _joint_front(sweep: SweepFiles) -> Content | None:
     cost, svg = costs[0], None
     if SCORE in front.objectives:
         measured, on_front = (
-            [(each.costs()[cost], each.score) for each in some if cost in each.costs()]
+            [(each.costs[cost], each.score) for each in some if cost in each.costs]
             for some in (front.records(), records)
         )
         svg = pareto_plot(measured, cost=cost, score=score, front=on_front)

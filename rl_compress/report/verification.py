@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from scipy.stats import spearmanr
 
+from rl_compress.report.page import Content
 from rl_compress.report.plots import verification_plot
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rl_compress.report.page import Content
-    from rl_compress.report.run_files import RunFiles
-    from rl_compress.runs.verified import Verified
+from rl_compress.report.run_files import RunFiles
+from rl_compress.runs.verified import Verified
 
 _FEWEST = 3
 """Of fewer variants a rank correlation says nothing."""

@@ -2,8 +2,7 @@
 
 A float32 weight is its IEEE-754 pattern: bit 31 is the sign, bits 30 to 23 the exponent, bits 22 to
 0 the fraction. An integer weight is in two's complement with b bits, of which bit b - 1 counts
-``-2^(b-1)``; its value is the integer times the scale of its output channel. The quantized tensors
-that this package delivers hold unsigned codes instead, which number the levels of a quantizer.
+``-2^(b-1)``; its value is the integer times the scale of its output channel.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rl_compress.quantizers.quantized_tensor import QuantizedTensor
-
 FLOAT_BITS = 32
 
 
@@ -26,15 +23,13 @@ class StoredWeights:
     """One weight tensor as its stored bits."""
 
     codes: Tensor
-    """Bit patterns, dtype int32, in the weight's shape; signed ones of few bits sign-extended."""
+    """Bit patterns, dtype int32, in the weight's shape; those of few bits sign-extended."""
     bits: int
     """Bits that are stored of each weight."""
     decode: Callable[[Tensor], Tensor]
     """Takes codes of the weight's shape and returns the values that they mean, float32."""
     form: str
     """What is stored, in words."""
-    signed: bool = True
-    """Whether the highest bit is a sign, in two's complement or in an IEEE-754 pattern."""
 
     @classmethod
     def float32(cls, weight: Tensor) -> StoredWeights:
@@ -62,16 +57,6 @@ class StoredWeights:
         codes = (weight / scale).round().clamp(-largest, largest).to(torch.int32)
         return cls(codes, bits, lambda codes: codes * scale, f"{bits}-bit integers")
 
-    @classmethod
-    def quantized(cls, tensor: QuantizedTensor) -> StoredWeights:
-        """Take the codes that a compressed model stores: unsigned indices of its levels."""
-
-        def decode(codes: Tensor) -> Tensor:
-            return dataclasses.replace(tensor, codes=codes.to(torch.uint8)).dequantize()
-
-        form = f"{tensor.bits}-bit {tensor.quantizer.name} codes"
-        return cls(tensor.codes.to(torch.int32), tensor.bits, decode, form, signed=False)
-
     def values(self) -> Tensor:
         """Return the weights that these bits mean, float32, in the weight's shape."""
         return self.decode(self.codes)
@@ -95,7 +80,7 @@ class StoredWeights:
         if not 0 <= bit < self.bits:
             raise ValueError(f"bit must be 0 to {self.bits - 1}, but got {bit}")
         # The sign bit goes with all those that extend it, so that codes stay sign-extended.
-        return -(1 << bit) if self.signed and bit == self.bits - 1 else 1 << bit
+        return -(1 << bit) if bit == self.bits - 1 else 1 << bit
 
 
 def random_flips(

@@ -65,7 +65,7 @@ def _points(
     """Return one row a record; lower is better in every column."""
     names = list(objectives)
     rows = [
-        [-record.score if name == SCORE else record.costs().get(name, np.nan) for name in names]
+        [-record.score if name == SCORE else record.costs.get(name, np.nan) for name in names]
         for record in records
     ]
     return np.array(rows, dtype=np.float64).reshape(len(records), len(objectives))

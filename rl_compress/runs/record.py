@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from rl_compress.space.budget import COSTS, LATENCY
 from rl_compress.space.compression_policy import CompressionPolicy
 
 
@@ -27,17 +27,8 @@ class EvaluationRecord:
     """Hash of the realised policy: equal variants share it."""
     realised: str
     """The policy really carried out, after rounding and projection, as JSON."""
-    macs: int
-    """MACs per sample."""
-    params: int
-    size_bytes: int
-    """Bytes of the tensors in the variant's file."""
-    bops: int
-    """Bit operations per sample: MACs times weight bits times activation bits."""
-    peak_memory_bytes: int
-    """Most bytes of activations alive at once in a forward pass of one sample."""
-    latency_ms: float | None
-    """Median milliseconds of a forward pass; None where it was not measured."""
+    costs: Mapping[str, float]
+    """What the variant costs, by name; the latency only where it was measured or predicted."""
     score: float
     """The objective's score on the search split; higher is better."""
     reward: float
@@ -56,11 +47,6 @@ class EvaluationRecord:
     def scored_in_full(self) -> bool:
         """Say whether the score is of the whole search split, so that the variant may be chosen."""
         return self.scored_share == 1.0
-
-    def costs(self) -> dict[str, float]:
-        """Return the costs by name, latency only where it was measured."""
-        costs = {name: float(getattr(self, name)) for name in COSTS}
-        return costs if self.latency_ms is None else {**costs, LATENCY: self.latency_ms}
 
     def realised_policy(self) -> CompressionPolicy:
         """Return the policy that was carried out."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
+from typing import Any
 
 import pyarrow as pa
 
 from rl_compress.runs.record import EvaluationRecord
+from rl_compress.space.budget import COSTS, LATENCY
 
 SCHEMA_VERSION = 3
 
 _WITHOUT_SHARES = 2
 """The version that scored every variant in full, and had no column for it."""
+
+_VERSION, _COSTS = b"rl_compress_schema_version", b"rl_compress_costs"
+"""Keys of the metadata: the version, and which columns are costs. Older files do not say the
+latter, and have those of :data:`RECORD_SCHEMA`."""
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -24,12 +31,8 @@ RECORD_SCHEMA = pa.schema(
         ("policy", pa.string()),
         ("policy_id", pa.string()),
         ("realised", pa.string()),
-        ("macs", pa.int64()),
-        ("params", pa.int64()),
-        ("size_bytes", pa.int64()),
-        ("bops", pa.int64()),
-        ("peak_memory_bytes", pa.int64()),
-        ("latency_ms", pa.float64()),
+        *[(cost, pa.int64()) for cost in COSTS],
+        (LATENCY, pa.float64()),
         ("score", pa.float64()),
         ("reward", pa.float64()),
         ("seed", pa.int64()),
@@ -37,14 +40,22 @@ RECORD_SCHEMA = pa.schema(
         ("cached", pa.bool_()),
         ("time", pa.timestamp("us", tz="UTC")),
         ("scored_share", pa.float64()),
-    ],
-    metadata={"rl_compress_schema_version": str(SCHEMA_VERSION)},
+    ]
 )
+"""The columns of all records; those of further costs, numbers too, come after them."""
+
+_NAMES = [field.name for field in fields(EvaluationRecord) if field.name != "costs"]
 
 
 def to_table(records: Sequence[EvaluationRecord]) -> pa.Table:
-    """Return records as an Arrow table, a row each."""
-    return pa.Table.from_pylist([asdict(record) for record in records], schema=RECORD_SCHEMA)
+    """Return records as an Arrow table, a row each; every cost is a column."""
+    found = {cost: None for record in records for cost in record.costs}
+    further = [cost for cost in found if cost not in RECORD_SCHEMA.names]
+    metadata = {_VERSION: str(SCHEMA_VERSION), _COSTS: json.dumps([*COSTS, LATENCY, *further])}
+    schema = pa.schema(
+        [*RECORD_SCHEMA, *[(cost, pa.float64()) for cost in further]], metadata=metadata
+    )
+    return pa.Table.from_pylist([_row(record) for record in records], schema=schema)
 
 
 def from_table(table: pa.Table) -> list[EvaluationRecord]:
@@ -53,12 +64,25 @@ def from_table(table: pa.Table) -> list[EvaluationRecord]:
     Raises:
         ValueError: The table has an unknown schema version or lacks columns.
     """
-    version = (table.schema.metadata or {}).get(b"rl_compress_schema_version", b"none").decode()
+    metadata = table.schema.metadata or {}
+    version = metadata.get(_VERSION, b"none").decode()
     if version == str(_WITHOUT_SHARES):
         table = table.append_column("scored_share", pa.array([1.0] * len(table), pa.float64()))
     elif version != str(SCHEMA_VERSION):
         raise ValueError(f"schema version {version}, but this release reads {SCHEMA_VERSION}")
-    missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
-    if missing:
+    costs = json.loads(metadata[_COSTS]) if _COSTS in metadata else [*COSTS, LATENCY]
+    needed = dict.fromkeys([*RECORD_SCHEMA.names, *costs])
+    if missing := [name for name in needed if name not in table.column_names]:
         raise ValueError(f"columns {missing} are missing")
-    return [EvaluationRecord(**row) for row in table.select(RECORD_SCHEMA.names).to_pylist()]
+    return [_record(row, costs) for row in table.select(list(needed)).to_pylist()]
+
+
+def _row(record: EvaluationRecord) -> dict[str, Any]:
+    # Those that are known before a variant is built are whole numbers.
+    costs = {name: int(cost) if name in COSTS else cost for name, cost in record.costs.items()}
+    return {**{name: getattr(record, name) for name in _NAMES}, **costs}
+
+
+def _record(row: dict[str, Any], costs: Sequence[str]) -> EvaluationRecord:
+    found = {cost: float(row[cost]) for cost in costs if row[cost] is not None}
+    return EvaluationRecord(**{name: row[name] for name in _NAMES}, costs=found)

@@ -12,10 +12,9 @@ from rl_compress.evaluation.ledger import Ledger, Progress
 from rl_compress.registry import running
 from rl_compress.searchers.convergence import Convergence
 from rl_compress.searchers.searcher import Keep, Searcher
-from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.mask_projection import decides_masks, project_mask
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import Levels, SearchSpace
+from rl_compress.space.search_space import Levels
 
 _PATIENCE = 2000
 """Candidates in a row without a new variant, after which the space counts as exhausted."""
@@ -33,9 +32,6 @@ def run_baseline(
     baseline: Searcher,
     candidates: CandidateEvaluator,
     ledger: Ledger,
-    space: SearchSpace,
-    budget: Budget,
-    cost_function: CostFunction,
     advance: Callable[[Progress], None] = lambda _progress: None,
     convergence: Convergence | None = None,
 ) -> str | None:
@@ -45,9 +41,6 @@ def run_baseline(
         baseline: Proposes candidates.
         candidates: Measures them.
         ledger: Counts them.
-        space: The dimensions.
-        budget: Upper bounds.
-        cost_function: Exact costs of levels.
         advance: Hears of progress after every candidate.
         convergence: Ends the search once it finds nothing better.
 
@@ -60,7 +53,7 @@ def run_baseline(
             keep = baseline.ask()
         if keep is None:
             return "the baseline has no other candidate"
-        levels = _realise(_checked(keep, baseline, space), baseline, budget, space, cost_function)
+        levels = _realise(_checked(keep, baseline), baseline)
         try:
             record = candidates(levels)
         except EvaluationError as error:
@@ -71,7 +64,7 @@ def run_baseline(
             reward = record.reward
         # Learn from the realised decision: it is what the reward belongs to.
         with running(baseline, _KEY):
-            baseline.tell(space.kept(levels), reward)
+            baseline.tell(baseline.problem.space.kept(levels), reward)
         progress = ledger.progress()
         advance(progress)
         if progress.exhausted:
@@ -86,20 +79,20 @@ def run_baseline(
             return f"no new variant in {_PATIENCE} candidates{failure}"
 
 
-def _checked(keep: Keep, baseline: Searcher, space: SearchSpace) -> Keep:
+def _checked(keep: Keep, baseline: Searcher) -> Keep:
     """Refuse what is no candidate, as of a searcher of the user's own."""
     found = keep if isinstance(keep, np.ndarray) and keep.dtype.kind in "biuf" else np.empty(0)
-    if found.shape != (len(space),) or not np.isfinite(found).all():
+    size = len(baseline.problem.space)
+    if found.shape != (size,) or not np.isfinite(found).all():
         raise ConfigError(
-            f"{_KEY}: ask() of {type(baseline).__name__} must return an array of {len(space)} "
+            f"{_KEY}: ask() of {type(baseline).__name__} must return an array of {size} "
             f"fractions to keep, or None, but returned {str(keep)[:60]}"
         )
     return found
 
 
-def _realise(
-    keep: Keep, baseline: Searcher, budget: Budget, space: SearchSpace, cost_function: CostFunction
-) -> Levels:
-    if decides_masks(space):
-        return project_mask(keep >= _STAYS, keep, budget, space, cost_function)
-    return project(keep, budget, space, cost_function, fill=baseline.fill)
+def _realise(keep: Keep, baseline: Searcher) -> Levels:
+    problem = baseline.problem
+    if decides_masks(problem.space):
+        return project_mask(keep >= _STAYS, keep, problem.budget, problem.space, problem.costs)
+    return project(keep, problem.budget, problem.space, problem.costs, fill=baseline.fill)

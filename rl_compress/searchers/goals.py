@@ -16,9 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from rl_compress.runs.record import EvaluationRecord
-from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import Levels, SearchSpace
+from rl_compress.space.budget import Budget
+from rl_compress.space.search_space import Levels
 
 _STEPS = 4
 """Steps in the logarithm from one listed budget to the next, so three budgets between them."""
@@ -111,24 +110,6 @@ def reference_rewards(
         low, high, far = one.between
         rewards.append(original_reward - losses[low] ** (1.0 - far) * losses[high] ** far)
     return rewards
-
-
-@dataclass(frozen=True, slots=True)
-class Within:
-    """Tells which records may win: those within the job's own budget."""
-
-    budget: Budget
-    space: SearchSpace
-    costs: CostFunction
-
-    def __call__(self, record: EvaluationRecord) -> bool:
-        """Say whether a record's variant is within the budget.
-
-        The costs are computed anew: a record may hold a latency that was measured, while the budget
-        bounds the predicted one.
-        """
-        levels = self.space.levels_of(record.realised_policy())
-        return self.budget.admits(self.costs.costs(levels))
 
 
 def pick(goals: Sequence[Goal], rng: np.random.Generator) -> Goal:

@@ -8,47 +8,19 @@ a resumed run repeats its first part from the stored records.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.importance.contribution import ContributionResult
 from rl_compress.registry import SEARCHERS, Part
-from rl_compress.searchers.sensitivity import SensitivityCurves
-from rl_compress.space.budget import Budget, CostFunction
-from rl_compress.space.search_space import SearchSpace
+from rl_compress.searchers.problem import Problem
 
 Needs = Literal["nothing", "curves", "contributions"]
 
 Keep = npt.NDArray[np.float64]
 """Which fraction of each dimension to keep, shape ``(D,)``; need not be that of a level."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchProblem:
-    """All that a searcher may look at."""
-
-    space: SearchSpace
-    """The dimensions."""
-    budget: Budget
-    """Upper bounds; feasible."""
-    costs: CostFunction
-    """Exact costs of levels; monotone in every dimension."""
-    seed: int = 0
-    """Same seed, same proposals."""
-    curves: SensitivityCurves | None = None
-    """What each dimension's compression costs alone, for searchers that need it."""
-    importances: Sequence[npt.NDArray[np.float64]] = ()
-    """For each dimension that prunes the importance of its units."""
-    layers: Sequence[str] = ()
-    """For each dimension that prunes the layer group it is in."""
-    contribution: ContributionResult | None = None
-    """What contribution pruning found, where it ranks the units."""
-    contribution_threshold: float = 0.0
-    """Where it draws the line."""
 
 
 class Searcher(Part, ABC):
@@ -61,7 +33,7 @@ class Searcher(Part, ABC):
     seeded: ClassVar[bool] = True
     """Whether the seed makes a difference."""
 
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+    def __init__(self, problem: Problem, config: Any = None) -> None:
         """Begin a search.
 
         Args:
@@ -85,7 +57,7 @@ class Searcher(Part, ABC):
 
 
 def make_searcher(
-    name: str, problem: SearchProblem, options: Mapping[str, Any] | None = None
+    name: str, problem: Problem, options: Mapping[str, Any] | None = None
 ) -> Searcher:
     """Return a searcher.
 

@@ -17,10 +17,10 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from rl_compress.errors import ConfigError, SubmissionError
+from rl_compress.execution import RUNS
 from rl_compress.job import Job
 from rl_compress.runs.remote import check_uri, is_uri
 from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.session import RUNS
 from rl_compress.space.budget import BUDGETABLE, Budget
 from rl_compress.submission.client import connect, follow
 from rl_compress.submission.entrypoint import entrypoint

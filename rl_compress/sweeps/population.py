@@ -155,7 +155,7 @@ def adopt(donor: Path, evaluations: int, directory: Path, job: Job) -> None:
                 trial=directory.name,
                 # What the driver measured is known to all from the beginning.
                 worker=_DRIVER,
-                reward=reward(record.score, record.costs()),
+                reward=reward(record.score, record.costs),
                 cached=True,
             )
         )

@@ -32,8 +32,9 @@ from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.run_lock import run_lock
+from rl_compress.runs.written import whole
 from rl_compress.searchers.reachable import check_reachable
-from rl_compress.session import prepare_job
+from rl_compress.session import Session
 from rl_compress.sweeps.comparison import add_hypervolumes
 from rl_compress.sweeps.loggers import check_loggers, logger_callbacks
 from rl_compress.sweeps.population import check_population, place_of, state_of
@@ -129,11 +130,10 @@ def tune(
             try_worker(job.target, job.search)
 
         sweep.check(job.to_yaml(), resume=resume, filled_in=filled_in)
-        subject = prepare_job(
-            job, sweep.pretraining, monitor, built=join, before_training=lambda: None
-        )
+        session = Session(job, sweep, monitor=monitor)
+        session.prepare(join)
         if not resume:
-            rehearse(job, subject)
+            rehearse(session)
         (sweep.path / TRIALS).mkdir(parents=True, exist_ok=True)
         sweep.write_text("job.yaml", job.to_yaml())
         sweep.write_json("environment.json", describe_environment())
@@ -141,8 +141,8 @@ def tune(
         rows, measured = _run(job, sweep, monitor)
         ray_stack.close()
         add_hypervolumes(job, sweep.path, rows)
-        pq.write_table(_table(rows), sweep.path / f"{SWEEP_FILE}.tmp")
-        (sweep.path / f"{SWEEP_FILE}.tmp").replace(sweep.path / SWEEP_FILE)
+        with whole(sweep.path / SWEEP_FILE) as file:
+            pq.write_table(_table(rows), file)
         monitor.phase("report")
         build_sweep_report(sweep.path)
     done = [row for row in rows if row["status"] == "done"]
@@ -249,7 +249,7 @@ def _trainable(
     def report(evaluations: int, best: EvaluationRecord) -> None:
         nonlocal told
         told = evaluations
-        figures = {EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs()}
+        figures = {EVALUATIONS: evaluations, BEST_SCORE: best.score, **best.costs}
         if exploits:
             with state_of(place, evaluations) as checkpoint:
                 ray_tune.report(figures, checkpoint=checkpoint)

@@ -16,6 +16,7 @@ from torch import nn
 from rl_compress.errors import CorruptFileError, DirectoryInUseError, RLCompressError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.evaluation.shared import SharedMeasurements
+from rl_compress.execution import search
 from rl_compress.export.artifact import load_compressed
 from rl_compress.export.manifest import Manifest
 from rl_compress.export.verification import best_distinct
@@ -25,7 +26,6 @@ from rl_compress.monitor import SilentMonitor
 from rl_compress.report.run_files import RunFiles, read_run
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.session import search
 from rl_compress.targets.factory import build_model, make_target
 from rl_compress.targets.regression import RegressionTarget
 
@@ -154,7 +154,7 @@ def _search_figures(read: RunFiles) -> dict[str, Any]:
     best = best_distinct(list(filter(read.may_win, read.evaluations)), 1, read.ranking)
     figures: dict[str, Any] = {}
     if best:
-        figures = {"best_score": best[0].score, "best_reward": best[0].reward, **best[0].costs()}
+        figures = {"best_score": best[0].score, "best_reward": best[0].reward, **best[0].costs}
     return {
         **figures,
         "evaluations": len(read.evaluations),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,19 @@ class _BasicBlock(nn.Module):
         return torch.relu(y + self.shortcut(x))
 
 
+def _stages(
+    make: Callable[[int, int, int], nn.Module], widths: Sequence[int], blocks: int
+) -> nn.Sequential:
+    """Return stages of blocks; every stage but the first halves the resolution."""
+    made: list[nn.Module] = []
+    inputs = widths[0]
+    for number, width in enumerate(widths):
+        for block in range(blocks):
+            made.append(make(inputs, width, 2 if number > 0 and block == 0 else 1))
+            inputs = width
+    return nn.Sequential(*made)
+
+
 class ResNet(nn.Module):
     """A CIFAR-style residual network; three stages of three blocks are ResNet-20."""
 
@@ -70,15 +83,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
-        stages: list[nn.Module] = []
-        channels = widths[0]
-        for number, width in enumerate(widths):
-            for block in range(blocks):
-                stride = 2 if number > 0 and block == 0 else 1
-                stages.append(_BasicBlock(channels, width, stride))
-                channels = width
-        self.stages = nn.Sequential(*stages)
-        self.classifier = nn.Linear(channels, classes)
+        self.stages = _stages(_BasicBlock, widths, blocks)
+        self.classifier = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, H, W)``."""
@@ -89,9 +95,9 @@ class ResNet(nn.Module):
 class _InvertedResidual(nn.Module):
     """Expand by 1 x 1, filter each channel by 3 x 3, project by 1 x 1 without activation."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        hidden = inputs * expansion
+        hidden = 4 * inputs
         self.expand = nn.Conv2d(inputs, hidden, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False)
@@ -111,9 +117,7 @@ class _InvertedResidual(nn.Module):
 class MobileNet(nn.Module):
     """Inverted residual blocks with depthwise convolutions (MobileNetV2, Sandler, CVPR 2018)."""
 
-    def __init__(
-        self, inputs: int, widths: Sequence[int], blocks: int, classes: int, expansion: int = 4
-    ) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], blocks: int, classes: int) -> None:
         """Build the layers.
 
         Args:
@@ -121,23 +125,16 @@ class MobileNet(nn.Module):
             widths: Channels of each stage; every stage but the first halves the resolution.
             blocks: Inverted residual blocks per stage.
             classes: Number of logits.
-            expansion: Channels within a block per channel at its input.
         """
         super().__init__()
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
         self.activation = nn.ReLU6()
-        stages: list[nn.Module] = []
-        channels = widths[0]
-        for number, width in enumerate(widths):
-            for block in range(blocks):
-                stride = 2 if number > 0 and block == 0 else 1
-                stages.append(_InvertedResidual(channels, width, stride, expansion))
-                channels = width
-        self.stages = nn.Sequential(*stages)
-        self.head = nn.Conv2d(channels, 4 * channels, 1, bias=False)
-        self.head_bn = nn.BatchNorm2d(4 * channels)
-        self.classifier = nn.Linear(4 * channels, classes)
+        self.stages = _stages(_InvertedResidual, widths, blocks)
+        outputs = 4 * widths[-1]
+        self.head = nn.Conv2d(widths[-1], outputs, 1, bias=False)
+        self.head_bn = nn.BatchNorm2d(outputs)
+        self.classifier = nn.Linear(outputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, H, W)``."""

@@ -52,6 +52,8 @@ class PretrainingConfig:
 class PretrainedTarget(ClassificationTarget):
     """A classifier of grey images whose weights are trained once per machine."""
 
+    batch_size = 512
+
     def __init__(
         self,
         *,
@@ -60,7 +62,6 @@ class PretrainedTarget(ClassificationTarget):
         load_splits: Callable[[], Mapping[str, TensorDataset]],
         pixel_scale: float,
         pretraining: PretrainingConfig,
-        batch_size: int = 512,
         augments: bool = True,
     ) -> None:
         """Keep the recipe; data is read and weights are trained when they are first needed.
@@ -72,7 +73,6 @@ class PretrainedTarget(ClassificationTarget):
             load_splits: Returns the four splits, images as bytes ``(num_samples, 1, H, W)``.
             pixel_scale: Pixel value that becomes 1.0.
             pretraining: How to train.
-            batch_size: Samples per forward pass when scoring.
             augments: Whether fine-tuning sees varied images too, as pre-training does.
         """
         self._augments = augments
@@ -82,7 +82,6 @@ class PretrainedTarget(ClassificationTarget):
         self._pixel_scale = pixel_scale
         self._pretraining = pretraining
         self._scaled: dict[str, TensorDataset] = {}
-        self.batch_size = batch_size
 
     def architecture(self) -> nn.Module:
         """Return the network with arbitrary weights."""

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from rl_compress.importance.contribution import Contributions
+from rl_compress.importance.contribution import contribution_pruning
 from rl_compress.importance.contribution_config import ContributionConfig
 from rl_compress.importance.importance import ranked
 from rl_compress.importance.units import Units
 from rl_compress.model.axes import named_tensors
 from rl_compress.model.groups import LayerGroup
-from rl_compress.model.nested import num_samples
 from rl_compress.space.search_space import Amounts
-from rl_compress.targets.batches import moved
+from rl_compress.targets.batches import Batch
 from rl_compress.targets.state import forward_with
 from rl_compress.targets.target import Target, device_of
-from rl_compress.training.seeded import seeded
+from rl_compress.training.loop import Plan, Steps, seeded, training_batches
+from rl_compress.training.recovery import distillation
 
 _TEMPERATURE = 2.0
-_LARGEST_GRADIENT = 1.0
+_BATCH_SIZE = 64
 
 
 def fade_channels(
@@ -36,7 +35,7 @@ def fade_channels(
     config: ContributionConfig,
     *,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> list[npt.NDArray[np.int64]]:
+) -> tuple[nn.Module, list[npt.NDArray[np.int64]]]:
     """Train a network while the channels that contribute least fade out of each group.
 
     Contribution pruning (:mod:`rl_compress.importance.contribution`) with a given number of units
@@ -46,8 +45,8 @@ def fade_channels(
     force, towards the uncompressed network's outputs.
 
     Args:
-        model: Its weights are trained in place; left in evaluation mode, without the ratios.
-        teacher: The uncompressed network.
+        model: In evaluation mode, on any device; left as it is.
+        teacher: The uncompressed network, on the same device.
         target: Supplies calibration and training data.
         groups: Channel groups.
         widths: Units to keep in each; what follows, such as bits, does not matter here.
@@ -55,33 +54,26 @@ def fade_channels(
         progress: Hears of iterations done, and of their number.
 
     Returns:
-        For each group its units from most to least contributing; the first ``widths[g]`` are those
-        to keep.
+        The network as trained, without the ratios, and for each group its units from most to least
+        contributing; the first ``widths[g]`` are those to keep.
     """
     units = Units.channels(model, groups)
-    kept_units = widths[: len(groups)]
-    device = device_of(model)
-    model.eval().requires_grad_(False)
-    ratios = torch.ones(units.num_units, device=device)
-    bounds = np.cumsum(units.sizes)[:-1]
-    total = np.zeros(units.num_units)
-    orders: list[npt.NDArray[np.int64]] = []
-    for iteration in range(config.iterations):
-        measured = Contributions(model, units, target, config.samples)
-        total += measured.measure(ratios, config.exact_units)
-        orders = [ranked(part) for part in np.split(total, bounds)]
-        kept = np.concatenate(
-            [
-                np.isin(np.arange(len(order)), order[:width])
-                for order, width in zip(orders, kept_units, strict=True)
-            ]
+    bounds, seeds = np.cumsum(units.sizes)[:-1], itertools.count()
+
+    def keep(contributions: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        orders = map(ranked, np.split(contributions, bounds))
+        kept = zip(orders, widths[: len(groups)], strict=True)
+        return np.concatenate(
+            [np.isin(np.arange(len(order)), order[:width]) for order, width in kept]
         )
-        faded = ratios * config.alpha_at(iteration)
-        ratios = torch.where(torch.from_numpy(kept).to(device), 1.0, faded)
-        if config.finetune_steps:
-            train_scaled(model, units.multipliers(ratios), teacher, target, config, seed=iteration)
-        progress(iteration + 1, config.iterations)
-    return orders
+
+    def train(network: nn.Module, multipliers: dict[str, Tensor]) -> None:
+        train_scaled(network, multipliers, teacher, target, config, seed=next(seeds))
+
+    found = contribution_pruning(
+        model, units, target, config, keep=keep, train=train, progress=progress
+    )
+    return found.model, [ranked(part) for part in found.by_group()]
 
 
 def train_scaled(
@@ -103,24 +95,20 @@ def train_scaled(
         config: How many steps, and how large.
         seed: Of the order of the samples and how they are varied.
     """
-    model.train().requires_grad_(True)
     device = device_of(model)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
-    batches = target.batches("train", shuffle_seed=seed, batch_size=64)
+
+    def scaled(batch: Batch) -> Tensor:
+        tensors = named_tensors(model)
+        changed = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
+        return forward_with(target, model, changed, batch)
+
+    plan = Plan(
+        section="contribution",
+        network=model,
+        loss=distillation(target, scaled, teacher, _TEMPERATURE),
+        epochs=1,
+    )
+    batches = training_batches(target, target.split("train"), _BATCH_SIZE, seed, device)
     with seeded(seed, device):
-        for batch in islice(batches, config.finetune_steps):
-            # BatchNorm cannot normalise a lone sample left over at the end.
-            if num_samples(batch) == 1:
-                continue
-            batch = target.augmented(moved(batch, device))
-            with torch.no_grad():
-                expected = target.forward(teacher, batch)
-            tensors = named_tensors(model)
-            scaled = {name: tensors[name] * ratio for name, ratio in multipliers.items()}
-            outputs = forward_with(target, model, scaled, batch)
-            loss = target.distillation_loss(outputs, expected, _TEMPERATURE)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
-            optimizer.step()
-    model.eval().requires_grad_(False)
+        Steps(plan, config.learning_rate).take(itertools.islice(batches, config.finetune_steps))
+    model.requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from rl_compress.errors import ConfigError
 from rl_compress.model.layers import channel_axis, is_weighted
 from rl_compress.model.nested import Inputs, call
+from rl_compress.repair.activations import hooked
 from rl_compress.targets.batches import moved, picked
 from rl_compress.targets.target import Target
-from rl_compress.training.training import Plan
+from rl_compress.training.loop import Plan, task_loss
 
 _MOST_STAGES = 8
 
@@ -114,7 +116,7 @@ def stage_plan(
     slow_factor: float | None,
     epochs: int,
     device: torch.device,
-    number: int,
+    seed: int,
 ) -> Plan:
     """Return the plan that trains one stage with a temporary head.
 
@@ -126,14 +128,14 @@ def stage_plan(
         slow_factor: Relative learning rate of the stages below; None freezes them.
         epochs: Epochs of this stage.
         device: Where the model is.
-        number: Of the stage, from 1.
+        seed: Of the head.
     """
     example = moved(target.inputs_for(model), device)
     with torch.no_grad():
         found = picked(call(model.eval(), example))
     outputs = found.shape[target.class_axis(found)]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+        torch.manual_seed(seed)
         truncated = Truncated(model, layer, example, outputs)
     order = _call_order(model, example, device)
     modules = dict(model.named_modules())
@@ -144,8 +146,9 @@ def stage_plan(
     if slow_factor is not None and lower:
         rates.append((_parameters(lower), slow_factor))
     return Plan(
-        name=f"stage-{number}",
+        section="pretraining",
         network=truncated,
+        loss=partial(task_loss, target, truncated),
         rates=rates,
         frozen=lower if slow_factor is None else [],
         epochs=epochs,
@@ -168,13 +171,8 @@ def _call_order(model: nn.Module, example_inputs: Inputs, device: torch.device) 
     def note(module: nn.Module, _inputs: Any) -> None:
         order.setdefault(names[module])
 
-    handles = [module.register_forward_pre_hook(note) for module in names]
-    try:
-        with torch.no_grad():
-            call(model.eval(), moved(example_inputs, device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked([module.register_forward_pre_hook(note) for module in names]):
+        call(model.eval(), moved(example_inputs, device))
     return list(order)
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from rl_compress.errors import ConfigError
-from rl_compress.targets.batches import moved
-from rl_compress.targets.target import Target
+from rl_compress.model.nested import num_samples
+from rl_compress.targets.batches import moved, some_of
+from rl_compress.targets.target import Target, device_of
 from rl_compress.training.layerwise import find_stages, stage_plan
-from rl_compress.training.training import Curve, HeldOut, Plan, run_plan
+from rl_compress.training.loop import Course, Judge, Plan, TrainingConfig, task_loss, train
 
 
-class PretrainingConfig(BaseModel):
+class PretrainingConfig(TrainingConfig):
     """The `pretraining` section of a job."""
-
-    model_config = ConfigDict(extra="forbid")
 
     mode: Literal["none", "finetune", "layerwise"] = Field(
         default="none",
@@ -49,13 +50,6 @@ class PretrainingConfig(BaseModel):
     slow_factor: float = Field(
         default=0.1, gt=0, le=1, description="Their learning rate with `slow`, as a share."
     )
-    batch_size: int = Field(default=64, ge=1, description="Samples per training step.")
-    learning_rate: float = Field(
-        default=3e-3, gt=0, allow_inf_nan=False, description="Largest step size of AdamW."
-    )
-    weight_decay: float = Field(
-        default=1e-4, ge=0, allow_inf_nan=False, description="Decoupled weight decay."
-    )
     held_out: float = Field(
         default=0.1,
         gt=0,
@@ -75,14 +69,6 @@ class PretrainingConfig(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainingResult:
-    """How pre-training went."""
-
-    curves: tuple[Curve, ...]
-    """Of each stage and, at the end, of the whole network."""
-
-
 def pretrain(
     model: nn.Module,
     target: Target,
@@ -91,7 +77,7 @@ def pretrain(
     *,
     device: torch.device,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> PretrainingResult:
+) -> list[Course]:
     """Train a target's model on its training split, in place, before it is compressed.
 
     ``layerwise`` follows the stacked training of deep networks (Bengio et al., "Greedy layer-wise
@@ -108,42 +94,74 @@ def pretrain(
         device: Where the model is trained; it ends on the CPU.
         progress: Hears of epochs done and their largest number.
 
+    Returns:
+        How it went, stage by stage, and at the end for the whole network. Scores are losses on the
+        samples held out, with a minus.
+
     Raises:
         ConfigError: The target has no loss, or a stage's layer does not exist.
     """
     if config.mode == "none":
-        return PretrainingResult(())
+        return []
     model.to(device)
-    held_out = HeldOut.of(target, config.held_out, config.seed)
-    _check_loss(model, target, held_out, device)
+    trained, held_out = _parts(target.split("train"), config.held_out, config.seed)
+    _check_loss(model, target, held_out)
     if config.fresh:
         _initialise(model, config.seed)
-    plans: list[Plan] = []
+    plans: list[tuple[str, Plan]] = []
     if config.mode == "layerwise":
         layers = find_stages(model, target.inputs_for(model), config.stages, device)
         for number, layer in enumerate(layers, start=1):
             slow = config.slow_factor if config.lower_stages == "slow" else None
             below = layers[number - 2] if number > 1 else None
-            plans.append(
-                stage_plan(model, target, layer, below, slow, config.stage_epochs, device, number)
+            plan = stage_plan(
+                model, target, layer, below, slow, config.stage_epochs, device, number
             )
-    plans.append(Plan.whole(model, config.epochs))
-    total, before, curves = sum(plan.epochs for plan in plans), 0, []
-
-    def advance(epoch: int) -> None:
-        progress(before + epoch, total)
-
-    for plan in plans:
-        curves.append(
-            run_plan(plan, target, held_out, config, checkpoints, device=device, progress=advance)
+            plans.append((f"stage-{number}", plan))
+    loss = partial(task_loss, target, model)
+    plans.append(
+        ("whole", Plan(section="pretraining", network=model, loss=loss, epochs=config.epochs))
+    )
+    total, before, courses = sum(plan.epochs for _, plan in plans), 0, []
+    for name, plan in plans:
+        score = partial(_score, plan, target, held_out)
+        course = train(
+            plan,
+            target,
+            trained,
+            config,
+            Judge(start=-math.inf, score=score),
+            checkpoint=checkpoints / f"{name}.pt",
+            progress=lambda epoch, before=before: progress(before + epoch, total),  # type: ignore[misc]
         )
+        courses.append(course)
         before += plan.epochs
-    model.requires_grad_(False).cpu().eval()
-    return PretrainingResult(tuple(curves))
+    model.cpu()
+    return courses
 
 
-def _check_loss(model: nn.Module, target: Target, held_out: HeldOut, device: torch.device) -> None:
-    batch = moved(next(iter(held_out.batches(target, 2))), device)
+def _parts(dataset: Any, share: float, seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
+    """Return what is trained on, and a share that is held out, at least a sample."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    count = max(1, round(share * len(dataset)))
+    if isinstance(dataset, TensorDataset):
+        return some_of(dataset, order[count:]), some_of(dataset, order[:count])
+    return Subset(dataset, order[count:].tolist()), Subset(dataset, order[:count].tolist())
+
+
+def _score(plan: Plan, target: Target, held_out: Dataset[Any]) -> float:
+    """Return minus the mean loss on the samples held out."""
+    total, count, device = 0.0, 0, device_of(plan.network)
+    with torch.no_grad():
+        for batch in target.batches_of(held_out):
+            size = num_samples(batch)
+            total += float(plan.loss(moved(batch, device))) * size
+            count += size
+    return -total / count
+
+
+def _check_loss(model: nn.Module, target: Target, dataset: Dataset[Any]) -> None:
+    batch = moved(next(target.batches_of(dataset, batch_size=2)), device_of(model))
     with torch.no_grad():
         loss = target.loss(target.forward(model.eval(), batch), target.labels(batch))
     if loss is None:

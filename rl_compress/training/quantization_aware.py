@@ -23,16 +23,20 @@ from rl_compress.quantizers.quantized_tensor import QuantizedTensor
 from rl_compress.quantizers.ranges import make_clip
 from rl_compress.quantizers.symmetric import Symmetric
 from rl_compress.quantizers.uniform import Uniform
-from rl_compress.repair.activations import repairable_layers
+from rl_compress.repair.activations import calibration_pass, repairable_layers
 from rl_compress.space.space_config import QuantizationConfig
 from rl_compress.targets.target import Target, device_of
-from rl_compress.training.recovery import FinetuningConfig, FinetuningResult, finetune
+from rl_compress.training.loop import Course
+from rl_compress.training.recovery import FinetuningConfig, finetune
 
-TRAINABLE = ("symmetric", "uniform")
+_TRAINABLE = ("symmetric", "uniform")
 """Quantizers of weights that are trained through, on the symmetric grid."""
 
 _LEARNING_RATE_SHARE = 0.3
 """Step size of this training relative to the one before it, which it follows."""
+
+_RANGE_BATCHES = 4
+"""Calibration batches that ranges of activations start from."""
 
 
 class LearnedStep(nn.Module):
@@ -123,31 +127,33 @@ class LearnedRange(nn.Module):
         )
 
 
+def trains_through(quantization: QuantizationConfig, finetuning: FinetuningConfig) -> bool:
+    """Say whether a network is to be trained through its quantizers, and can be."""
+    wanted = finetuning.quantization_aware and finetuning.epochs > 0
+    return wanted and quantization.quantizer in _TRAINABLE
+
+
 def quantization_aware_finetune(
     model: nn.Module,
     teacher: nn.Module,
     target: Target,
     quantization: QuantizationConfig,
     finetuning: FinetuningConfig,
-    run: Callable[[nn.Module], Any],
-    *,
-    device: torch.device,
     bits: LayerBits,
+    *,
     masks: Mapping[str, Tensor] | None = None,
     progress: Callable[[int, int], None] = lambda _epoch, _epochs: None,
-) -> tuple[Quantization, FinetuningResult]:
+) -> tuple[Quantization, Course]:
     """Train a network through its quantizers, in place, with the uncompressed one as its teacher.
 
     Args:
         model: Already fine-tuned, owning its tensors; left with weights on their grids and with
             hooks that round activations.
-        teacher: The uncompressed network.
+        teacher: The uncompressed network, on the same device.
         target: Supplies data, losses and score.
         quantization: Granularity and the range to start from. Weights get symmetric grids
             and activations affine ones, whatever its quantizers are called.
         finetuning: As for recovery, at a smaller learning rate.
-        run: Runs a network on calibration data.
-        device: Where both networks are.
         bits: Of every layer.
         masks: For each sparse weight, by its full name, which elements stay.
         progress: Called after each epoch with the epochs done and their number.
@@ -159,15 +165,15 @@ def quantization_aware_finetune(
     masks = masks or {}
     steps = _learn_steps(model, quantization, bits.weights)
     uniform = quantization.model_copy(update={"activation_quantizer": "uniform"})
+    run = calibration_pass(target, model, _RANGE_BATCHES)
     ranges = _learn_ranges(model, run, uniform, bits.activations)
     share = {"learning_rate": finetuning.learning_rate * _LEARNING_RATE_SHARE}
     renamed = {_original(name) if name in steps else name: mask for name, mask in masks.items()}
     result = finetune(
-        model.to(device),
+        model,
         teacher,
         target,
         finetuning.model_copy(update=share),
-        device=device,
         masks=renamed,
         progress=progress,
     )

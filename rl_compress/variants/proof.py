@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +24,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from rl_compress.errors import UnsupportedLayerError
 from rl_compress.model.axes import Axis, named_tensors
-from rl_compress.model.graph import plain_operations
 from rl_compress.model.groups import FoundGroups, LayerGroup, find_groups
 from rl_compress.model.kept_state import kept_state, own_buffers
 from rl_compress.model.nested import Inputs, call, mapped, tensors_in
@@ -33,17 +31,14 @@ from rl_compress.model.operation import Operation, Reduction
 from rl_compress.model.positions import Ids, varies
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.copied_out import copied_out
-from rl_compress.variants.slimmable import (
-    SlimmableNetwork,
-    copy_with,
-    in_order,
-)
+from rl_compress.variants.lively import in_double, lively_model, quietly
+from rl_compress.variants.slimmable import SlimmableNetwork, copy_with, in_order
 
 logger = logging.getLogger(__name__)
 
 _AGREEMENT = 2e-3
-"""Largest difference of two results, relative to the largest value (float32); one channel too many
-in a layer of a thousand makes about 3e-2."""
+"""Largest difference of two results, relative to the largest value; one channel too many in a layer
+of a thousand makes about 3e-2."""
 
 _SAMPLED = 12
 """Places on each axis at which results are compared."""
@@ -63,10 +58,6 @@ Groups of one size differ in the third: a model may give one tensor the channels
 _PATIENCE = 12
 """Groups that fail before one that does takes along all of its kind, as in a model of many blocks
 that are left alone for the same reason."""
-
-_NOISE = 1_000_003
-"""Random numbers that a weight is made lively with, in turn; a prime number of them, so that no two
-rows of a large weight get the same."""
 
 Order = npt.NDArray[np.int64]
 
@@ -138,8 +129,8 @@ class _Trials:
         self._found = found
         self._generator = np.random.default_rng(0)
         tensors = {axis.tensor for index in self.good for axis in found.groups[index].axes}
-        self._model, self._inputs = _lively_model(model, tensors, inputs)
-        self._tensors = {name: t.detach() for name, t in named_tensors(self._model).items()}
+        self._subject = _Subject(*lively_model(model, tensors, inputs))
+        self._exact: _Subject | None = None
 
     def hold(self, width: _Width) -> None:
         """Narrow all groups together, until those that are left agree with the model."""
@@ -184,44 +175,80 @@ class _Trials:
         kept = [min(max(width(len(own), index), 1), len(own)) for index, own in numbered]
         pairs = zip(orders, kept, strict=True)
         cut = _Cut(self._found, dict(zip(indices, pairs, strict=True)))
+        failure = self._compared(self._subject, cut, groups, orders, kept)
+        if failure is None or not failure.in_values or self._subject is self._exact:
+            return failure
+        # Deep networks blow rounding up, so double precision decides.
+        self._exact = self._exact or self._subject.doubled()
+        surely = self._compared(self._exact, cut, groups, orders, kept)
+        if surely is None:
+            self._subject = self._exact
+            return None
+        return surely if surely.in_values else failure
+
+    def _compared(
+        self,
+        subject: _Subject,
+        cut: _Cut,
+        groups: Sequence[LayerGroup],
+        orders: Sequence[Order],
+        kept: Sequence[int],
+    ) -> _Failure | None:
+        """Compare a variant with the original."""
+        indices = cut.indices
         follower = _Follower(self._found.graph.operations, cut)
         try:
-            variant = self._variant(groups, orders, kept)
-            with _quietly(), follower:
-                outputs = call(variant, self._inputs)
+            variant = subject.variant(groups, orders, kept)
+            with quietly(), follower:
+                outputs = call(variant, subject.inputs)
         except Exception as error:
             text = str(error).splitlines()[0] if str(error) else ""
             reason = f"a trial cut failed ({type(error).__name__}: {text})"
             return _Failure(follower.suspects() or list(indices), reason)
         reference = _Reference(self._found.graph.operations, cut, follower.samples)
         try:
-            with kept_state(self._model), _quietly(), reference:
-                expected = call(self._model, self._inputs)
+            with kept_state(subject.model), quietly(), reference:
+                expected = call(subject.model, subject.inputs)
         except Exception as error:
             reason = f"a trial cut cannot be compared with the model ({error!r:.100})"
             return _Failure(list(indices), reason)
         if reference.wrong is not None:
             here = cut.groups_of(self._found.graph.operations[reference.wrong])
             reason = "a trial cut gave a wrong result (its channels are not where they seem to be)"
-            return _Failure(here or list(indices), reason)
+            return _Failure(here or list(indices), reason, in_values=True)
         if not _all_agree(outputs, expected):
             reason = "a trial cut gave a wrong result (the model's output differs)"
-            return _Failure(list(indices), reason)
+            return _Failure(list(indices), reason, in_values=True)
         return None
 
-    def _variant(
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The original in trials, and what it is called with."""
+
+    model: nn.Module
+    inputs: Inputs
+
+    def doubled(self) -> _Subject:
+        """Return the same in double precision."""
+        tensors = {name: in_double(t.detach()) for name, t in named_tensors(self.model).items()}
+        model = copy_with(self.model, tensors, trainable=True)
+        return _Subject(model, mapped(in_double, self.inputs))
+
+    def variant(
         self, groups: Sequence[LayerGroup], orders: Sequence[Order], kept: Sequence[int]
     ) -> nn.Module:
         """Return the network without the last units of each order, or with all in that order."""
         if all(width == len(order) for order, width in zip(orders, kept, strict=True)):
-            ordered = in_order(self._tensors, groups, orders)
-            return own_buffers(copy_with(self._model, ordered, trainable=True))
+            tensors = {name: t.detach() for name, t in named_tensors(self.model).items()}
+            ordered = in_order(tensors, groups, orders)
+            return own_buffers(copy_with(self.model, ordered, trainable=True))
         removed = [
             Axis(axis.tensor, axis.axis, axis.positions[order[width:]])
             for group, order, width in zip(groups, orders, kept, strict=True)
             for axis in group.axes
         ]
-        return copied_out(self._model, removed)
+        return copied_out(self.model, removed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +256,8 @@ class _Failure:
     suspects: list[int]
     """Indices of the groups that may be the cause, the most likely first."""
     reason: str
+    in_values: bool = False
+    """Results have the right shapes, but other values."""
 
 
 class _Cut:
@@ -255,14 +284,15 @@ class _Cut:
             holds = order[units] if whole else units
             self._before[here], self._after[here] = start + units, start + holds
             start += len(order)
-        self._group_of, self._indices = group_of, set(groups)
+        self.indices = list(groups)
+        self._group_of = group_of
         self._known: dict[int, Order | None] = {}
 
     def groups_of(self, op: Operation) -> list[int]:
         """Return the narrowed groups that are on the axes of an operation."""
         ids = [ids for labels in (*op.inputs, *op.outputs) for ids in labels if varies(ids)]
         found = {index for each in ids for index in np.unique(self._group_of[each]).tolist()}
-        return sorted(found & self._indices)
+        return sorted(found.intersection(self.indices))
 
     def kept(self, ids: Ids) -> Order:
         """Return the indices on an axis that are not removed, increasing."""
@@ -402,7 +432,7 @@ def _sample(result: Tensor, sources: Sequence[Order | None] | None = None) -> Te
             places = np.linspace(0, length - 1, min(length, _SAMPLED)).round().astype(np.int64)
             chosen = places if source is None else source[places]
             result = result.index_select(axis, torch.from_numpy(chosen))
-    return result.detach().to(torch.float32, copy=True)
+    return result.detach().to(torch.float64, copy=True)
 
 
 def _all_agree(outputs: Any, expected: Any) -> bool:
@@ -492,77 +522,13 @@ def _fewer(op: Operation, args: Any, statistics: Sequence[tuple[Reduction, Tenso
     return args
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Run a model as it was traced, with the same random numbers each time."""
-    with torch.random.fork_rng(devices=[]), plain_operations(), torch.no_grad():
-        torch.manual_seed(0)
-        yield
-
-
-def _lively_model(
-    model: nn.Module, names: set[str], example_inputs: Inputs
-) -> tuple[nn.Module, Inputs]:
-    """Return a copy of a model in which every channel matters, and inputs that excite them all.
-
-    Weights that are zero, tiny or alike, as those of untrained normalisations and layer scales or
-    of dead filters, would hide that channels are mixed up. Models that do not take such weights or
-    inputs are tried with their own.
-    """
-    generator = torch.Generator().manual_seed(0)
-    tensors = named_tensors(model)
-    noise = mapped(lambda tensor: _noise_like(tensor, generator), example_inputs)
-    copied, inputs = model, example_inputs
-    for strength, inputs in ((1.0, noise), (1.0, example_inputs), (0.0, example_inputs)):
-        lively = {
-            name: _lively(tensor.detach(), strength, generator) if name in names else tensor
-            for name, tensor in tensors.items()
-        }
-        # Trainable as the traced one: what torch calls can depend on it.
-        copied = copy_with(model, lively, trainable=True)
-        try:
-            with kept_state(copied), _quietly():
-                if all(tensor.isfinite().all() for tensor in tensors_in(call(copied, inputs))):
-                    break
-        except Exception as error:
-            logger.debug("weights or inputs made up for the proof do not run", exc_info=error)
-    return copied, inputs
-
-
-def _noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return noise of a tensor's shape; whole numbers, such as words, stay as they are."""
-    if not tensor.is_floating_point():
-        return tensor
-    return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
-
-
-def _lively(tensor: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point() or not strength:
-        return tensor
-    if tensor.ndim > 1 and min(tensor.shape[:2]) > 1:
-        usual = tensor[0].numel() ** -0.5
-        spread = tensor.std().item()
-        is_dull = spread < 0.1 * usual
-        noise = torch.randn(_NOISE, generator=generator).to(tensor.dtype)
-        noise *= usual if is_dull else 0.3 * spread
-        lively = tensor.clone(memory_format=torch.contiguous_format)
-        for part in lively.view(-1).split(_NOISE):
-            part.mul_(not is_dull).add_(noise[: len(part)])
-        return lively
-    # Scales, shifts and statistics of channels; variances must stay positive.
-    factors = torch.rand(tensor.shape, generator=generator).to(tensor.dtype) + 0.5
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
-    small = tensor.abs() < 1e-2
-    return torch.where(small, 0.1 * noise.abs() + 0.05, tensor * factors)
-
-
 def check_uncut(model: nn.Module, network: SlimmableNetwork, example_inputs: Inputs) -> None:
     """Make sure that the variant with all units is the model, with the model's own weights.
 
     Raises:
         UnsupportedLayerError: It gives other outputs.
     """
-    with _quietly(), kept_state(model):
+    with quietly(), kept_state(model):
         expected = call(model, example_inputs)
         outputs = call(own_buffers(network.uncompressed()), example_inputs)
     if not _all_agree(outputs, expected):

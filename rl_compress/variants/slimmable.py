@@ -8,7 +8,6 @@ The idea of one set of weights for all widths is that of slimmable networks (Yu 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from rl_compress.model.axes import (
     quantizable_weights,
     taken,
 )
+from rl_compress.model.copies import copied
 from rl_compress.model.groups import LayerGroup
 from rl_compress.quantizers.bits import Bits
 from rl_compress.quantizers.quantized_tensor import check_finite
@@ -74,9 +74,10 @@ class SlimmableNetwork:
             orders: For each group its units from most to least important, shape ``(num_units,)``.
         """
         named = named_tensors(model)
-        tensors = {name: tensor.detach().clone() for name, tensor in named.items()}
+        tensors = {name: tensor.detach() for name, tensor in named.items()}
         ordered = in_order(tensors, groups, orders)
-        return cls(without_weights(model, named), ordered, tuple(groups))
+        kept = {name: t.clone() for name, t in ordered.items() if t is tensors[name]}
+        return cls(without_weights(model, named), ordered | kept, tuple(groups))
 
     def with_bits(self, bits: Mapping[str, Bits], config: QuantizationConfig) -> SlimmableNetwork:
         """Return the same whose variants have quantized weights.
@@ -202,9 +203,9 @@ def copy_with(
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=trainable and tensor.requires_grad)
         memo[id(tensor)] = new
-    # deepcopy takes every tensor from the memo, so only the modules themselves are copied, and
-    # tied tensors and layers that are used twice stay what they are.
-    return copy.deepcopy(model, memo)
+    # Every tensor is taken from the memo, so only the modules themselves are copied, and tied
+    # tensors and layers that are used twice stay what they are.
+    return copied(model, memo)
 
 
 def without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:
@@ -215,4 +216,4 @@ def without_weights(model: nn.Module, named: Mapping[str, Tensor]) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             placeholder = nn.Parameter(placeholder, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = placeholder
-    return copy.deepcopy(model, memo).eval()
+    return copied(model, memo).eval()

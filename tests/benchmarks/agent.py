@@ -21,6 +21,7 @@ dimensions; all else is what a search does.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import pickle
@@ -50,8 +51,8 @@ import ray
 from figures import RESULTS, write_study
 from sleeping_evaluations import SLEEP_S, TIMES, install, score_of
 
-from rl_compress.agent.env import Problem
 from rl_compress.agent.rllib.publication import Publication
+from rl_compress.agent.task import Task
 from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.job import parse_job
 from rl_compress.monitor import SilentMonitor
@@ -61,13 +62,13 @@ from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.known import Known
-from rl_compress.searchers.preparation import prepare
 from rl_compress.searchers.prior import greedy_levels
+from rl_compress.searchers.problem import Problem
 from rl_compress.searchers.screening import Screening
 from rl_compress.searchers.sensitivity import SensitivityCurves
-from rl_compress.session import make_task
+from rl_compress.session import Session
 from rl_compress.space.projection import project
-from rl_compress.space.search_space import Levels, SearchSpace
+from rl_compress.space.search_space import Levels
 
 JOB: dict[str, Any] = {
     "name": "agent",
@@ -118,51 +119,49 @@ def search(folder: Path, evaluations: int, runners: int, done: Callable[[int], N
             }
         }
     )
-    subject = prepare(job.target, job.space, job.budget)
-    run = RunDirectory(folder)
-    run.create(job.to_yaml())
-    make_task(job, subject, run, monitor=Watch(done)).search_for_policy()
+    session = Session(job, RunDirectory(folder), monitor=Watch(done))
+    session.prepare()
+    session.run.create(job.to_yaml())
+    session.search()
     ray.shutdown()
 
 
 def work(_options: argparse.Namespace) -> dict[str, Any]:
     """Measure the processor time of what is done for each evaluation, and once on resuming."""
-    job = parse_job(JOB)
-    subject = prepare(job.target, job.space, job.budget)
-    space, costs = subject.compressor.space, subject.compressor.costs
+    session = Session(parse_job(JOB), RunDirectory(Path()))
+    session.prepare()
+    space, costs = session.problem.space, session.problem.costs
     names, decides = zip(*((d.site, d.decides) for d in space.dimensions), strict=True)
     amounts = tuple((d.full, d.amounts[0]) for d in space.dimensions)
     scores = tuple((0.0, -0.1 * (1 + index % 5)) for index in range(len(space)))
     curves = SensitivityCurves(names, amounts, scores, decides)
-    prior = greedy_levels(curves, subject.budget, space, costs)
-    problem = Problem(
-        compressor=subject.compressor.without_weights(),
-        budget=subject.budget,
-        curves=curves,
+    problem = dataclasses.replace(session.problem, curves=curves)
+    prior = greedy_levels(curves, problem.budget, space, costs)
+    task = Task(
+        problem=problem,
+        settings=session.job.search,
+        reward=lambda score, _costs: score,
         prior=prior,
-        screens=True,
         reference_reward=score_of(space, prior),
         original_reward=0.0,
-        episode="whole",
-        residual_scale=0.3,
     )
     rng, records, seen = np.random.default_rng(0), [], set()
     while len(records) < COUNTS[-1]:
-        levels = project(rng.uniform(0.1, 1.0, len(space)), subject.budget, space, costs)
+        levels = project(rng.uniform(0.1, 1.0, len(space)), problem.budget, space, costs)
         if levels.tobytes() not in seen:
             seen.add(levels.tobytes())
-            records.append(_record(len(records), space, levels))
+            records.append(_record(len(records), problem, levels))
     rows = []
     with tempfile.TemporaryDirectory() as name:
         store = EvaluationStore(Path(name) / "evaluations")
         for index, count in enumerate(COUNTS):
             for record in records[(0, *COUNTS)[index] : count]:
                 store.append(record)
-            rows.append({"records": count, **_work(problem, records[:count], store)})
+            rows.append({"records": count, **_work(task, records[:count], store)})
             print(rows[-1], flush=True)
         folder = Path(name)
-        RunDirectory(folder).create(parse_job(JOB).to_yaml())
-        RunDirectory(folder).write_json("space.json", subject.describe_space())
+        RunDirectory(folder).create(session.job.to_yaml())
+        RunDirectory(folder).write_json("space.json", problem.describe_space())
         report_s = _seconds(lambda: build_report(folder))
         report_mb = (folder / "report.html").stat().st_size / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -177,9 +176,9 @@ def work(_options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _work(problem: Problem, records: list[Any], store: EvaluationStore) -> dict[str, float]:
+def _work(task: Task, records: list[Any], store: EvaluationStore) -> dict[str, float]:
     # What runners wait for before a batch: its records are let out, after those before.
-    publication = Publication(problem)
+    publication, problem = Publication(task), task.problem
     restored_s = _seconds(lambda: publication.restore(records[:-PROPOSALS]))
     let_out, sizes = [], []
     known, size, order, basis = Known(), 0, "", 0
@@ -195,15 +194,14 @@ def _work(problem: Problem, records: list[Any], store: EvaluationStore) -> dict[
         known.basis = news.basis or known.basis
         size, order = len(known), news.order
         basis = 0 if known.basis is None else known.basis.size
-    screening = Screening(
-        problem.compressor.space, problem.compressor.costs, problem.curves, problem.original_reward
-    )
+    assert problem.curves is not None
+    screening = Screening(problem.space, problem.costs, problem.curves, task.original_reward)
     rng, taken = np.random.default_rng(0), []
     for _ in range(PROPOSALS):
-        best, _ = known.best(problem.budget, problem.compressor.costs, 1)
+        best, _ = known.best(problem.budget, problem.costs, 1)
         taken.append(_seconds(lambda at=best[0]: screening.improve(at, problem.budget, known, rng)))
         found = screening.improve(best[0], problem.budget, known, rng)
-        known.add(found[None], np.array([score_of(problem.compressor.space, found)]))
+        known.add(found[None], np.array([score_of(problem.space, found)]))
     return {
         "proposal_ms": 1e3 * statistics.median(taken),
         "learned_from": len(screening._predictor.levels),
@@ -214,14 +212,15 @@ def _work(problem: Problem, records: list[Any], store: EvaluationStore) -> dict[
     }
 
 
-def _record(number: int, space: SearchSpace, levels: Levels) -> EvaluationRecord:
-    policy = space.policy_of(levels)
+def _record(number: int, problem: Problem, levels: Levels) -> EvaluationRecord:
+    policy, score = problem.space.policy_of(levels), score_of(problem.space, levels)
     return EvaluationRecord(
-        **{"evaluation_id": number, "run": "agent", "trial": "", "worker": 1, "algorithm": "ppo"},
+        evaluation_id=number,
+        **{"run": "agent", "trial": "", "worker": 1, "algorithm": "ppo", "seed": 0},
         **{"policy": policy.to_json(), "policy_id": policy.policy_id, "realised": policy.to_json()},
-        **{"macs": number, "params": 1, "size_bytes": 1, "bops": 1, "peak_memory_bytes": 1},
-        **{"latency_ms": None, "score": score_of(space, levels), "seed": 0, "cached": False},
-        **{"reward": score_of(space, levels), "wall_s": SLEEP_S, "time": datetime.now(UTC)},
+        costs=problem.costs.costs(levels),
+        **{"score": score, "reward": score, "wall_s": SLEEP_S, "cached": False},
+        time=datetime.now(UTC),
     )
 
 

@@ -222,9 +222,7 @@ def awareness() -> dict[str, Any]:
                 target,
                 space.quantization,
                 FinetuningConfig(epochs=10, seed=seed),
-                calibration_pass(target, model, 4),
-                device=CPU,
-                bits=bits,
+                bits,
             )
             scores = [target.score(each, "test") for each in (model, after, trained)]
             rows.append(

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/check_times.py [--before CHECKOUT] [NETWORK ...]
 
-Networks are those of the zoo, at 64 x 64. The target is built, and packages are imported, before
-the clock starts. With `--before`, the code of another checkout is measured right before this one's
-on every network, in a process of its own.
+Networks are those of the zoo, at 64 x 64, with weights as their packages draw them. The target is
+built, and packages are imported, before the clock starts. With `--before`, the code of another
+checkout is measured right before this one's on every network, in a process of its own.
 """
 
 from __future__ import annotations
@@ -73,14 +73,15 @@ def checked(name: str) -> float:
     from rl_compress.targets.factory import make_target
 
     try:
-        from rl_compress.session import check
+        from rl_compress.execution import check
     except ImportError:  # release 0.1.0
         from rl_compress.run import check
 
     torch.set_num_threads(1)
+    options = {"name": name, "side": 64, "lively": False}
     job = Job(
         name="check-times",
-        target={"factory": "zoo_target:network", "options": {"name": name, "side": 64}},
+        target={"factory": "zoo_target:network", "options": options},
         budget=NETWORKS[name],
     )
     make_target(job.target).build()

@@ -19,9 +19,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the runners share the machi
 
 from figures import RESULTS, write_study
 
+from rl_compress.execution import search
 from rl_compress.job import load_job, parse_job
 from rl_compress.runs.environment import describe_environment
-from rl_compress.session import search
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ limit is on other machines.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -36,25 +37,23 @@ os.environ |= ENVIRONMENT  # before Ray, which reads it at once
 import numpy as np
 import ray
 
-from rl_compress.agent.env import Problem
 from rl_compress.agent.rllib.cluster import connected
 from rl_compress.agent.rllib.coordinator import (
     NAMESPACE,
     RemoteLedger,
-    WorkerKit,
     start_coordinator,
 )
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig, Measurement
+from rl_compress.agent.task import Task
+from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.ledger import Progress
-from rl_compress.job import Job, parse_job, with_values
+from rl_compress.evaluation.measurement import Measurement
+from rl_compress.job import parse_job, with_values
 from rl_compress.monitor import SilentMonitor
 from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.objective import Objective
-from rl_compress.searchers.preparation import Subject, prepare
-from rl_compress.session import make_task
+from rl_compress.session import Session
 from rl_compress.space.budget import COSTS
 
 NODES = 4
@@ -81,7 +80,7 @@ class Sleeper:
     def evaluate(self, _widths: Any, _rival: Any = None) -> Measurement:
         time.sleep(SLEEP_S)
         costs = dict.fromkeys(COSTS, 1.0)
-        return Measurement(score=0.0, costs=costs, latency_ms=None, wall_s=SLEEP_S)
+        return Measurement(score=0.0, costs=costs, wall_s=SLEEP_S)
 
 
 class Runner:
@@ -89,15 +88,15 @@ class Runner:
 
     def __init__(self, name: str, index: int) -> None:
         coordinator = ray.get_actor(name, namespace=NAMESPACE)
-        kit: WorkerKit = ray.get(coordinator.kit.remote())
-        self._space = kit.problem.compressor.space
+        kit: Task = ray.get(coordinator.kit.remote())
+        self._space = kit.problem.space
         self._random = np.random.default_rng(index)
         self._candidates = CandidateEvaluator(
             Sleeper(),  # type: ignore[arg-type]
             RemoteLedger(coordinator),
             self._space,
             kit.reward,
-            kit.identity,
+            kit.problem.identity,
             worker=index,
         )
 
@@ -114,7 +113,8 @@ class Runner:
 def ledger(numbers: list[int], seconds: float) -> list[dict[str, float]]:
     """Measure coordinator and store with so many runners; print and return a row for each."""
     job = parse_job(JOB)
-    subject = prepare(job.target, job.space, job.budget)
+    session = Session(job, RunDirectory(Path()))
+    session.prepare()
     rows = []
     for number in numbers:
         cpus = -(-number // NODES)
@@ -123,7 +123,7 @@ def ledger(numbers: list[int], seconds: float) -> list[dict[str, float]]:
             connected(nodes.address, number, 1),
             tempfile.TemporaryDirectory() as folder,
         ):
-            rows.append(_ask(job, subject, nodes, Path(folder), number, seconds))
+            rows.append(_ask(session, nodes, Path(folder), number, seconds))
         row = rows[-1]
         print(
             f"{number:2d} runners: {row['rate']:6.1f} evaluations/s, {row['of_ideal']:.1%} of the "
@@ -141,11 +141,11 @@ def ledger(numbers: list[int], seconds: float) -> list[dict[str, float]]:
 
 
 def _ask(
-    job: Job, subject: Subject, nodes: Nodes, folder: Path, number: int, seconds: float
+    session: Session, nodes: Nodes, folder: Path, number: int, seconds: float
 ) -> dict[str, float]:
     name, store = f"coordinator-{uuid.uuid4().hex}", EvaluationStore(folder)
-    kit = ray.put(_kit(job, subject))
-    coordinator = start_coordinator(name, store, _ENDLESS, kit)
+    kit = ray.put(_kit(session))
+    coordinator = start_coordinator(name, store, _ENDLESS, kit, number)
     remote = ray.remote(Runner).options(num_cpus=1, scheduling_strategy="SPREAD")
     runners = [remote.remote(name, index) for index in range(1, number + 1)]
     ray.get([runner.run.remote(1.0) for runner in runners])
@@ -170,28 +170,15 @@ def _ask(
     }
 
 
-def _kit(job: Job, subject: Subject) -> WorkerKit:
-    costs = subject.original_costs
-    problem = Problem(
-        compressor=subject.compressor.without_weights(),
-        budget=subject.budget,
-        curves=None,
+def _kit(session: Session) -> Task:
+    problem = session.problem
+    return Task(
+        problem=dataclasses.replace(problem, compressor=problem.compressor.without_weights()),
+        settings=session.settings,
+        reward=Objective(problem.objective, problem.original_costs),
         prior=None,
         reference_reward=0.0,
         original_reward=1.0,
-        episode="whole",
-        residual_scale=0.3,
-    )
-    return WorkerKit(
-        target=job.target,
-        problem=problem,
-        weights=Path(),
-        score="fidelity",
-        evaluation=EvaluationConfig(),
-        latency=False,
-        score_options=job.objective.options_of_score,
-        reward=Objective(job.objective, costs),
-        identity=RunIdentity(run="scale", algorithm="none", seed=0),
     )
 
 
@@ -236,10 +223,11 @@ def _search(algorithm: str, folder: Path, number: int, seconds: float) -> dict[s
         "search.evaluations": int(number * seconds / SLEEP_S),
     }
     job = parse_job(with_values(SLEEPING, changes))
-    subject = prepare(job.target, job.space, job.budget)
     run, clock = RunDirectory(folder / "run"), Clock()
     run.create(job.to_yaml())
-    make_task(job, subject, run, monitor=clock).search_for_policy()
+    session = Session(job, run, monitor=clock)
+    session.prepare()
+    session.search()
     records = [r for r in EvaluationStore(run.evaluations).read() if r.worker > 0]
     # All runners take part from the moment when the last of them does.
     begun = max(

@@ -27,7 +27,8 @@ def install() -> None:
     """Let variants be scored by a formula; note what proposals take, where that is asked for."""
     from rl_compress.agent.env import CompressionEnv
     from rl_compress.agent.rllib.quiet import quiet
-    from rl_compress.evaluation.evaluator import Evaluator, Measurement
+    from rl_compress.evaluation.evaluator import Evaluator
+    from rl_compress.evaluation.measurement import Measurement
 
     quiet()
 

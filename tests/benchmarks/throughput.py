@@ -24,8 +24,7 @@ from rl_compress.job import parse_job
 from rl_compress.runs.environment import describe_environment
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.searchers.preparation import prepare
-from rl_compress.session import make_task
+from rl_compress.session import Session
 
 JOB = {
     "name": "throughput",
@@ -45,7 +44,6 @@ def main() -> None:
     parser.add_argument("--name", help="name of the result files; by default nothing is written")
     options = parser.parse_args()
     base = parse_job(JOB)
-    subject = prepare(base.target, base.space, base.budget)
     rates: dict[int, list[float]] = {1: [], 2: []}
     wall_s: list[float] = []
     with connected(None, 2, 1):
@@ -61,7 +59,9 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     run = RunDirectory(Path(folder) / "run")
                     run.create(job.to_yaml())
-                    make_task(job, subject, run).search_for_policy()
+                    session = Session(job, run)
+                    session.prepare()
+                    session.search()
                     records = EvaluationStore(run.evaluations).read()
                 by_runners = [record for record in records if record.worker > 0]
                 times = sorted(record.time for record in by_runners)

@@ -81,14 +81,15 @@ def names() -> list[str]:
     return [f"{package}:{name}" for package in installed for name in listed[package]]
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
-    """Build a network with weights that leave no channel dead, in evaluation mode."""
+def build(name: str, seed: int = 0, *, lively: bool = True) -> nn.Module:
+    """Build a network in evaluation mode; if lively, with weights that leave no channel dead."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     package, _, own = name.partition(":")
     model = _BUILDERS[package](own, _side_of(name))
-    _enliven(model, torch.cat([example(name) for _ in range(4)]))
+    if lively:
+        _enliven(model, torch.cat([example(name) for _ in range(4)]))
     return model.eval()
 
 

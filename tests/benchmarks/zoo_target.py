@@ -15,13 +15,16 @@ from rl_compress.targets import ClassificationTarget
 SIZES = {"train": 64, "calibration": 16, "search": 16, "test": 16}
 
 
-def network(name: str, side: int | None = None, classes: int = 10) -> ClassificationTarget:
+def network(
+    name: str, side: int | None = None, classes: int = 10, *, lively: bool = True
+) -> ClassificationTarget:
     """Make the target.
 
     Args:
         name: Package and network, as ``timm:resnet10t``.
         side: Height and width of the images, by default those of the zoo.
         classes: Labels are drawn from so many.
+        lively: Give every channel a part in the outputs, by running the network.
     """
 
     def samples(size: int, seed: int) -> Dataset:
@@ -30,4 +33,4 @@ def network(name: str, side: int | None = None, classes: int = 10) -> Classifica
         return TensorDataset(inputs, torch.arange(size) % classes)
 
     splits = {split: samples(size, seed) for seed, (split, size) in enumerate(SIZES.items())}
-    return ClassificationTarget(lambda: build(name), splits, batch_size=16)
+    return ClassificationTarget(lambda: build(name, lively=lively), splits, batch_size=16)

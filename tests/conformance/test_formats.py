@@ -28,7 +28,9 @@ def test_what_is_written_is_returned_and_the_model_is_left_as_it_was(
     before = {key: value.clone() for key, value in model.state_dict().items()}
     manifest = Manifest(target={"factory": "tiny_target:tiny"}, policy_id="none")
     inputs = target.example_inputs()
-    delivered = Delivered(model, manifest, CompressionPolicy(()), inputs, Packing())
+    delivered = Delivered(
+        model, manifest, CompressionPolicy(()), inputs, Packing(), lambda _split: iter([inputs])
+    )
     files = one.write(delivered, tmp_path)
     assert sorted(files) == sorted(tmp_path.iterdir()) != []
     assert all(path.stat().st_size for path in files)

@@ -6,9 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from problems import make_problem
 
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.registry import SEARCHERS
-from rl_compress.searchers.searcher import Searcher, SearchProblem, make_searcher
+from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.searcher import Searcher, make_searcher
 from rl_compress.searchers.sensitivity import measure_sensitivity
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
@@ -18,21 +21,17 @@ ALL = [*SEARCHERS.built_in, "own_searcher:Near"]
 
 
 @pytest.fixture(scope="module")
-def problem(compressor: Compressor) -> SearchProblem:
+def problem(compressor: Compressor) -> Problem:
     space, costs = compressor.space, compressor.costs
 
     def score(levels: Levels) -> float:
         removed = 1 - space.kept(levels)
         return -float((np.arange(1, len(levels) + 1) * removed**2).sum())
 
-    return SearchProblem(
-        space,
+    return make_problem(
+        compressor,
         Budget.parse({"macs": 0.4}, costs.original),
-        costs,
         curves=measure_sensitivity(space, score, 4),
-        importances=compressor.importances,
-        layers=[parent.name for parent in compressor.parents],
-        contribution=compressor.contribution,
         contribution_threshold=1e-3,
     )
 
@@ -49,7 +48,7 @@ def _proposals(searcher: Searcher, count: int = 12) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_proposals_are_fractions_and_not_all_the_same(name: str, problem: SearchProblem) -> None:
+def test_proposals_are_fractions_and_not_all_the_same(name: str, problem: Problem) -> None:
     asked = _proposals(make_searcher(name, problem))
     assert asked.shape[1:] == (len(problem.space),)
     assert ((asked >= 0) & (asked <= 1)).all()
@@ -57,9 +56,11 @@ def test_proposals_are_fractions_and_not_all_the_same(name: str, problem: Search
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_seed_and_the_rewards_decide_the_proposals(name: str, problem: SearchProblem) -> None:
+def test_a_seed_and_the_rewards_decide_the_proposals(name: str, problem: Problem) -> None:
     one, two, three = (
-        _proposals(make_searcher(name, dataclasses.replace(problem, seed=seed)))
+        _proposals(
+            make_searcher(name, dataclasses.replace(problem, identity=RunIdentity(seed=seed)))
+        )
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, two)
@@ -68,15 +69,15 @@ def test_a_seed_and_the_rewards_decide_the_proposals(name: str, problem: SearchP
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_what_is_not_said_to_be_needed_is_not_looked_at(name: str, problem: SearchProblem) -> None:
+def test_what_is_not_said_to_be_needed_is_not_looked_at(name: str, problem: Problem) -> None:
     needs = SEARCHERS.find(name).needs
     assert needs in ("nothing", "curves", "contributions")
-    without: dict[str, None] = {}
+    less = problem
     if needs != "curves":
-        without["curves"] = None
+        less = dataclasses.replace(less, curves=None)
     if needs != "contributions":
-        without["contribution"] = None
-    less = dataclasses.replace(problem, **without)
+        without = dataclasses.replace(less.compressor, contribution=None)
+        less = dataclasses.replace(less, compressor=without)
     np.testing.assert_array_equal(
         _proposals(make_searcher(name, less)), _proposals(make_searcher(name, problem))
     )

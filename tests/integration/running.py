@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import yaml
+from forked import Forked
 from typer.testing import CliRunner
 
 from rl_compress.cli import app
+from rl_compress.evaluation.ledger import Progress
+from rl_compress.job import parse_job
 from rl_compress.runs.record import EvaluationRecord
+from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
+from rl_compress.session import Session
 
 JOB: dict[str, Any] = {
     "name": "tiny",
@@ -40,6 +45,8 @@ JOB: dict[str, Any] = {
 }
 
 HERE = Path(__file__).parent
+
+Running = subprocess.Popen[str] | Forked
 
 
 class Outcome(NamedTuple):
@@ -84,16 +91,28 @@ def start(
     *arguments: object,
     cwd: Path,
     env: dict[str, str] | None = None,
-    stderr: int | IO[str] = subprocess.PIPE,
-) -> subprocess.Popen[str]:
-    """Start a command as a process; the caller waits for it."""
+    stderr: IO[str] | None = None,
+    anew: bool = False,
+) -> Running:
+    """Start a command as a process; the caller waits for it.
+
+    Args:
+        arguments: Of ``rl-compress``.
+        cwd: Its folder.
+        env: Its environment, where that differs from this process's.
+        stderr: Where its errors go, instead of into the outcome.
+        anew: Start an interpreter, which imports everything, where another environment does not
+            call for it.
+    """
+    if env is None and not anew:
+        return Forked([*map(str, arguments)], cwd, stderr.name if stderr else "")
     return subprocess.Popen(
         [sys.executable, "-m", "rl_compress.cli", *map(str, arguments)],
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=stderr or subprocess.PIPE,
         text=True,
         preexec_fn=_heed_interrupts,
     )
@@ -104,7 +123,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Outcome:
+def finish(process: Running, timeout_s: float = 120) -> Outcome:
     """Wait for a process, and kill it if it takes too long."""
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
@@ -122,9 +141,7 @@ def run_process(
     return finish(start(*arguments, cwd=cwd, env=env), timeout_s)
 
 
-def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 90
-) -> None:
+def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float = 90) -> None:
     """Wait until a process has come so far."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -141,6 +158,22 @@ def wait_for(
 def count_parts(run: Path) -> int:
     """Return the number of parts of a run's evaluations."""
     return len(list((run / "evaluations").glob("*.parquet")))
+
+
+def prepared(folder: Path, **changes: Any) -> Session:
+    """Return a session of the job with some keys changed, in a directory, which may hold a run."""
+    job = parse_job(make_job(**changes))
+    session = Session(job, RunDirectory(folder))
+    session.prepare()
+    return session
+
+
+def searched(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
+    """Search in this process; return how far it came, and why it ended early."""
+    session = prepared(folder, **changes)
+    session.run.create(session.job.to_yaml())
+    session.search()
+    return session.progress, session.stopped_early
 
 
 def read_records(run: Path) -> list[EvaluationRecord]:

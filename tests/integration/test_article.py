@@ -70,10 +70,10 @@ def test_each_part_delivers_a_model_that_loads_as_it_was_measured(
     file = (run / "best" / "model.safetensors").stat().st_size
     assert size["delivered"] <= file <= size["delivered"] + header
     records = read_records(run)
-    assert all(record.size_bytes <= 0.6 * size["original"] for record in records)
+    assert all(record.costs["size_bytes"] <= 0.6 * size["original"] for record in records)
     # The size predicted for the policy that was delivered is the size of what was stored.
     delivered = next(r for r in records if r.policy_id == manifest["policy_id"])
-    assert delivered.size_bytes == size["delivered"]
+    assert delivered.costs["size_bytes"] == size["delivered"]
     assert "<svg" in (run / "report.html").read_text()
 
 

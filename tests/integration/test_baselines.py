@@ -7,24 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import make_job, read_records
+from running import make_job, prepared, read_records, searched
 
-from rl_compress.evaluation.ledger import Progress
+from rl_compress.execution import search
 from rl_compress.job import parse_job
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.searchers.preparation import prepare
-from rl_compress.session import make_task, search
 
 BASELINES = ["uniform", "random", "greedy", "evolution", "greedy_evolution", "tpe", "cmaes"]
-
-
-def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
-    job = parse_job(make_job(**changes))
-    subject = prepare(job.target, job.space, job.budget)
-    run = RunDirectory(folder)
-    run.create(job.to_yaml())
-    return make_task(job, subject, run).search_for_policy()
 
 
 def _essence(record: EvaluationRecord) -> dict[str, Any]:
@@ -34,7 +23,7 @@ def _essence(record: EvaluationRecord) -> dict[str, Any]:
 
 @pytest.mark.parametrize("algorithm", BASELINES)
 def test_baseline_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algorithm: str) -> None:
-    progress, reason = _search(tmp_path, search__algorithm=algorithm, search__evaluations=15)
+    progress, reason = searched(tmp_path, search__algorithm=algorithm, search__evaluations=15)
 
     assert reason is None
     assert progress.done == 15
@@ -48,19 +37,18 @@ def test_baseline_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algori
 def test_baseline_keeps_the_budget(tmp_path: Path, algorithm: str) -> None:
     bounds = {"macs": 0.4, "params": 4000}
 
-    _search(tmp_path, search__algorithm=algorithm, budget=bounds)
+    searched(tmp_path, search__algorithm=algorithm, budget=bounds)
 
-    full = prepare(parse_job(make_job()).target, parse_job(make_job()).space, {"macs": 1.0})
-    macs = 0.4 * full.original_costs["macs"]
+    macs = 0.4 * prepared(tmp_path).problem.original_costs["macs"]
     for record in read_records(tmp_path):
-        assert record.macs <= macs
-        assert record.params <= 4000
+        assert record.costs["macs"] <= macs
+        assert record.costs["params"] <= 4000
 
 
 @pytest.mark.parametrize("algorithm", BASELINES)
 def test_same_seed_gives_the_same_records(tmp_path: Path, algorithm: str) -> None:
     for folder in ("one", "two"):
-        _search(tmp_path / folder, search__algorithm=algorithm, search__evaluations=10)
+        searched(tmp_path / folder, search__algorithm=algorithm, search__evaluations=10)
 
     one, two = (read_records(tmp_path / folder) for folder in ("one", "two"))
     assert list(map(_essence, one)) == list(map(_essence, two))
@@ -69,7 +57,7 @@ def test_same_seed_gives_the_same_records(tmp_path: Path, algorithm: str) -> Non
 @pytest.mark.parametrize("algorithm", ["random", "evolution"])
 def test_other_seed_gives_other_records(tmp_path: Path, algorithm: str) -> None:
     for seed in (0, 1):
-        _search(tmp_path / str(seed), search__algorithm=algorithm, search__seed=seed)
+        searched(tmp_path / str(seed), search__algorithm=algorithm, search__seed=seed)
 
     one, two = ({r.policy_id for r in read_records(tmp_path / seed)} for seed in ("0", "1"))
     assert one != two
@@ -77,7 +65,7 @@ def test_other_seed_gives_other_records(tmp_path: Path, algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["random", "evolution"])
 def test_variants_that_fail_are_counted_and_replaced(tmp_path: Path, algorithm: str) -> None:
-    progress, _ = _search(
+    progress, _ = searched(
         tmp_path,
         search__algorithm=algorithm,
         search__evaluations=15,
@@ -89,9 +77,9 @@ def test_variants_that_fail_are_counted_and_replaced(tmp_path: Path, algorithm: 
     assert progress.failures > 0
 
 
-def test_variants_that_fail_among_the_sensitivities_do_not_end_the_search(tmp_path: Path) -> None:
+def test_variants_that_fail_among_the_sensitivities_do_not_end_thesearched(tmp_path: Path) -> None:
     """A variant that cannot be measured costs its own measurement, not the run."""
-    progress, _ = _search(
+    progress, _ = searched(
         tmp_path,
         search__algorithm="greedy",
         search__evaluations=10,
@@ -115,7 +103,7 @@ def test_search_in_which_every_variant_fails_ends_with_an_error(tmp_path: Path) 
 
 
 def test_space_with_few_variants_ends_early_and_says_so(tmp_path: Path) -> None:
-    progress, reason = _search(
+    progress, reason = searched(
         tmp_path,
         search__algorithm="uniform",
         search__evaluations=10_000,
@@ -149,7 +137,7 @@ def test_reconstruction_scores_better_than_nothing(tmp_path: Path) -> None:
     """Repair is what makes a search's scores tell something."""
     best = {}
     for method in ("reconstruction", "none"):
-        progress, _ = _search(
+        progress, _ = searched(
             tmp_path / method,
             target__options={"batchnorm": False},
             evaluation={"recalibration": method},

@@ -14,10 +14,10 @@ import torch
 from cases import CASES, Rotary, make
 from torch import Tensor, nn
 
+from rl_compress.execution import compress
 from rl_compress.export.artifact import load_compressed
 from rl_compress.job import parse_job
 from rl_compress.model.plain_weights import plain_weights
-from rl_compress.session import compress
 from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor

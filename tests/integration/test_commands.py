@@ -67,7 +67,7 @@ def test_evaluate_agrees_with_the_search(finished: Path) -> None:
     found = evaluate_policy(job, CompressionPolicy.load(policy), "search")
 
     assert found["policy_id"] == record.policy_id
-    assert {cost: pair[1] for cost, pair in found["costs"].items()} == record.costs()
+    assert {cost: pair[1] for cost, pair in found["costs"].items()} == record.costs
 
 
 def test_compress_carries_out_a_policy_file(tmp_path: Path, policy: Path) -> None:
@@ -187,6 +187,6 @@ def test_evaluated_variant_is_the_variant_delivered(finished: Path) -> None:
     best = max(read_records(finished / "run"), key=lambda record: record.reward)
     model = rl_compress.load_compressed(finished / "run" / "best")
 
-    assert sum(p.numel() for p in model.parameters()) == best.params
+    assert sum(p.numel() for p in model.parameters()) == best.costs["params"]
     with torch.no_grad():
         assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 4)

@@ -57,7 +57,7 @@ def _figures(run: Path) -> list[dict[str, Any]]:
             **{"policy": json.loads(r.policy), "realised": json.loads(r.realised)},
             **{"score": r.score, "reward": r.reward, "seed": r.seed, "algorithm": r.algorithm},
             **{"cached": r.cached, "scored_share": r.scored_share, "wall_s": r.wall_s},
-            **{"run": r.run, "trial": r.trial, "time": r.time.isoformat(), "costs": r.costs()},
+            **{"run": r.run, "trial": r.trial, "time": r.time.isoformat(), "costs": r.costs},
         }
         for r in read_records(run)
     ]

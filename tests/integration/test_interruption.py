@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,9 @@ def test_interrupted_finetuning_goes_on(tmp_path: Path) -> None:
 def test_interrupted_start_is_reported(tmp_path: Path) -> None:
     """Ctrl-C while the heavy packages are imported is an interruption too."""
     job = write_job(tmp_path)
-    process: subprocess.Popen[str] = start("check", job, cwd=tmp_path)
-    try:
-        process.wait(timeout=1.0)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+    process = start("check", job, cwd=tmp_path, anew=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
     outcome = finish(process, timeout_s=30)
 
     assert outcome.code in (1, 130, -signal.SIGINT), outcome

@@ -14,9 +14,9 @@ import torch
 from running import Outcome, make_job, read_records, run_here, write_job
 
 from rl_compress import load_compressed
+from rl_compress.execution import check
 from rl_compress.job import parse_job
 from rl_compress.rehearsal import rehearse
-from rl_compress.session import check
 
 
 def _check(folder: Path, fault: str, **changes: Any) -> Outcome:
@@ -135,17 +135,21 @@ def test_a_model_that_writes_in_its_forward_pass_is_delivered(tmp_path: Path, fa
 )
 def test_a_rehearsal_leaves_everything_as_it_was(changes: dict[str, Any]) -> None:
     job = parse_job(make_job(**changes))
-    subject = check(job)
+    session = check(job)
     torch.manual_seed(7)
     np.random.seed(7)
     random.seed(7)
-    before = copy.deepcopy(subject.model.state_dict())
-    tensors = {name: tensor.clone() for name, tensor in subject.compressor.network.tensors.items()}
+    before = copy.deepcopy(session.model.state_dict())
+    tensors = {
+        name: tensor.clone() for name, tensor in session.problem.compressor.network.tensors.items()
+    }
     generators = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    rehearse(job, subject)
-    assert all(torch.equal(t, before[name]) for name, t in subject.model.state_dict().items())
-    assert all(torch.equal(t, tensors[n]) for n, t in subject.compressor.network.tensors.items())
-    assert not any(module.training for module in subject.model.modules())
+    rehearse(session)
+    assert all(torch.equal(t, before[name]) for name, t in session.model.state_dict().items())
+    assert all(
+        torch.equal(t, tensors[n]) for n, t in session.problem.compressor.network.tensors.items()
+    )
+    assert not any(module.training for module in session.model.modules())
     assert torch.equal(torch.get_rng_state(), generators[0])
     assert (np.random.get_state()[1] == generators[1]).all()
     assert random.getstate() == generators[2]

@@ -118,6 +118,9 @@ class _Unsound(TinyTarget):
             return self.architecture().eval()
         trained = TinyTarget().build()
         model = TinyNet() if self.fault == "architecture" else self.architecture()
+        if self.fault in ("factory", "architecture", "attribute"):
+            # No plain data, so that loading needs the factory.
+            model.note = lambda: None
         model.load_state_dict(trained.state_dict(), strict=False)
         if self.fault == "attribute":
             model.shift = 1.0

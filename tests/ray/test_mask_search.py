@@ -9,20 +9,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from masks import make_compressor
+from problems import make_problem
 from records import make_record
-from running import make_job, read_records
+from running import make_job, prepared, read_records, searched
 
 from rl_compress.agent.config import SearchConfig
-from rl_compress.agent.env import Problem
 from rl_compress.agent.mask_env import MaskEnv
+from rl_compress.agent.task import Task
 from rl_compress.errors import ConfigError
 from rl_compress.evaluation.ledger import Progress
 from rl_compress.job import parse_job
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.searchers.mask_prior import first_odds
-from rl_compress.searchers.preparation import prepare
-from rl_compress.session import make_task
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
 
@@ -36,15 +34,12 @@ _PPO = {"search__algorithm": "ppo", "search__num_env_runners": 1}
 
 
 def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
-    job = parse_job(make_job(**{**_PPO, **changes}))
-    subject = prepare(job.target, job.space, job.budget)
-    run = RunDirectory(folder)
-    run.create(job.to_yaml())
-    return make_task(job, subject, run).search_for_policy()
+    return searched(folder, **{**_PPO, **changes})
 
 
-@pytest.mark.parametrize("network", ["article", "rllib"])
-@pytest.mark.parametrize(("episode", "gamma"), [("whole", 1.0), ("layerwise", 0.9)])
+@pytest.mark.parametrize(
+    ("network", "episode", "gamma"), [("article", "whole", 1.0), ("rllib", "layerwise", 0.9)]
+)
 def test_every_network_decides_ratios(
     tmp_path: Path, network: str, episode: str, gamma: float
 ) -> None:
@@ -85,22 +80,20 @@ def _algorithm(evaluate: _Evaluate, search: dict[str, Any], bound: int = BOUND) 
     from rl_compress.agent.rllib.algorithms import make_config
 
     config = SearchConfig.model_validate({"num_env_runners": 1, **search})
-    problem = Problem(
-        compressor=make_compressor(WEIGHTS),
-        budget=Budget((("params", bound),)),
-        curves=None,
+    problem = make_problem(make_compressor(WEIGHTS), Budget((("params", bound),)))
+    task = Task(
+        problem=problem,
+        settings=config,
+        reward=lambda score, _costs: score,
         prior=None,
         reference_reward=float(VALUES.sum()) - 0.1,
         original_reward=float(VALUES.sum()),
-        episode="whole",
-        residual_scale=0.3,
     )
-    space, costs = problem.compressor.space, problem.compressor.costs
-    odds = first_odds(None, problem.budget, space, costs, config.mask.steps)
+    odds = first_odds(None, problem.budget, problem.space, problem.costs, config.mask.steps)
 
     class Env(MaskEnv):
         def __init__(self, _config: Any) -> None:
-            super().__init__(problem, evaluate, config.mask.steps)
+            super().__init__(task, evaluate, config.mask.steps)
 
     made = make_config(config, "nobody", config.mask.steps, odds.tolist())
     return (
@@ -184,13 +177,12 @@ def test_masks_are_searched_from_the_job_to_the_records(tmp_path: Path) -> None:
     assert reason is None
     assert progress.done == 16
     records = read_records(tmp_path)
-    job = parse_job(make_job(space={"action": "mask"}))
-    subject = prepare(job.target, job.space, job.budget)
+    problem = prepared(tmp_path, space={"action": "mask"}).problem
     assert {record.worker for record in records} >= {0, 1}
     for record in records:
-        levels = subject.compressor.space.levels_of(record.realised_policy())
+        levels = problem.space.levels_of(record.realised_policy())
         assert set(levels) == {0, 1}
-        assert subject.budget.admits(subject.compressor.costs.costs(levels))
+        assert problem.budget.admits(problem.costs.costs(levels))
 
     _search(tmp_path, **changes)
     assert read_records(tmp_path) == records

@@ -15,8 +15,8 @@ import pytest
 from records import make_record
 from running import run_process, write_job
 
-from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.evaluation.ledger import Progress
+from rl_compress.evaluation.measurement import RunIdentity
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -14,26 +14,19 @@ from typing import Any, get_args
 
 import pytest
 from running import HERE as INTEGRATION
-from running import count_parts, is_alive, make_job, read_records, run_process, write_job
+from running import count_parts, is_alive, prepared, read_records, run_process, searched, write_job
 
 from rl_compress.agent.config import RLAlgorithm, SearchConfig
 from rl_compress.errors import SearchStalledError, StorageError
 from rl_compress.evaluation.ledger import Progress
-from rl_compress.job import parse_job
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.searchers.preparation import prepare
-from rl_compress.session import make_task
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
-    job = parse_job(make_job(**{"search__algorithm": "ppo", **changes}))
-    subject = prepare(job.target, job.space, job.budget)
-    run = RunDirectory(folder)
-    run.create(job.to_yaml())
-    return make_task(job, subject, run).search_for_policy()
+    return searched(folder, **{"search__algorithm": "ppo", **changes})
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +67,8 @@ def test_search_makes_exactly_the_evaluations_asked_for(
     assert {record.algorithm for record in records} == {algorithm}
     # Both runners took part, beside the driver, which evaluates the prior.
     assert {record.worker for record in records} == {0, 1, 2}
-    original = prepare(parse_job(make_job()).target, parse_job(make_job()).space, {"macs": 1.0})
-    assert all(record.macs <= 0.5 * original.original_costs["macs"] for record in records)
+    original = prepared(tmp_path).problem.original_costs
+    assert all(record.costs["macs"] <= 0.5 * original["macs"] for record in records)
     prior = min(records, key=lambda record: record.evaluation_id)
     assert prior.worker == 0
     assert progress.best is not None
@@ -163,10 +156,8 @@ def test_published_methods_run_layer_by_layer_within_the_budget(
 
     assert reason is None
     assert progress.done == 12
-    job = parse_job(make_job(**changes))
-    subject = prepare(job.target, job.space, job.budget)
-    for record in read_records(tmp_path):
-        assert subject.budget.admits({c: getattr(record, c) for c in changes["budget"]})
+    problem = prepared(tmp_path, **changes).problem
+    assert all(problem.budget.admits(record.costs) for record in read_records(tmp_path))
 
 
 @pytest.mark.slow

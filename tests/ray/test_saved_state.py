@@ -13,10 +13,10 @@ from running import make_job, read_records
 
 from rl_compress.agent.rllib import driver
 from rl_compress.job import parse_job
+from rl_compress.monitor import SilentMonitor
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.searchers.preparation import prepare
-from rl_compress.session import make_task
+from rl_compress.session import Session
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -47,22 +47,29 @@ def often() -> Iterator[None]:
         patch.setattr(driver, "_SHARE", 0)
         run = driver.run_rllib
 
-        def few(kit: Any, *others: Any, **more: Any) -> Any:
-            problem = dataclasses.replace(kit.problem, learned_from=LEARNED_FROM)
-            return run(dataclasses.replace(kit, problem=problem), *others, **more)
+        def few(task: Any, *others: Any, **more: Any) -> Any:
+            return run(dataclasses.replace(task, learned_from=LEARNED_FROM), *others, **more)
 
         patch.setattr(driver, "run_rllib", few)
         yield
 
 
-def _search(folder: Path, said: list[str] | None = None) -> list[EvaluationRecord]:
-    subject = prepare(JOB.target, JOB.space, JOB.budget)
-    run = RunDirectory(folder)
-    run.create(JOB.to_yaml())
-    task = make_task(JOB, subject, run)
-    if said is not None:
-        task = dataclasses.replace(task, say=said.append)
-    task.search_for_policy()
+class Said(SilentMonitor):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Keep a line."""
+        self.lines.append(line)
+
+
+def _search(folder: Path, said: Said | None = None) -> list[EvaluationRecord]:
+    session = Session(JOB, RunDirectory(folder), monitor=said)
+    session.prepare()
+    session.run.create(JOB.to_yaml())
+    session.search()
     return read_records(folder)
 
 
@@ -105,24 +112,24 @@ def test_search_that_was_killed_after_its_state_was_saved_goes_on_as_if_nothing_
     state, records = saved[0]
     _interrupted(finished, tmp_path, records + 6)
     (tmp_path / "checkpoints" / driver.STATE).write_bytes(state)
-    said: list[str] = []
+    said = Said()
 
     after = _search(tmp_path, said)
 
     assert _found(after) == _found(read_records(finished))
-    assert said == []
+    assert not any("no state" in line for line in said.lines)
 
 
 def test_search_without_a_saved_state_says_so_and_goes_on_from_its_records(
     whole: tuple[Path, list[Saved]], tmp_path: Path
 ) -> None:
     finished, _ = whole
-    _interrupted(finished, tmp_path, 30)
-    said: list[str] = []
+    _interrupted(finished, tmp_path, 20)
+    said = Said()
 
     after = _search(tmp_path, said)
 
     assert len(_found(after)) == EVALUATIONS
-    assert _found(after) > _found(read_records(finished)[:30])
-    assert len(said) == 1
-    assert "a new agent goes on from the 30 records" in said[0]
+    assert _found(after) > _found(read_records(finished)[:20])
+    (line,) = [line for line in said.lines if "no state" in line]
+    assert "a new agent goes on from the 20 records" in line

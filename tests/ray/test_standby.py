@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def _search(folder: Path, **changes: Any) -> Outcome:
-    job = write_job(folder, **{"search__algorithm": "ppo", "search__evaluations": 6, **changes})
+    settings = {"search__algorithm": "ppo", "search__evaluations": 6, "search__num_env_runners": 1}
+    job = write_job(folder, **{**settings, **changes})
     return run_here("search", job, "--output", folder / "run")
 
 
@@ -52,7 +53,10 @@ def _assert_all_is_free() -> None:
             ["5 env runners need 1 CPU each", "has 4 CPU", "room for 4"],
         ),
         ({"search__num_gpus_per_env_runner": 1.0}, ["0.5 CPU and 1 GPU each", "0 GPU"]),
-        ({"search__num_cpus_per_env_runner": 3.0}, ["need 3 CPU each", "room for 1"]),
+        (
+            {"search__num_env_runners": 2, "search__num_cpus_per_env_runner": 3.0},
+            ["need 3 CPU each", "room for 1"],
+        ),
     ],
     ids=["CPUs", "GPUs", "parts"],
 )

@@ -17,11 +17,11 @@ import pytest
 from running import make_job
 
 from rl_compress.errors import ConfigError, RunDirectoryError
+from rl_compress.execution import search
 from rl_compress.job import Job, parse_job
 from rl_compress.report.live import ConsoleMonitor
 from rl_compress.report.sweep_report import build_sweep_report
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.session import search
 from rl_compress.sweeps.population import adopt
 from rl_compress.sweeps.sweep import SweepResult, check_space, tune
 from rl_compress.sweeps.trial import trial_id
@@ -122,7 +122,7 @@ def test_trials_share_what_they_measure_and_weigh_it_themselves(
     for record in first:
         assert record.reward == record.score
     for record in second:
-        saved = 1 - record.macs / original["costs"]["macs"]
+        saved = 1 - record.costs["macs"] / original["costs"]["macs"]
         assert record.reward == pytest.approx(record.score + 0.5 * saved)
     (store,) = (directory / "evaluations").iterdir()
     shared = EvaluationStore(store).read()
@@ -355,7 +355,7 @@ def test_a_run_begins_with_what_another_knows_at_its_own_rewards(sweep: Path) ->
     first, _ = EvaluationStore(donor / "evaluations").read()
     original = json.loads((donor / "space.json").read_text())["costs"]["macs"]
     assert (known.policy_id, known.score) == (first.policy_id, first.score)
-    assert known.reward == pytest.approx(first.score + 2.0 * (1 - first.macs / original))
+    assert known.reward == pytest.approx(first.score + 2.0 * (1 - first.costs["macs"] / original))
     assert (known.worker, known.cached, known.run) == (0, True, "heir")
     search(job, heir, resume=True)
     assert len(EvaluationStore(heir / "evaluations").read()) == 5

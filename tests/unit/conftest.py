@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
+from problems import make_problem
 from records import make_record
 
 from rl_compress.agent.budget_handling import BudgetHandling
-from rl_compress.agent.env import CompressionEnv, Episode, Problem
+from rl_compress.agent.config import Episode, SearchConfig
+from rl_compress.agent.env import CompressionEnv
+from rl_compress.agent.task import Task
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
@@ -64,41 +67,43 @@ def curves(compressor: Compressor, evaluate: ToyEvaluate) -> SensitivityCurves:
     return measure_sensitivity(compressor.space, evaluate.score, 8)
 
 
-MakeProblem = Callable[..., Problem]
+MakeTask = Callable[..., Task]
 MakeEnv = Callable[..., CompressionEnv]
 
 
 @pytest.fixture
-def make_problem(
+def make_task(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves, evaluate: ToyEvaluate
-) -> MakeProblem:
+) -> MakeTask:
     def make(
         *,
         prior: bool = True,
         episode: Episode = "layerwise",
         budget_handling: BudgetHandling = "projection",
-    ) -> Problem:
+    ) -> Task:
         space = compressor.space
         levels = greedy_levels(curves, budget, space, compressor.costs) if prior else None
         reference = space.smallest if levels is None else levels
-        return Problem(
-            compressor=compressor,
-            budget=budget,
-            curves=curves if prior else None,
+        return Task(
+            problem=make_problem(compressor, budget, curves=curves if prior else None),
+            settings=SearchConfig(
+                episode=episode,
+                residual_scale=0.2,
+                budget_handling=budget_handling,
+                screening=False,
+            ),
+            reward=lambda score, _costs: score,
             prior=levels,
             reference_reward=evaluate.score(reference),
             original_reward=0.0,
-            episode=episode,
-            residual_scale=0.2,
-            budget_handling=budget_handling,
         )
 
     return make
 
 
 @pytest.fixture
-def make_env(make_problem: MakeProblem, evaluate: ToyEvaluate) -> MakeEnv:
+def make_env(make_task: MakeTask, evaluate: ToyEvaluate) -> MakeEnv:
     def make(**options: Any) -> CompressionEnv:
-        return CompressionEnv(make_problem(**options), evaluate)
+        return CompressionEnv(make_task(**options), evaluate)
 
     return make

@@ -1,18 +1,10 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 
 from rl_compress.agent.config import SearchConfig
-from rl_compress.comparison import check_baselines, compared, plan
+from rl_compress.comparison import Extras, check_baselines, compared, plan
 from rl_compress.errors import ConfigError
-from rl_compress.searching import SearchTask
-
-
-def _task(**search: Any) -> SearchTask:
-    return cast("SearchTask", SimpleNamespace(search=SearchConfig(**search)))
 
 
 def test_known_baselines_pass() -> None:
@@ -28,11 +20,11 @@ def test_an_unknown_baseline_is_named(names: list[str]) -> None:
 
 
 def test_nothing_is_run_beside_unless_asked_for() -> None:
-    assert plan(_task(), [], 1) == []
+    assert plan(SearchConfig(), Extras()) == []
 
 
 def test_the_search_is_repeated_with_the_further_seeds() -> None:
-    assert plan(_task(algorithm="ppo", seed=5), ["random"], 2) == [
+    assert plan(SearchConfig(algorithm="ppo", seed=5), Extras(0, ["random"], 2)) == [
         ("ppo", 6),
         ("random", 5),
         ("random", 6),
@@ -40,7 +32,8 @@ def test_the_search_is_repeated_with_the_further_seeds() -> None:
 
 
 def test_what_has_no_chance_in_it_is_run_once() -> None:
-    chosen = plan(_task(algorithm="evolution"), ["uniform", "greedy", "global"], 2)
+    extras = Extras(baselines=["uniform", "greedy", "global"], seeds=2)
+    chosen = plan(SearchConfig(algorithm="evolution"), extras)
     assert chosen == [
         ("evolution", 1),
         ("uniform", 0),
@@ -51,4 +44,5 @@ def test_what_has_no_chance_in_it_is_run_once() -> None:
 
 
 def test_the_search_is_not_its_own_baseline() -> None:
-    assert plan(_task(algorithm="random"), ["random", "uniform"], 1) == [("uniform", 0)]
+    extras = Extras(baselines=["random", "uniform"])
+    assert plan(SearchConfig(algorithm="random"), extras) == [("uniform", 0)]

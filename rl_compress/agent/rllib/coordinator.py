@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,15 @@ import numpy.typing as npt
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl_compress.agent.env import Problem
 from rl_compress.agent.rllib.lease import Holder, Lease
 from rl_compress.agent.rllib.metrics import RunMetrics
 from rl_compress.agent.rllib.publication import News, Publication
 from rl_compress.agent.rllib.turns import Turns
+from rl_compress.agent.task import Task
 from rl_compress.errors import RLCompressError, SearchStalledError, StorageError
-from rl_compress.evaluation.candidates import Reward, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig
 from rl_compress.evaluation.ledger import DRIVER, Claim, EvaluationLedger, Progress
-from rl_compress.evaluation.scores import ScoreName
-from rl_compress.evaluation.shared import Sharing
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.targets.factory import TargetConfig
 
 NAMESPACE = "rl_compress"
 
@@ -54,27 +48,6 @@ def answer(reference: Any) -> Any:
             f"search: the actor that keeps the records has not answered for {_ANSWER_S:.0f} s; "
             f"what was evaluated is stored, resume with --resume"
         ) from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerKit:
-    """What a worker needs to rebuild target, evaluator and env; no tensors."""
-
-    target: TargetConfig
-    problem: Problem
-    """Its compressor is without weights."""
-    weights: Path
-    score: ScoreName
-    evaluation: EvaluationConfig
-    latency: bool
-    """Whether each variant's latency is measured."""
-    score_options: Mapping[str, Any]
-    reward: Reward
-    identity: RunIdentity
-    sharing: Sharing | None = None
-    """Where measurements of other trials are; None outside a sweep."""
-    factory: Callable[..., Any] | None = None
-    """The target's factory, where no worker can import it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +78,17 @@ class Coordinator:
         Args:
             store: The run's.
             limit: Number of evaluations.
-            kit: Reference to the :class:`WorkerKit`, boxed.
+            kit: Reference to the :class:`Task`, boxed.
             workers: Number of those that measure.
             begun: Where an interrupted search goes on.
         """
         self._broken: RLCompressError | None = None
-        self._kit: WorkerKit = ray.get(kit[0])
+        self._kit: Task = ray.get(kit[0])
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
         self._turns = Turns(workers, begun.vain)
         self._leases: dict[int, Lease] = {}
         self._starts: dict[int, tuple[int, Holder]] = {}
-        self._publication, self._batches = Publication(self._kit.problem), begun.batches
+        self._publication, self._batches = Publication(self._kit), begun.batches
         self._published = threading.Condition()
         # After a restart nobody knows what was published, and nobody is to wait.
         self._waits = not ray.get_runtime_context().was_current_actor_reconstructed
@@ -125,10 +98,10 @@ class Coordinator:
         for record in records.values():
             if record.worker == DRIVER:
                 self._publication.note(record)
-        self._metrics = RunMetrics(self._kit.identity)
+        self._metrics = RunMetrics(self._kit.problem.identity)
         self._metrics.show(self._ledger.progress())
 
-    def kit(self) -> WorkerKit:
+    def kit(self) -> Task:
         """Return what a worker needs."""
         return self._kit
 
@@ -340,7 +313,7 @@ def start_coordinator(
         name: The actor's.
         store: The run's.
         limit: Number of evaluations.
-        kit: Reference to the :class:`WorkerKit`, which the caller keeps as long as the actor is to
+        kit: Reference to the :class:`Task`, which the caller keeps as long as the actor is to
             restart: Ray does not keep an argument that is too large to travel with the call.
         workers: Number of those that measure.
         begun: Where an interrupted search goes on; by default it begins.

@@ -15,15 +15,15 @@ import ray
 from tensorboardX import SummaryWriter
 
 from rl_compress.agent.config import SearchConfig
-from rl_compress.agent.env import Problem
 from rl_compress.agent.rllib.algorithms import make_config
 from rl_compress.agent.rllib.cluster import connected, with_gpus
-from rl_compress.agent.rllib.coordinator import Begun, WorkerKit, answer, start_coordinator
+from rl_compress.agent.rllib.coordinator import Begun, answer, start_coordinator
 from rl_compress.agent.rllib.overlapping import OverlappingPPO
 from rl_compress.agent.rllib.quiet import without_native_warnings
 from rl_compress.agent.rllib.replay import seed_replay
 from rl_compress.agent.rllib.saved_state import SavedState, give, load, renew, save, take
 from rl_compress.agent.rllib.starting import started
+from rl_compress.agent.task import Task
 from rl_compress.errors import SearchStalledError
 from rl_compress.evaluation.ledger import DRIVER, Progress
 from rl_compress.runs.record import EvaluationRecord
@@ -62,7 +62,7 @@ Advance = Callable[[Progress], None]
 
 
 def run_rllib(
-    kit: WorkerKit,
+    kit: Task,
     config: SearchConfig,
     *,
     store: EvaluationStore,
@@ -98,10 +98,10 @@ def run_rllib(
         SearchStalledError: No runner delivers samples, or the agent or an env failed.
         StorageError: The storage of the evaluations stayed away.
     """
-    steps, odds = _episode(kit.problem, config)
+    steps, odds = _episode(kit, config)
     may_win = kit.problem.may_win
     convergence = Convergence(config.convergence, lambda: filter(may_win, store.read()))
-    saving = _Saving(checkpoints / STATE, config.seed, kit.problem.learned_from, on_checkpoint)
+    saving = _Saving(checkpoints / STATE, config.seed, kit.learned_from, on_checkpoint)
     state = saving.begin(store.read(), say)
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
@@ -194,14 +194,14 @@ class _Saving:
             self._on_save()
 
 
-def _episode(problem: Problem, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
+def _episode(kit: Task, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
     """Return an episode's steps and, with masks, the odds of the first ones."""
-    space, costs = problem.compressor.space, problem.compressor.costs
+    space, costs = kit.problem.space, kit.problem.costs
     if decides_masks(space):
         config.check_action("mask")
         steps = config.mask.steps
-        return steps, first_odds(problem.prior, problem.budget, space, costs, steps).tolist()
-    return 1 if problem.episode == "whole" else space.num_decisions, None
+        return steps, first_odds(kit.prior, kit.problem.budget, space, costs, steps).tolist()
+    return 1 if config.episode == "whole" else space.num_decisions, None
 
 
 def _log(writer: SummaryWriter, scalars: Mapping[str, Any], progress: Progress) -> None:

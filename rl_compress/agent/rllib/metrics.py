@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge
 
-from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.evaluation.ledger import Progress
+from rl_compress.evaluation.measurement import RunIdentity
 
 _PREFIX = "rl_compress"
 _TAGS = ("run", "trial")

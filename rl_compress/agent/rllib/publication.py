@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl_compress.agent.env import Problem
+from rl_compress.agent.task import Task
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.active_set import ActiveSets
 from rl_compress.searchers.known import Basis, Known
@@ -39,23 +39,24 @@ class Publication:
     learn of all is learned here, once for all workers.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, task: Task) -> None:
         """Begin with nothing."""
-        self._problem = problem
+        self._task = task
         self._noted: dict[str, EvaluationRecord] = {}
         self._told: dict[str, int] = {}
         self._known, self._order = Known(), ""
         self._first: dict[str, tuple[Levels, float]] = {}
-        budgets = [goal.budget for goal in problem.goals] or [problem.budget]
+        problem = task.problem
+        budgets = [goal.budget for goal in task.goals] or [problem.budget]
         self._budgets = list(dict.fromkeys(budgets))
         self._screening: Screening | None = None
-        if problem.screens and problem.curves is not None:
+        if task.screens and problem.curves is not None:
             self._screening = Screening(
-                problem.compressor.space,
-                problem.compressor.costs,
+                problem.space,
+                problem.costs,
                 problem.curves,
-                problem.original_reward,
-                bound=problem.learned_from,
+                task.original_reward,
+                bound=task.learned_from,
             )
 
     @property
@@ -82,11 +83,11 @@ class Publication:
         self._told |= {policy_id: record.evaluation_id for policy_id, record in records}
         if self._screening is None or not records:
             return
-        space = self._problem.compressor.space
+        space = self._task.problem.space
         new = {i: (space.levels_of(r.realised_policy()), r.reward) for i, r in records}
         if not self._order:
             self._first |= new
-            if len(self._first) <= self._problem.learned_from:
+            if len(self._first) <= self._task.learned_from:
                 self._known = Known(*_columns(dict(sorted(self._first.items()))))
                 return
             # Told in this order from now on.
@@ -96,7 +97,7 @@ class Publication:
                 self._told = dict(sorted(self._told.items()))
             self._known, self._first = Known(), {}
         self._known.add(*_columns(new))
-        size = ActiveSets(self._problem.learned_from).settled(len(self._known))
+        size = ActiveSets(self._task.learned_from).settled(len(self._known))
         if self._known.basis is None or self._known.basis.size != size:
             self._known.basis = self._screening.basis(self._known, self._budgets)
 

@@ -16,12 +16,13 @@ import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from safetensors.torch import load_file
 
-from rl_compress.agent.env import CompressionEnv, Problem
+from rl_compress.agent.env import CompressionEnv
 from rl_compress.agent.mask_env import MaskEnv
-from rl_compress.agent.rllib.coordinator import NAMESPACE, RemoteLedger, WorkerKit, answer
+from rl_compress.agent.rllib.coordinator import NAMESPACE, RemoteLedger, answer
 from rl_compress.agent.rllib.lease import Holder
 from rl_compress.agent.rllib.publication import News
 from rl_compress.agent.rllib.weights import local_weights
+from rl_compress.agent.task import Task
 from rl_compress.errors import RLCompressError, SearchStalledError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import Evaluator
@@ -124,9 +125,9 @@ class WorkerEnv(_Worker, CompressionEnv):
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
         with _starting(config):
-            problem, evaluate, self._ledger = _equip(config)
+            task, evaluate, self._ledger = _equip(config)
             self._published = _Published(config["coordinator"])
-            super().__init__(problem, evaluate, self._published)
+            super().__init__(task, evaluate, self._published)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -151,8 +152,8 @@ class MaskWorkerEnv(_Worker, MaskEnv):
     def __init__(self, config: EnvContext) -> None:
         """Build, or take from this process's cache, everything that the name stands for."""
         with _starting(config):
-            problem, evaluate, self._ledger = _equip(config)
-            super().__init__(problem, evaluate, steps=config["steps"])
+            task, evaluate, self._ledger = _equip(config)
+            super().__init__(task, evaluate, steps=config["steps"])
 
 
 class SampleEnd(RLlibCallback):
@@ -203,31 +204,31 @@ class _Published:
         self._asked = None
 
 
-def _equip(config: EnvContext) -> tuple[Problem, CandidateEvaluator, RemoteLedger]:
-    """Return the run's problem, an evaluator that asks its coordinator, and how it does that."""
+def _equip(config: EnvContext) -> tuple[Task, CandidateEvaluator, RemoteLedger]:
+    """Return the agent's task, an evaluator that asks its coordinator, and how it does that."""
     coordinator = ray.get_actor(config["coordinator"], namespace=NAMESPACE)
-    kit, problem, evaluator = _equipment(config["coordinator"])
-    space, sharing, ledger = problem.compressor.space, kit.sharing, RemoteLedger(coordinator)
+    task, evaluator = _equipment(config["coordinator"])
+    space, sharing, ledger = task.problem.space, task.sharing, RemoteLedger(coordinator)
     evaluate = CandidateEvaluator(
         evaluator
         if sharing is None
         else SharedEvaluator(evaluator, space, sharing, config.worker_index),
         ledger,
         space,
-        kit.reward,
-        kit.identity,
+        task.reward,
+        task.problem.identity,
         worker=config.worker_index,
         build_ahead=evaluator.build_ahead,
     )
-    return problem, evaluate, ledger
+    return task, evaluate, ledger
 
 
 @functools.lru_cache(maxsize=1)
-def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
+def _equipment(coordinator_name: str) -> tuple[Task, Evaluator]:
     """Map the weights and build the evaluator, once per process."""
     coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
-    kit: WorkerKit = answer(coordinator.kit.remote())
-    lend_factory(kit.target.factory, kit.factory)
+    kit: Task = answer(coordinator.kit.remote())
+    lend_factory(kit.problem.target.factory, kit.factory)
 
     def fetch() -> bytes:
         (reference,) = answer(coordinator.weights.remote())
@@ -236,12 +237,5 @@ def _equipment(coordinator_name: str) -> tuple[WorkerKit, Problem, Evaluator]:
     weights = local_weights(kit.weights, fetch)
     compressor = kit.problem.compressor.with_tensors(load_file(weights), weights.with_suffix(""))
     problem = dataclasses.replace(kit.problem, compressor=compressor)
-    evaluator = Evaluator(
-        make_target(kit.target),
-        compressor,
-        kit.score,
-        kit.evaluation,
-        latency=kit.latency,
-        score_options=kit.score_options,
-    )
-    return kit, problem, evaluator
+    evaluator = problem.evaluator(make_target(problem.target))
+    return dataclasses.replace(kit, problem=problem), evaluator

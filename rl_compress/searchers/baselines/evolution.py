@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rl_compress.searchers.prior import greedy_levels
-from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
+from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.mask_projection import decides_masks
 from rl_compress.space.search_space import Levels
 
@@ -38,7 +39,7 @@ class Evolution(Searcher):
     on, as the raised ones make necessary; the projection gives back what the last one freed.
     """
 
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+    def __init__(self, problem: Problem, config: Any = None) -> None:
         """Start from one vector; the seed is that of the mutations."""
         super().__init__(problem, config)
         self._space, self._budget, self._costs = problem.space, problem.budget, problem.costs

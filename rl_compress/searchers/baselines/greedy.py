@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rl_compress.searchers.prior import greedy_levels
-from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
+from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
@@ -36,7 +37,7 @@ class Greedy(Searcher):
     fill = False
     needs = "curves"
 
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+    def __init__(self, problem: Problem, config: Any = None) -> None:
         """Keep what the prior needs; the seed is that of the doubts."""
         super().__init__(problem, config)
         assert problem.curves is not None, "it is said to need them"

@@ -12,7 +12,8 @@ import numpy as np
 
 from rl_compress.errors import ConfigError
 from rl_compress.registry import SEARCHERS
-from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
+from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.searcher import Keep, Searcher
 
 
 class OptunaSearch(Searcher):
@@ -20,7 +21,7 @@ class OptunaSearch(Searcher):
 
     packages: ClassVar[tuple[str, ...]] = ("optuna",)
 
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+    def __init__(self, problem: Problem, config: Any = None) -> None:
         """Create the study.
 
         Raises:

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
+from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.mask_projection import decides_masks
 
 
 class Random(Searcher):
     """For every dimension one of its allowed levels, all equally likely."""
 
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+    def __init__(self, problem: Problem, config: Any = None) -> None:
         """Seed the generator."""
         super().__init__(problem, config)
         space = problem.space

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.searchers.searcher import Keep, Searcher, SearchProblem
+from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.searcher import Keep, Searcher
 from rl_compress.space.search_space import SearchSpace
 
 _STEP = 0.98
@@ -30,7 +31,7 @@ class Global(Searcher):
     fill = False
     seeded = False
 
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+    def __init__(self, problem: Problem, config: Any = None) -> None:
         """Rank all units."""
         super().__init__(problem, config)
         self._space, self._budget, self._costs = problem.space, problem.budget, problem.costs
@@ -68,7 +69,7 @@ class Contribution(Searcher):
     needs = "contributions"
     seeded = False
 
-    def __init__(self, problem: SearchProblem, config: Any = None) -> None:
+    def __init__(self, problem: Problem, config: Any = None) -> None:
         """Collect the thresholds."""
         super().__init__(problem, config)
         result, threshold = problem.contribution, problem.contribution_threshold

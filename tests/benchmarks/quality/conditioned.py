@@ -111,14 +111,14 @@ def _shared(
     rows = {}
     for size in (*LISTED, *BETWEEN):
         there = subjects.prepared(subjects.job(target, _overrides(options, size, seed)))
-        subject, evaluator = there.subject, there.evaluator
-        space = subject.compressor.space
-        within = [record for record in done.records if subject.may_win(record)]
+        problem, evaluator = there.problem, there.evaluator
+        space = problem.space
+        within = [record for record in done.records if problem.may_win(record)]
         asked = list(
             proposals(
                 space,
-                subject.compressor.costs,
-                subject.budget,
+                problem.costs,
+                problem.budget,
                 curves,
                 Known.of(done.records, space),
                 curves.original_score,
@@ -137,10 +137,10 @@ def _shared(
 
 
 def _row(prepared: Prepared, policy: Any, score: float, source: str, evaluations: int) -> Row:
-    subject = prepared.subject
-    variant = prepared.evaluator.variant(subject.compressor.space.levels_of(policy))
-    original = subject.target.score(subject.model, "search")
-    accuracy = subject.target.score(variant, "search")
+    session = prepared.session
+    variant = prepared.evaluator.variant(session.problem.space.levels_of(policy))
+    original = session.target.score(session.model, "search")
+    accuracy = session.target.score(variant, "search")
     return {
         "score": score,
         "points_lost": original - accuracy,

@@ -11,9 +11,8 @@ from typing import Any
 from figures import read_study, write_study
 from safetensors.torch import save
 
-from rl_compress import session
+from rl_compress import execution
 from rl_compress.runs.environment import describe_environment
-from rl_compress.runs.run_directory import RunDirectory
 
 from .subjects import Subjects, described
 
@@ -82,13 +81,13 @@ def _deliver(
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        result = session.search(job, Path(folder) / "run")
+        result = execution.search(job, Path(folder) / "run")
         seconds = time.perf_counter() - start
-        subject = subjects.prepared(job).subject
+        session = subjects.prepared(job).session
         # Scored here, for only the delivered model is tested in a run.
-        evaluator = session.make_task(job, subject, RunDirectory(Path(folder))).make_evaluator()
-        levels = subject.compressor.space.levels_of(result.best.realised_policy())
-        before = subject.target.score(evaluator.variant(levels), "test")
+        evaluator = session.evaluator()
+        levels = session.problem.space.levels_of(result.best.realised_policy())
+        before = session.target.score(evaluator.variant(levels), "test")
     manifest = result.manifest
     assert manifest.scores is not None
     assert manifest.scores.test is not None
@@ -101,7 +100,7 @@ def _deliver(
         "costs": {name: cost.delivered / cost.original for name, cost in manifest.costs.items()},
         "file_bytes": manifest.files["model.safetensors"].bytes,
         # As a file too, so that both have a header.
-        "original_bytes": len(save(subject.model.state_dict())),
+        "original_bytes": len(save(session.model.state_dict())),
         "seconds": seconds,
         "environment": describe_environment(),
         "job": {section: described(job)[section] for section in ("target", "budget", "finetuning")},

@@ -55,7 +55,7 @@ def _run_variant(
         assert set(common) < set(SUBJECT_SECTIONS)
         prepared = subjects.prepared(job)
         # Weights that were trained on another processor are another target.
-        weights = save(prepared.subject.model.state_dict())
+        weights = save(prepared.session.model.state_dict())
         shared = {section: data[section] for section in common}
         shared["weights"] = hashlib.sha256(weights).hexdigest()
         results.check(shared)

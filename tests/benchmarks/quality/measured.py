@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rl_compress.errors import EvaluationError
-from rl_compress.evaluation.evaluator import Evaluator, Measurement
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.measurement import Measurement
 from rl_compress.evaluation.racing import Rival
 from rl_compress.space.search_space import Levels
 
@@ -42,7 +43,7 @@ class MeasuredOnce:
                 levels = tuple(found.pop("levels"))
             except (ValueError, KeyError):
                 continue  # a process was killed while it wrote, or it is of an earlier release
-            self._known[levels] = Measurement(latency_ms=None, **found)
+            self._known[levels] = Measurement(**found)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -73,6 +74,5 @@ class MeasuredOnce:
             return
         self._known[key] = found
         row = {"levels": list(key), **dataclasses.asdict(found)}
-        del row["latency_ms"]
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
-from rl_compress.evaluation.evaluator import Measurement
+from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.evaluation.measurement import Measurement, RunIdentity
 from rl_compress.evaluation.racing import Rival
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.baseline_search import run_baseline
-from rl_compress.searchers.searcher import SearchProblem, make_searcher
+from rl_compress.searchers.searcher import make_searcher
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels, SearchSpace
+from rl_compress.variants.compressor import Compressor
 
 from .subjects import Prepared
 
@@ -39,7 +42,7 @@ class Part:
     @property
     def space(self) -> SearchSpace:
         """The dimensions decided."""
-        every = self.prepared.subject.compressor.space.dimensions
+        every = self.prepared.problem.space.dimensions
         return SearchSpace(tuple(d for d, mine in zip(every, self.decided, strict=True) if mine))
 
     def whole(self, levels: Levels) -> Levels:
@@ -50,11 +53,11 @@ class Part:
 
     def costs(self, levels: Levels) -> dict[str, float]:
         """See :class:`CostFunction`."""
-        return self.prepared.subject.compressor.costs.costs(self.whole(levels))
+        return self.prepared.problem.costs.costs(self.whole(levels))
 
     def batch(self, levels: Levels) -> dict[str, npt.NDArray[Any]]:
         """See :class:`CostFunction`."""
-        return self.prepared.subject.compressor.costs.batch(self.whole(levels))
+        return self.prepared.problem.costs.batch(self.whole(levels))
 
     def evaluate(self, levels: Levels, _rival: Rival | None = None) -> Measurement:
         """See :class:`Evaluator`."""
@@ -88,7 +91,7 @@ class Part:
             InfeasibleBudgetError: The held levels leave no room for the budget.
         """
         space = self.space
-        original = self.prepared.subject.original_costs
+        original = self.prepared.problem.original_costs
         budget.check_feasible(space, self, original)
         curves = self.curves(self.prepared.job.search.sensitivity_levels)
         with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +100,15 @@ class Part:
             candidates = CandidateEvaluator(
                 self, ledger, space, lambda score, _costs: score, identity
             )
-            baseline = make_searcher(algorithm, SearchProblem(space, budget, self, seed, curves))
-            run_baseline(baseline, candidates, ledger, space, budget, self)
+            problem = dataclasses.replace(
+                self.prepared.problem,
+                compressor=cast("Compressor", SimpleNamespace(space=space, costs=self)),
+                budget=budget,
+                identity=identity,
+                curves=curves,
+            )
+            baseline = make_searcher(algorithm, problem)
+            run_baseline(baseline, candidates, ledger)
             progress = ledger.progress()
         assert progress.best is not None, "the budget is feasible"
         best = self.whole(space.levels_of(progress.best.realised_policy()))

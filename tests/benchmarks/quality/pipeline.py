@@ -91,7 +91,7 @@ def _prune_then_quantize(
     prepared: Prepared, algorithm: str, bits: float, seed: int, evaluations: int
 ) -> tuple[float, float, int]:
     """Prune to a number of parameters, weights at their most bits, then search the bits."""
-    original = prepared.subject.original_costs
+    original = prepared.problem.original_costs
     fraction = min(1.0, JOINT_BUDGET["size_bytes"] * 32.0 / bits)
     budget = Budget.parse({"params": fraction}, original)
     return _staged(prepared, algorithm, budget, seed, evaluations, prune_first=True)
@@ -101,7 +101,7 @@ def _quantize_then_prune(
     prepared: Prepared, algorithm: str, bits: float, seed: int, evaluations: int
 ) -> tuple[float, float, int]:
     """Search the bits at full width, then prune what is left to reach the size."""
-    original = prepared.subject.original_costs
+    original = prepared.problem.original_costs
     budget = Budget.parse({"size_bytes": bits / 32.0}, original)
     return _staged(prepared, algorithm, budget, seed, evaluations, prune_first=False)
 
@@ -115,16 +115,16 @@ def _staged(
     *,
     prune_first: bool,
 ) -> tuple[float, float, int]:
-    subject, half = prepared.subject, evaluations // 2
-    space = subject.compressor.space
+    problem, half = prepared.problem, evaluations // 2
+    space = problem.space
     decided = space.prunes if prune_first else ~space.prunes
     start = Part(prepared, decided, space.full)
     between, _, made = start.search(algorithm, first, seed, half)
     # What the first stage saves goes to the second.
     rest = Part(prepared, ~decided, between)
-    best, score, more = rest.search(algorithm, subject.budget, seed, evaluations - made)
-    size = subject.compressor.costs.costs(best)["size_bytes"]
-    return score, size / subject.original_costs["size_bytes"], made + more
+    best, score, more = rest.search(algorithm, problem.budget, seed, evaluations - made)
+    size = problem.costs.costs(best)["size_bytes"]
+    return score, size / problem.original_costs["size_bytes"], made + more
 
 
 PIPELINES: dict[str, Stages] = {

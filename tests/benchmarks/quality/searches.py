@@ -7,27 +7,27 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from rl_compress.evaluation.evaluator import Evaluator, Measurement
+from rl_compress.evaluation.evaluator import Evaluator
+from rl_compress.evaluation.measurement import Measurement, RunIdentity
 from rl_compress.job import Job
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.searching import SearchTask
-from rl_compress.session import make_task
+from rl_compress.session import Session
 
 from .subjects import Prepared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task(SearchTask):
+class _Session(Session):
     """A search whose driver asks the evaluator that all searches on the subject share."""
 
     shared: Evaluator
 
-    def make_evaluator(self) -> Evaluator:
+    def evaluator(self) -> Evaluator:
         return self.shared
 
 
@@ -53,7 +53,7 @@ class Searched:
 
 def search(prepared: Prepared, job: Job) -> Searched:
     """Run a job's search, in a directory of its own that is thrown away."""
-    evaluator, space = prepared.evaluator, prepared.subject.compressor.space
+    evaluator, space = prepared.evaluator, prepared.problem.space
     needs = job.search.needs
     curves = prepared.curves(job.search.sensitivity_levels) if needs == "curves" else None
     with tempfile.TemporaryDirectory() as folder:
@@ -61,21 +61,24 @@ def search(prepared: Prepared, job: Job) -> Searched:
         run.create(job.to_yaml())
         if curves is not None:
             curves.save(run.sensitivity)
-        plain = make_task(job, prepared.subject, run)
-        fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(SearchTask)}
+        session = _Session(job, run)
+        session.shared = cast("Evaluator", evaluator)
+        session.target, session.model = prepared.session.target, prepared.session.model
+        identity = RunIdentity(run=run.name, algorithm=job.search.algorithm, seed=job.search.seed)
+        session.problem = dataclasses.replace(prepared.problem, identity=identity)
         start = time.perf_counter()
-        _, reason = _Task(**fields, shared=evaluator).search_for_policy()
+        session.search()
         seconds = time.perf_counter() - start
         records = EvaluationStore(run.evaluations).read()
     for record in records:
         if record.worker > 0:
             levels = space.levels_of(record.realised_policy())
-            costs = prepared.subject.compressor.costs.costs(levels)
-            evaluator.remember(levels, Measurement(record.score, costs, None, record.wall_s))
+            costs = prepared.problem.costs.costs(levels)
+            evaluator.remember(levels, Measurement(record.score, costs, record.wall_s))
     return Searched(
         records=records,
         seconds=seconds,
         evaluation_s=float(np.sum([record.wall_s for record in records])),
         curve_evaluations=0 if curves is None else curves.evaluations,
-        reason=reason,
+        reason=session.stopped_early,
     )

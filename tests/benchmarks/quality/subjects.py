@@ -13,13 +13,12 @@ from typing import Any
 
 import rl_compress
 from rl_compress.job import Job, parse_job, with_values
-from rl_compress.monitor import SilentMonitor
 from rl_compress.registry import SEARCHERS
 from rl_compress.runs.run_directory import RunDirectory
-from rl_compress.searchers.preparation import Subject
+from rl_compress.searchers.problem import Problem
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
 from rl_compress.searchers.shared_curves import shared_path
-from rl_compress.session import make_task, prepare_job
+from rl_compress.session import Session
 from rl_compress.targets.cache import cache_dir
 
 from .measured import MeasuredOnce
@@ -90,15 +89,20 @@ class Prepared:
     """A subject with an evaluator that never measures a variant twice."""
 
     job: Job
-    subject: Subject
+    session: Session
     evaluator: MeasuredOnce
     curves_by_count: dict[int, SensitivityCurves] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> Problem:
+        """What is searched."""
+        return self.session.problem
 
     def curves(self, count: int) -> SensitivityCurves:
         """Return the sensitivity curves, measured the first time."""
         if count not in self.curves_by_count:
             self.curves_by_count[count] = measure_sensitivity(
-                self.subject.compressor.space, self.evaluator.score_or_none, count
+                self.problem.space, self.evaluator.score_or_none, count
             )
         return self.curves_by_count[count]
 
@@ -131,15 +135,13 @@ class Subjects:
         if key not in self._prepared:
             start = time.perf_counter()
             with TemporaryDirectory() as folder:
-                subject = prepare_job(job, Path(folder), SilentMonitor())
-                evaluator = make_task(
-                    job, subject, RunDirectory(Path(folder) / "run")
-                ).make_evaluator()
-            measured = MeasuredOnce(evaluator, _cache_file(job, subject))
-            self._prepared[key] = Prepared(job, subject, measured)
+                session = Session(job, RunDirectory(Path(folder) / "run"))
+                session.prepare()
+            measured = MeasuredOnce(session.evaluator(), _cache_file(session))
+            self._prepared[key] = Prepared(job, session, measured)
             seconds = time.perf_counter() - start
             print(
-                f"{job.name}: {len(subject.compressor.space)} dimensions, prepared in "
+                f"{job.name}: {len(session.problem.space)} dimensions, prepared in "
                 f"{seconds:.1f} s, {len(measured)} variants measured before",
                 flush=True,
             )
@@ -169,20 +171,13 @@ def described(job: Job) -> dict[str, Any]:
     return data
 
 
-def _cache_file(job: Job, subject: Subject) -> Path:
+def _cache_file(session: Session) -> Path:
     """Name the file of measured variants by all that decides their scores, our code included."""
     digest = hashlib.sha256()
-    named = shared_path(
-        subject,
-        job.target,
-        job.evaluation,
-        job.objective.score,
-        job.objective.options_of_score,
-        count=0,
-    )
+    named = shared_path(session.problem, session.target, session.model, count=0)
     digest.update(named.stem.encode())
     package = Path(rl_compress.__file__).parent
     for part in _SCORING:
         for path in sorted((package / part).glob("*.py")):
             digest.update(path.read_bytes())
-    return cache_dir() / "benchmark" / f"{job.name}-{digest.hexdigest()[:16]}.jsonl"
+    return cache_dir() / "benchmark" / f"{session.job.name}-{digest.hexdigest()[:16]}.jsonl"

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import zoo
 from gymnasium.utils.env_checker import check_env
+from problems import make_problem
 
 from rl_compress.agent.budget_handling import BudgetHandling
-from rl_compress.agent.env import CompressionEnv, Problem
+from rl_compress.agent.env import CompressionEnv
+from rl_compress.agent.task import Task
 from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.known import Known
@@ -21,7 +23,7 @@ from rl_compress.space.space_config import SpaceConfig
 from rl_compress.variants.compressor import Compressor
 
 MakeEnv = Callable[..., CompressionEnv]
-MakeProblem = Callable[..., Problem]
+MakeTask = Callable[..., Task]
 
 KINDS = [(True, "layerwise"), (True, "whole"), (False, "layerwise"), (False, "whole")]
 ALL_KINDS = pytest.mark.parametrize(
@@ -93,10 +95,10 @@ def test_every_candidate_is_within_the_budget(
 
 @pytest.mark.parametrize("episode", ["layerwise", "whole"])
 def test_a_zero_action_is_the_prior(
-    make_env: MakeEnv, make_problem: MakeProblem, evaluate: Any, episode: str
+    make_env: MakeEnv, make_task: MakeTask, evaluate: Any, episode: str
 ) -> None:
     reward, info, _ = play(make_env(episode=episode), np.zeros(3))
-    prior = make_problem().prior
+    prior = make_task().prior
     assert prior is not None
     assert evaluate.asked[-1][0].tolist() == prior.tolist()
     assert reward == 0.0
@@ -154,44 +156,44 @@ def test_only_the_last_step_is_rewarded(make_env: MakeEnv) -> None:
 
 
 def test_the_reward_is_relative_to_the_prior(
-    make_env: MakeEnv, make_problem: MakeProblem, evaluate: Any
+    make_env: MakeEnv, make_task: MakeTask, evaluate: Any
 ) -> None:
     reward, _, _ = play(make_env(), np.array([0.4, -0.4, 0.2]))
-    reference = make_problem().reference_reward
+    reference = make_task().reference_reward
     expected = (evaluate.score(evaluate.asked[0][0]) - reference) / -reference
     assert reward == pytest.approx(expected)
     assert abs(reward) < 3
 
 
 def _with_answer(
-    make_problem: MakeProblem, answer: Callable[[Levels, str], EvaluationRecord | None]
+    make_task: MakeTask, answer: Callable[[Levels, str], EvaluationRecord | None]
 ) -> CompressionEnv:
-    return CompressionEnv(make_problem(episode="whole"), answer)
+    return CompressionEnv(make_task(episode="whole"), answer)
 
 
-def test_an_exhausted_run_ends_the_episode_without_reward(make_problem: MakeProblem) -> None:
-    env = _with_answer(make_problem, lambda _widths, _candidate: None)
+def test_an_exhausted_run_ends_the_episode_without_reward(make_task: MakeTask) -> None:
+    env = _with_answer(make_task, lambda _widths, _candidate: None)
     reward, info, _ = play(env, np.zeros(3))
     assert (reward, info) == (0.0, {"exhausted": True})
 
 
 def test_a_variant_that_cannot_be_evaluated_has_the_worst_reward(
-    make_problem: MakeProblem,
+    make_task: MakeTask,
 ) -> None:
     def fail(_widths: Levels, _candidate: str) -> None:
         raise EvaluationError("variant x failed")
 
-    reward, info, _ = play(_with_answer(make_problem, fail), np.zeros(3))
+    reward, info, _ = play(_with_answer(make_task, fail), np.zeros(3))
     assert (reward, info) == (-3.0, {"error": "variant x failed"})
 
 
-def test_rewards_are_bounded(make_problem: MakeProblem, evaluate: Any) -> None:
+def test_rewards_are_bounded(make_task: MakeTask, evaluate: Any) -> None:
     def terrible(levels: Levels, candidate: str) -> EvaluationRecord:
         record = evaluate(levels, candidate)
         fields = {name: getattr(record, name) for name in record.__slots__}
         return EvaluationRecord(**fields | {"reward": -1e9})
 
-    reward, _, _ = play(_with_answer(make_problem, terrible), np.zeros(3))
+    reward, _, _ = play(_with_answer(make_task, terrible), np.zeros(3))
     assert reward == -3.0
 
 
@@ -206,9 +208,7 @@ def test_a_reset_begins_anew(make_env: MakeEnv, evaluate: Any) -> None:
     assert evaluate.asked[0][0].tolist() == evaluate.asked[1][0].tolist()
 
 
-def test_groups_without_a_choice_are_not_asked_for(
-    make_problem: MakeProblem, evaluate: Any
-) -> None:
+def test_groups_without_a_choice_are_not_asked_for(make_task: MakeTask, evaluate: Any) -> None:
     """As with pruning fixed at 0, where a job that searches bits gives what is kept."""
     config = SpaceConfig.model_validate(
         {
@@ -220,30 +220,29 @@ def test_groups_without_a_choice_are_not_asked_for(
     compressor = Compressor.prepare(zoo.make("plain"), zoo.EXAMPLE, config)
     space = compressor.space
     full = compressor.costs.costs(space.full)
-    problem = dataclasses.replace(
-        make_problem(prior=False, budget_handling="decrement"),
-        compressor=compressor,
-        budget=Budget((("size_bytes", 0.7 * full["size_bytes"]),)),
-    )
+    budget = Budget((("size_bytes", 0.7 * full["size_bytes"]),))
+    problem = make_problem(compressor, budget)
+    task = dataclasses.replace(make_task(prior=False, budget_handling="decrement"), problem=problem)
     evaluate = type(evaluate)(compressor)
-    env = CompressionEnv(problem, evaluate)
+    env = CompressionEnv(task, evaluate)
     assert 0 < space.num_decisions < len(space)
     play(env, np.ones(space.num_decisions))
     levels = evaluate.asked[0][0]
     assert (levels == space.full)[space.prunes].all()
-    assert problem.budget.admits(compressor.costs.costs(levels))
-    whole = CompressionEnv(dataclasses.replace(problem, episode="whole"), evaluate)
+    assert budget.admits(compressor.costs.costs(levels))
+    settings = task.settings.model_copy(update={"episode": "whole"})
+    whole = CompressionEnv(dataclasses.replace(task, settings=settings), evaluate)
     assert whole.action_space.shape == (space.num_decisions,)
 
 
-def test_what_this_env_measured_is_learned_from_at_once(
-    make_problem: MakeProblem, evaluate: Any
-) -> None:
+def test_what_this_env_measured_is_learned_from_at_once(make_task: MakeTask, evaluate: Any) -> None:
     """And what others did as soon as it is told."""
-    problem = dataclasses.replace(make_problem(episode="whole"), screens=True)
-    told = Known(problem.compressor.space.smallest[None], np.array([-9.0]))
+    task = make_task(episode="whole")
+    settings = task.settings.model_copy(update={"screening": True})
+    task = dataclasses.replace(task, settings=settings)
+    told = Known(task.problem.space.smallest[None], np.array([-9.0]))
     published = [Known(), Known(), told]
-    env = CompressionEnv(problem, evaluate, lambda: published.pop(0))
+    env = CompressionEnv(task, evaluate, lambda: published.pop(0))
     assert env._screening is not None
     learned: list[Any] = []
     improve = env._screening.improve

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
 from masks import make_compressor
+from problems import make_problem
 from records import make_record
 
-from rl_compress.agent.env import Problem
+from rl_compress.agent.config import SearchConfig
 from rl_compress.agent.mask_env import MaskEnv, compressed
+from rl_compress.agent.task import Task
 from rl_compress.errors import EvaluationError
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.sensitivity import SensitivityCurves, measure_sensitivity
@@ -48,17 +51,15 @@ def make_env(
     evaluate: Answer, *, steps: int = 1, bound: float = 7, curves: SensitivityCurves | None = None
 ) -> MaskEnv:
     original = float(VALUES.sum())
-    problem = Problem(
-        compressor=COMPRESSOR,
-        budget=Budget((("params", bound),)),
-        curves=curves,
+    task = Task(
+        problem=make_problem(COMPRESSOR, Budget((("params", bound),)), curves=curves),
+        settings=SearchConfig(),
+        reward=lambda score, _costs: score,
         prior=None,
         reference_reward=original - 0.5,
         original_reward=original,
-        episode="whole",
-        residual_scale=0.3,
     )
-    return MaskEnv(problem, evaluate, steps)
+    return MaskEnv(task, evaluate, steps)
 
 
 def play(env: MaskEnv, *actions: list[int]) -> tuple[list[float], list[dict[str, Any]]]:
@@ -151,18 +152,8 @@ def test_compression_is_by_the_logarithm() -> None:
 
 
 def test_a_tiny_loss_of_the_reference_is_not_the_unit() -> None:
-    problem = make_env(Toy())._problem
-    original = problem.original_reward
-    alike = Problem(
-        compressor=COMPRESSOR,
-        budget=problem.budget,
-        curves=None,
-        prior=None,
-        reference_reward=original,
-        original_reward=original,
-        episode="whole",
-        residual_scale=0.3,
-    )
+    task = make_env(Toy())._task
+    alike = dataclasses.replace(task, reference_reward=task.original_reward)
     rewards, _ = play(MaskEnv(alike, Toy(), 1), [1, 0, 1, 1, 1, 1])
     assert rewards == pytest.approx([0.01 / 0.05])
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rl_compress.agent.env import Problem
 from rl_compress.agent.observation import Observer
+from rl_compress.agent.task import Task
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.variants.compressor import Compressor
 
-MakeProblem = Callable[..., Problem]
+MakeTask = Callable[..., Task]
 
 POSITION, KIND, ASPECT, SHAPE = slice(0, 1), slice(1, 5), slice(5, 8), slice(8, 10)
 SHARE, CURVE, PRIOR, WEIGHTS = slice(10, 12), slice(12, 20), slice(20, 21), slice(21, 26)
@@ -22,15 +22,16 @@ FULL = np.array([7, 10, 18])  # 8, 12 and 20 units
 DECIDED_ON = np.array([3, 1, 3])  # 4, 3 and 5 units
 
 
-def _observer(problem: Problem) -> Observer:
+def _observer(task: Task) -> Observer:
+    problem = task.problem
     return Observer(
-        problem.compressor, problem.budget, problem.prior, problem.curves, problem.reward_scale()
+        problem.compressor, problem.budget, task.prior, problem.curves, task.reward_scale()
     )
 
 
 @pytest.fixture
-def observer(make_problem: MakeProblem) -> Observer:
-    return _observer(make_problem())
+def observer(make_task: MakeTask) -> Observer:
+    return _observer(make_task())
 
 
 def test_size_is_34_and_two_for_each_group(observer: Observer) -> None:
@@ -66,28 +67,27 @@ def test_shape_and_shares_of_a_known_group(observer: Observer) -> None:
     np.testing.assert_allclose(found[SHARE], [macs, params / total], rtol=1e-5)
 
 
-def test_sensitivities_are_squashed_and_increase(
-    observer: Observer, make_problem: MakeProblem
-) -> None:
-    problem = make_problem()
+def test_sensitivities_are_squashed_and_increase(observer: Observer, make_task: MakeTask) -> None:
+    task = make_task()
+    problem = task.problem
     curve = observer.observe(2, FULL)[CURVE]
     assert curve[0] == 0.0
     assert (np.diff(curve) > 0).all()
     assert problem.curves is not None
-    drop = problem.curves.drop_at(2, 2) / problem.reward_scale()
+    drop = problem.curves.drop_at(2, 2) / task.reward_scale()
     assert curve[-1] == pytest.approx(drop / (1 + drop), rel=1e-5)
 
 
-def test_without_a_prior_there_are_no_sensitivities(make_problem: MakeProblem) -> None:
-    found = _observer(make_problem(prior=False)).observe(1, FULL)
+def test_without_a_prior_there_are_no_sensitivities(make_task: MakeTask) -> None:
+    found = _observer(make_task(prior=False)).observe(1, FULL)
     assert (found[CURVE] == 0).all()
     assert found[PRIOR] == 1.0
 
 
 def test_the_priors_fraction(
-    observer: Observer, make_problem: MakeProblem, compressor: Compressor
+    observer: Observer, make_task: MakeTask, compressor: Compressor
 ) -> None:
-    prior = make_problem().prior
+    prior = make_task().prior
     assert prior is not None
     found = [float(observer.observe(group, FULL)[PRIOR][0]) for group in range(3)]
     np.testing.assert_allclose(found, compressor.space.kept(prior), rtol=1e-6)
@@ -131,9 +131,9 @@ def test_after_the_last_decision_everything_is_shown(observer: Observer) -> None
 
 
 def test_budget_usage_with_the_prior_and_with_the_smallest_rest(
-    observer: Observer, make_problem: MakeProblem, compressor: Compressor, budget: Budget
+    observer: Observer, make_task: MakeTask, compressor: Compressor, budget: Budget
 ) -> None:
-    prior = make_problem().prior
+    prior = make_task().prior
     assert prior is not None
     levels = FULL
     for group in range(4):

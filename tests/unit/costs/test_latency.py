@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from rl_compress.costs.latency import (
-    compare_latency,
     device_name,
     interleaved_latency_ms,
     measure_latency_ms,
@@ -57,7 +56,7 @@ def test_models_take_turns() -> None:
             order.append(self.name)
             return x
 
-    compare_latency(Named("a"), Named("b"), INPUTS, warmup=1, repeats=3)
+    interleaved_latency_ms([(Named(name), INPUTS) for name in "ab"], warmup=1, repeats=3)
     assert "".join(order) == "ab" + "ab" + "ba" + "ab"
 
 
@@ -78,7 +77,8 @@ def test_many_models_are_led_in_and_their_turns_counted() -> None:
 
 
 def test_the_slower_model_is_found_slower() -> None:
-    fast, slow = compare_latency(Sleeper([0.002]), Sleeper([0.008]), INPUTS, warmup=1, repeats=3)
+    runs = [(Sleeper([seconds]), INPUTS) for seconds in (0.002, 0.008)]
+    fast, slow = interleaved_latency_ms(runs, warmup=1, repeats=3)
     assert fast < slow
 
 

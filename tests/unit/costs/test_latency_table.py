@@ -61,6 +61,7 @@ def test_a_model_is_measured_over_its_whole_space(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rl_compress.costs.latency_table._SECONDS", 0.0)
+    monkeypatch.setattr("rl_compress.costs.latency_table._TESTED", 4)
     model = zoo.make(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     compressor = Compressor.prepare(model, zoo.EXAMPLE, SpaceConfig())
@@ -72,7 +73,6 @@ def test_a_model_is_measured_over_its_whole_space(
         compressor.space,
         zoo.EXAMPLE,
         batch_size=2,
-        validation=4,
         advance=lambda done, total: turns.append((done, total)),
     )
     space = compressor.space

@@ -11,9 +11,10 @@ import zoo
 from torch import Tensor, nn
 
 from rl_compress.errors import EvaluationError
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
+from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.space.space_config import SpaceConfig
@@ -51,12 +52,12 @@ def test_a_candidate_is_measured_and_stored(
     record = candidates(NARROW, '{"decisions": {}}')
     assert record is not None
     policy = compressor.space.policy_of(NARROW)
-    assert record.costs() == compressor.costs.costs(NARROW)
+    assert record.costs == compressor.costs.costs(NARROW)
     assert record.policy == '{"decisions": {}}'
     assert record.realised_policy() == policy
     assert record.policy_id == policy.policy_id
     assert record.score < 0
-    assert record.reward == pytest.approx(10 * record.score + record.params)
+    assert record.reward == pytest.approx(10 * record.score + record.costs["params"])
     assert (record.run, record.algorithm, record.seed) == ("digits", "random", 7)
     assert (record.evaluation_id, record.worker, record.cached) == (0, 3, False)
     assert record.wall_s > 0

@@ -7,10 +7,11 @@ import zoo
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
+from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.fidelity import Fidelity
 from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.evaluation.racing import ERROR_RATE, Rival, Samples, is_worse, looks, race
 from rl_compress.evaluation.scores import make_score
 from rl_compress.runs.record import EvaluationRecord
@@ -218,7 +219,7 @@ def test_a_dropped_candidate_is_stored_as_such_and_never_the_best(
     assert first is not None
     assert dropped is not None
     assert first.scored_share == 1.0 > dropped.scored_share
-    assert dropped.reward == 2 * dropped.score - dropped.macs / 1e9 < first.reward
+    assert dropped.reward == 2 * dropped.score - dropped.costs["macs"] / 1e9 < first.reward
     assert store.read() == [first, dropped]
     assert ledger.progress().best == first
 

@@ -9,9 +9,10 @@ import pytest
 import zoo
 from torch import Tensor, nn
 
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
-from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator, Measurement
+from rl_compress.evaluation.candidates import CandidateEvaluator
+from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger
+from rl_compress.evaluation.measurement import Measurement, RunIdentity
 from rl_compress.evaluation.racing import Rival
 from rl_compress.evaluation.shared import Answer, SharedEvaluator, Sharing
 from rl_compress.runs.record import EvaluationRecord
@@ -57,7 +58,7 @@ class Counting(Evaluator):
         found = super().evaluate(levels)
         if rival is None:
             return found
-        return Measurement(found.score, found.costs, found.latency_ms, found.wall_s, 0.5)
+        return Measurement(found.score, found.costs, found.wall_s, 0.5)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,11 @@ from rl_compress.errors import (
 from rl_compress.export import native, onnx_export
 from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
 from rl_compress.export.manifest import FileEntry, Manifest
+from rl_compress.export.packed_state import Packing
 from rl_compress.model.axes import Axis
+from rl_compress.quantizers.model import Quantization, quantize_weights
 from rl_compress.space.compression_policy import CompressionPolicy, Decision
+from rl_compress.space.space_config import QuantizationConfig
 from rl_compress.targets.target import Target
 from rl_compress.variants.copied_out import copied_out
 
@@ -131,12 +135,14 @@ def test_the_manifest_describes_the_files(compressed: nn.Module, tmp_path: Path)
     manifest = save(best, compressed)
     assert Manifest.load(best / "manifest.json") == manifest
     assert sorted(path.name for path in best.iterdir()) == [
+        "architecture.json",
         "manifest.json",
         "model.safetensors",
         "policy.json",
     ]
     assert manifest.files == {
-        name: FileEntry.of(best / name) for name in ("model.safetensors", "policy.json")
+        name: FileEntry.of(best / name)
+        for name in ("architecture.json", "model.safetensors", "policy.json")
     }
     assert CompressionPolicy.load(best / "policy.json") == POLICY
     assert manifest.onnx_max_error is None
@@ -229,8 +235,74 @@ def test_a_missing_onnx_file_does_not_matter_for_loading(
     load_compressed(tmp_path / "best")
 
 
+def without_architecture(folder: Path) -> None:
+    """Leave an artefact whose architecture only the target's factory can make."""
+    manifest = Manifest.load(folder / "manifest.json")
+    del manifest.files["architecture.json"]
+    manifest.save(folder / "manifest.json")
+
+
+def test_a_model_is_loaded_in_another_folder_without_the_target(
+    compressed: nn.Module, tmp_path: Path
+) -> None:
+    save(tmp_path / "best", compressed, extra_layer=True)
+    shutil.move(tmp_path / "best", tmp_path / "elsewhere")
+    inputs = torch.randn(3, 1, 8, 8)
+    loaded = load_compressed(tmp_path / "elsewhere")
+    assert torch.equal(loaded(inputs), compressed(inputs))
+    assert loaded.get_submodule("conv1").out_channels == 6
+
+
+def test_a_given_architecture_comes_first(compressed: nn.Module, tmp_path: Path) -> None:
+    save(tmp_path / "best", compressed)
+    (tmp_path / "best" / "architecture.json").unlink()
+    inputs = torch.randn(3, 1, 8, 8)
+    loaded = load_compressed(tmp_path / "best", model=Net())
+    assert torch.equal(loaded(inputs), compressed(inputs))
+    with pytest.raises(CorruptFileError, match=r"architecture\.json: a part .* missing"):
+        load_compressed(tmp_path / "best")
+
+
+def test_a_class_that_is_not_at_hand_is_named(compressed: nn.Module, tmp_path: Path) -> None:
+    manifest = save(tmp_path / "best", compressed)
+    path = tmp_path / "best" / "architecture.json"
+    path.write_text(path.read_text().replace(f"{__name__}:Net", "not_there:Net"))
+    manifest.files[path.name] = FileEntry.of(path)
+    manifest.save(tmp_path / "best" / "manifest.json")
+    with pytest.raises(ConfigError, match=r"not_there:Net cannot be imported.*model=…"):
+        load_compressed(tmp_path / "best")
+
+
+def test_what_is_no_plain_data_is_left_to_the_factory(tmp_path: Path) -> None:
+    model = Net().eval()
+    model.scale = lambda x: x
+    manifest = save(tmp_path / "best", model)
+    assert "architecture.json" not in manifest.files
+    inputs = torch.randn(2, 1, 8, 8)
+    assert torch.equal(load_compressed(tmp_path / "best")(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_packed_in_memory_a_model_computes_the_same(tmp_path: Path, bits: int) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Flatten(), nn.Linear(64 * 36, 32)).eval()
+    config = QuantizationConfig(weight_bits=bits)
+    found = quantize_weights(model, config, {"0": bits, "2": bits})
+    manifest = Manifest(target={}, policy_id="a")
+    packing = Packing(Quantization(found))
+    save_artifact(tmp_path / "best", model, manifest, POLICY, EXAMPLE, NO_ONNX, packing)
+
+    loaded = load_compressed(tmp_path / "best", packed=True)
+
+    inputs = torch.randn(3, 1, 8, 8)
+    assert torch.equal(loaded(inputs), model(inputs))
+    held = [*loaded.parameters(), *loaded.buffers()]
+    file = (tmp_path / "best" / "model.safetensors").stat().st_size
+    assert sum(tensor.nbytes for tensor in held) <= 1.2 * file
+
+
 def test_a_target_whose_code_has_changed_is_refused(compressed: nn.Module, tmp_path: Path) -> None:
     save(tmp_path / "best", compressed, extra_layer=True)
+    without_architecture(tmp_path / "best")
     with pytest.raises(ConfigError, match=r"tensors do not fit.*extra\.weight"):
         load_compressed(tmp_path / "best")
 
@@ -250,6 +322,7 @@ def test_a_manifest_without_a_usable_target_is_refused(
     save(tmp_path / "best", compressed)
     path = tmp_path / "best" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target": {"module": "x"}}))
+    without_architecture(path.parent)
     with pytest.raises(ConfigError, match="target must have the keys"):
         load_compressed(tmp_path / "best")
 

@@ -49,11 +49,11 @@ def test_the_file_is_standard_json(manifest: Manifest, tmp_path: Path) -> None:
 
     manifest.save(tmp_path / "manifest.json")
     data = json.loads((tmp_path / "manifest.json").read_text(), parse_constant=refuse)
-    assert data["format_version"] == 4
+    assert data["format_version"] == 5
     assert data["history"][0] == ["conv1", True, [0, 3]]
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_earlier_formats_are_read_too(manifest: Manifest, tmp_path: Path, version: int) -> None:
     path = tmp_path / "manifest.json"
     data = json.loads(manifest.model_dump_json()) | {"format_version": version}
@@ -71,7 +71,7 @@ def test_an_unknown_format_is_refused(manifest: Manifest, tmp_path: Path, versio
     path = tmp_path / "manifest.json"
     data = json.loads(manifest.model_dump_json()) | {"format_version": version}
     path.write_text(json.dumps(data))
-    with pytest.raises(ConfigError, match="format_version must be 2 or 3 or 4, but got"):
+    with pytest.raises(ConfigError, match="format_version must be 2 or 3 or 4 or 5, but got"):
         Manifest.load(path)
 
 

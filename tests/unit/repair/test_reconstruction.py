@@ -88,15 +88,16 @@ def test_the_default_pull_keeps_most_of_the_gain_and_order_of_channels() -> None
     assert after < 0.5 * before
 
 
-def test_a_linear_layer_gets_the_closed_form_ridge_solution() -> None:
-    target = _target(4)
+@pytest.mark.parametrize("width", [4, 80])  # less and more than there are samples
+def test_a_linear_layer_gets_the_closed_form_ridge_solution(width: int) -> None:
+    target = _target(width)
     torch.manual_seed(1)
-    reference, variant = nn.Linear(4, 3), nn.Linear(4, 3)
+    reference, variant = nn.Linear(width, 3), nn.Linear(width, 3)
     x, weight = _inputs(target).double(), variant.weight.detach().double()
     y = _outputs(reference, _inputs(target)).double()
     x_centred, y_centred = x - x.mean(0), y - y.mean(0)
     gram = x_centred.T @ x_centred
-    pull = 0.1 * gram.diagonal().mean() * torch.eye(4, dtype=torch.double)
+    pull = 0.1 * gram.diagonal().mean() * torch.eye(width, dtype=torch.double)
     # Ridge regression towards the present weights: (X'X + rI) W = X'Y + r W0.
     expected = torch.linalg.inv(gram + pull) @ (x_centred.T @ y_centred + pull @ weight.T)
     reconstruct(variant, reference, target, {}, max_batches=4, ridge=0.1)

@@ -89,7 +89,7 @@ def test_the_summary_has_the_key_figures(compared: Path) -> None:
     progress = Progress(done=4, limit=4, cache_hits=7, failures=1, best=best)
     summary = summarize(files, progress)
     assert summary["best"]["score"] == best.score
-    assert summary["best"]["costs"]["macs"] == best.macs
+    assert summary["best"]["costs"]["macs"] == best.costs["macs"]
     assert (summary["evaluations"], summary["cache_hits"], summary["failures"]) == (4, 7, 1)
     assert summary["sensitivity_evaluations"] == 3
     assert summary["verification"] is None

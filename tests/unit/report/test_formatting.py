@@ -60,6 +60,8 @@ def test_changes_carry_their_sign() -> None:
     assert format_speedup(1.7, 0.81) == "2.1x faster"
     assert format_speedup(1.0, 2.0) == "2x slower"
     assert format_speedup(1.0, 0.0) == "n/a"
+    assert format_speedup(1.0, 0.5, [(0.9, 1.1), (0.4, 0.8)]) == "2x faster"
+    assert format_speedup(1.0, 0.9, [(0.9, 1.1), (0.8, 0.95)]) == "no clear difference"
     assert format_fraction(0.2999) == "30.0 %"
     assert format_fraction(None) == "n/a"
 

@@ -52,7 +52,7 @@ def test_volumes_have_one_reference_for_all_trials(tmp_path: Path) -> None:
 
 def test_the_front_is_of_all_trials_and_the_first_of_equals(tmp_path: Path) -> None:
     front = SweepFront(_runs(tmp_path), ["score", "macs"]).front()
-    assert [(record.trial, record.macs) for record in front] == [("b", 500), ("a", 900)]
+    assert [(record.trial, record.costs["macs"]) for record in front] == [("b", 500), ("a", 900)]
 
 
 def test_the_course_counts_each_variant_once_in_the_order_of_time(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,15 +188,32 @@ def test_the_schema_version_is_in_every_part(tmp_path: Path) -> None:
 
 def test_a_record_tells_its_costs_and_policy() -> None:
     record = make_record(250)
-    assert record.costs() == {
+    assert record.costs == {
         "macs": 1250,
         "params": 100,
         "size_bytes": 400,
         "bops": 1_024_000,
         "peak_memory_bytes": 64,
     }
-    assert dataclasses.replace(record, latency_ms=1.5).costs()["latency_ms"] == 1.5
     assert record.realised_policy().policy_id == record.policy_id
+
+
+def test_a_cost_of_ones_own_has_a_column_and_the_schema_says_which_are_costs(
+    tmp_path: Path,
+) -> None:
+    store = EvaluationStore(tmp_path)
+    plain, timed = make_record(0), make_record(1)
+    timed = dataclasses.replace(timed, costs={**timed.costs, "latency_ms": 1.5, "joules": 0.25})
+    for record in (plain, timed):
+        store.append(record)
+    store.compact()
+    assert store.read() == [plain, timed]
+    table = pq.read_table(next(tmp_path.glob("*.parquet")))
+    assert table.column_names[-2:] == ["scored_share", "joules"]
+    assert table["joules"].to_pylist() == [None, 0.25]
+    assert table["macs"].type == "int64"
+    costs = [*plain.costs, "latency_ms", "joules"]
+    assert json.loads(table.schema.metadata[b"rl_compress_costs"]) == costs
 
 
 def test_a_record_does_not_change() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from masks import make_compressor
+from problems import toy_problem
 from records import make_record
 
 from rl_compress.evaluation.ledger import EvaluationLedger
@@ -15,7 +16,6 @@ from rl_compress.searchers.baseline_search import run_baseline
 from rl_compress.searchers.baselines.greedy import Greedy
 from rl_compress.searchers.baselines.random_levels import Random
 from rl_compress.searchers.convergence import Convergence
-from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import measure_sensitivity
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels, SearchSpace
@@ -23,7 +23,7 @@ from rl_compress.space.search_space import Levels, SearchSpace
 VALUES = np.array([0.4, 0.1, 0.3, 0.2, 0.0, 0.05])
 COMPRESSOR = make_compressor(VALUES)
 BUDGET = Budget((("params", 3.0),))
-PROBLEM = SearchProblem(COMPRESSOR.space, BUDGET, COMPRESSOR.costs)
+PROBLEM = toy_problem(COMPRESSOR.space, BUDGET, COMPRESSOR.costs)
 
 
 class Candidates:
@@ -52,9 +52,6 @@ def _run(candidates: Candidates, baseline: Any, patience: int | None = None) -> 
         baseline,
         candidates,  # type: ignore[arg-type]
         candidates.ledger,
-        COMPRESSOR.space,
-        BUDGET,
-        COMPRESSOR.costs,
         convergence=Convergence(patience, candidates.store.read),
     )
 

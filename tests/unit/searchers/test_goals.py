@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from problems import make_problem
 from records import make_record
 
-from rl_compress.agent.env import CompressionEnv, Problem
+from rl_compress.agent.env import CompressionEnv
+from rl_compress.agent.task import Task
 from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.searchers.goals import Goal, Within, drawn_budgets, reference_rewards, shares
+from rl_compress.searchers.goals import Goal, drawn_budgets, reference_rewards, shares
 from rl_compress.searchers.known import Known
 from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.sensitivity import SensitivityCurves
@@ -20,7 +22,7 @@ from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
 from rl_compress.variants.compressor import Compressor
 
-MakeProblem = Callable[..., Problem]
+MakeTask = Callable[..., Task]
 
 
 def macs(*bounds: float) -> list[Budget]:
@@ -76,7 +78,7 @@ def goals(
 class Played:
     """An env that counts what its episodes were for."""
 
-    def __init__(self, problem: Problem, evaluate: Any, seed: int, screens: bool = False) -> None:
+    def __init__(self, task: Task, evaluate: Any, seed: int, screens: bool = False) -> None:
         known: list[tuple[Levels, float]] = []
 
         def remember(levels: Levels, candidate: str) -> EvaluationRecord:
@@ -89,8 +91,9 @@ class Played:
                 return Known()
             return Known(np.stack([w for w, _ in known]), np.array([r for _, r in known]))
 
-        problem = dataclasses.replace(problem, episode="whole", screens=screens)
-        env = CompressionEnv(problem, remember, records)
+        changes = {"episode": "whole", "screening": screens}
+        task = dataclasses.replace(task, settings=task.settings.model_copy(update=changes))
+        env = CompressionEnv(task, remember, records)
         env.action_space.seed(seed)
         self.goals: list[Goal] = []
         self.asked: list[Levels] = []
@@ -106,14 +109,14 @@ class Played:
 
 @pytest.mark.parametrize("screens", [False, True])
 def test_every_episode_is_within_the_budget_that_was_drawn_for_it(
-    make_problem: MakeProblem,
+    make_task: MakeTask,
     goals: tuple[Goal, ...],
     evaluate: Any,
     compressor: Compressor,
     screens: bool,
 ) -> None:
-    problem = dataclasses.replace(make_problem(), goals=goals)
-    played = Played(problem, evaluate, seed=3, screens=screens)
+    task = dataclasses.replace(make_task(), goals=goals)
+    played = Played(task, evaluate, seed=3, screens=screens)
     for goal, levels in zip(played.goals, played.asked, strict=True):
         assert goal.budget.admits(compressor.costs.costs(levels))
     met = {goal.budget for goal in played.goals}
@@ -125,20 +128,20 @@ def test_every_episode_is_within_the_budget_that_was_drawn_for_it(
 
 
 def test_the_same_seed_draws_the_same_budgets(
-    make_problem: MakeProblem, goals: tuple[Goal, ...], evaluate: Any
+    make_task: MakeTask, goals: tuple[Goal, ...], evaluate: Any
 ) -> None:
-    problem = dataclasses.replace(make_problem(), goals=goals)
-    drawn = [[goal.budget for goal in Played(problem, evaluate, seed).goals] for seed in (5, 5, 6)]
+    task = dataclasses.replace(make_task(), goals=goals)
+    drawn = [[goal.budget for goal in Played(task, evaluate, seed).goals] for seed in (5, 5, 6)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_rewards_are_relative_to_the_episodes_own_prior(
-    make_problem: MakeProblem, goals: tuple[Goal, ...], evaluate: Any
+    make_task: MakeTask, goals: tuple[Goal, ...], evaluate: Any
 ) -> None:
     for goal in goals:
         only = dataclasses.replace(goal, share=1.0)
         env = CompressionEnv(
-            dataclasses.replace(make_problem(episode="whole"), goals=(only,)), evaluate
+            dataclasses.replace(make_task(episode="whole"), goals=(only,)), evaluate
         )
         env.reset(seed=0)
         _, reward, *_ = env.step(np.zeros(3, dtype=np.float32))
@@ -158,7 +161,9 @@ def test_a_record_beyond_the_jobs_budget_does_not_win(
     compressor: Compressor, budget: Budget, tmp_path: Any
 ) -> None:
     space = compressor.space
-    ledger = EvaluationLedger(EvaluationStore(tmp_path), 5, Within(budget, space, compressor.costs))
+    ledger = EvaluationLedger(
+        EvaluationStore(tmp_path), 5, make_problem(compressor, budget).may_win
+    )
     for number, (levels, score) in enumerate([(space.full, 1.0), (space.smallest, 0)]):
         policy = space.policy_of(levels)
         ledger.claim(policy.policy_id, 0)

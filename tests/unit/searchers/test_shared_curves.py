@@ -1,29 +1,27 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from problems import NOWHERE
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.agent.config import SearchConfig
-from rl_compress.evaluation.candidates import RunIdentity
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.precision import Precision
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.searchers.objective import ObjectiveConfig
-from rl_compress.searchers.preparation import Subject
+from rl_compress.searchers.problem import Problem
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.searchers.shared_curves import (
+    find_curves,
     keep_shared,
     load_shared,
     measurement_key,
     shared_path,
 )
-from rl_compress.searching import SearchTask
 from rl_compress.space.budget import Budget
 from rl_compress.space.space_config import SpaceConfig
 from rl_compress.targets.factory import TargetConfig
@@ -32,7 +30,12 @@ from rl_compress.targets.target import ClassificationTarget
 CURVES = SensitivityCurves(("a",), ((4, 1),), ((0.0, -1.0),))
 
 
-def _subject(*, seed: int = 0, shift: float = 0.0, space: SpaceConfig | None = None) -> Subject:
+Known = tuple[Problem, ClassificationTarget, nn.Module]
+
+
+def _known(
+    *, seed: int = 0, shift: float = 0.0, space: SpaceConfig | None = None, **fields: Any
+) -> Known:
     from rl_compress.variants.compressor import Compressor
 
     torch.manual_seed(seed)
@@ -44,18 +47,12 @@ def _subject(*, seed: int = 0, shift: float = 0.0, space: SpaceConfig | None = N
         lambda: model, dict.fromkeys(("train", "calibration", "search", "test"), data)
     )
     compressor = Compressor.prepare(model, (inputs[:1],), space or SpaceConfig())
-    return Subject(target, model, (inputs[:1],), compressor, Budget((("macs", 20),)))
+    fields = {"target": NOWHERE, "budget": Budget((("macs", 20),)), **fields}
+    return Problem(compressor=compressor, **fields), target, model
 
 
-def _path(subject: Subject | None = None, **changes: Any) -> Path:
-    arguments: dict[str, Any] = {
-        "target": TargetConfig(factory="nowhere:target"),
-        "evaluation": EvaluationConfig(),
-        "score": "fidelity",
-        "score_options": {},
-        "count": 4,
-    }
-    return shared_path(subject or _subject(), **(arguments | changes))
+def _path(count: int = 4, **changes: Any) -> Path:
+    return shared_path(*_known(**changes), count)
 
 
 @pytest.fixture(autouse=True)
@@ -65,20 +62,19 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_same_search_finds_the_same_curves() -> None:
-    other_budget = dataclasses.replace(_subject(), budget=Budget((("params", 9),)))
-    assert _path() == _path() == _path(other_budget)
+    assert _path() == _path() == _path(budget=Budget((("params", 9),)))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"subject": _subject(seed=5)},
-        {"subject": _subject(shift=1.0)},
-        {"subject": _subject(space=SpaceConfig.model_validate({"pruning": {"round_to": 2}}))},
+        {"seed": 5},
+        {"shift": 1.0},
+        {"space": SpaceConfig.model_validate({"pruning": {"round_to": 2}})},
         {"target": TargetConfig(factory="nowhere:target", options={"samples": 3})},
         {"evaluation": EvaluationConfig(recalibration="none")},
-        {"score": "accuracy"},
-        {"score_options": {"epsilon": 0.2}},
+        {"objective": ObjectiveConfig(score="accuracy")},
+        {"objective": ObjectiveConfig(score_options={"epsilon": 0.2})},
         {"count": 5},
     ],
     ids=["weights", "data", "space", "options", "evaluation", "score", "score options", "count"],
@@ -88,24 +84,16 @@ def test_what_decides_curves_is_in_their_key(changes: dict[str, Any]) -> None:
 
 
 def test_measurements_are_shared_whatever_curves_have_in_common() -> None:
-    arguments: dict[str, Any] = {
-        "target": TargetConfig(factory="nowhere:target"),
-        "evaluation": EvaluationConfig(timeout_s=5.0),
-        "score": "fidelity",
-        "score_options": {},
-    }
-    key = measurement_key(_subject(), **arguments)
+    known = _known(evaluation=EvaluationConfig(timeout_s=5.0))
+    key = measurement_key(*known)
     keys = [
-        measurement_key(
-            _subject(), **{**arguments, "evaluation": EvaluationConfig(precision=precision)}
-        )
+        measurement_key(*_known(evaluation=EvaluationConfig(precision=precision)))
         for precision in get_args(Precision)
     ]
     assert len(set(keys)) == 3
     assert key in keys
-    other_limit = {**arguments, "evaluation": EvaluationConfig()}
-    assert measurement_key(_subject(), **other_limit) == key
-    assert measurement_key(_subject(), **arguments, latencies=b"measured") != key
+    assert measurement_key(*_known()) == key
+    assert measurement_key(*known, latencies=b"measured") != key
 
 
 def test_an_edited_source_is_another_target(
@@ -160,23 +148,21 @@ class _Counting:
         return self._evaluator.evaluate(levels)
 
 
-def _search(directory: Path, *, fails: bool = False, seed: int = 0) -> tuple[int, list[str]]:
+def _search(directory: Path, *, fails: bool = False) -> tuple[int, list[str]]:
     lines: list[str] = []
     directory.mkdir()
-    task = SearchTask(
-        subject=_subject(),
-        target=TargetConfig(factory="nowhere:target"),
-        objective=ObjectiveConfig(),
-        evaluation=EvaluationConfig(),
-        search=SearchConfig(algorithm="greedy", seed=seed),
-        run=RunDirectory(directory),
-        identity=RunIdentity(run="run", algorithm="greedy", seed=seed),
-        contribution_threshold=0.1,
+    problem, target, model = _known()
+    counting = _Counting(problem.evaluator(target), fails=fails)
+    path = RunDirectory(directory).sensitivity
+    curves = find_curves(
+        path,
+        shared_path(problem, target, model, 4),
+        problem.space,
+        counting,  # type: ignore[arg-type]
+        4,
         say=lines.append,
     )
-    counting = _Counting(task.make_evaluator(), fails=fails)
-    curves = task.curves(counting)  # type: ignore[arg-type]
-    assert SensitivityCurves.load(task.run.sensitivity) == curves
+    assert SensitivityCurves.load(path) == curves
     return counting.count, lines
 
 
@@ -184,7 +170,7 @@ def test_a_second_run_measures_nothing(tmp_path: Path, cache: Path) -> None:
     measured, lines = _search(tmp_path / "first")
     assert measured > 1
     assert lines == []
-    count, lines = _search(tmp_path / "second", seed=7)
+    count, lines = _search(tmp_path / "second")
     assert count == 0
     assert [line.startswith(f"sensitivities reused from {cache}") for line in lines] == [True]
 

@@ -36,7 +36,7 @@ def test_without_training_the_largest_contributions_of_the_whole_network_stay() 
     model, target = zoo.make("plain"), _target()
     before = copy.deepcopy(model.state_dict())
     config = ContributionConfig(iterations=1, samples=64)
-    orders = fade_channels(model, zoo.make("plain"), target, GROUPS, WIDTHS, config)
+    _, orders = fade_channels(model, zoo.make("plain"), target, GROUPS, WIDTHS, config)
     units = Units.channels(model, GROUPS)
     found = contribution_pruning(model, units, target, config).by_group()
     for order, contributions in zip(orders, found, strict=True):
@@ -50,18 +50,17 @@ def test_the_network_learns_to_do_without_the_channels_that_fade() -> None:
     inputs = torch.cat([batch for batch, _ in target.batches("search")])
     expected = teacher(inputs)
 
-    def loss(model: nn.Module, orders: list[np.ndarray]) -> float:
+    def faded(config: ContributionConfig) -> tuple[nn.Module, float]:
+        model, orders = fade_channels(teacher, teacher, target, GROUPS, WIDTHS, config)
         units = Units.channels(model, GROUPS)
         kept = [np.isin(np.arange(len(o)), o[:w]) for o, w in zip(orders, WIDTHS, strict=True)]
         ratios = torch.from_numpy(np.concatenate(kept)).float()
         scaled = {k: model.get_parameter(k) * m for k, m in units.multipliers(ratios).items()}
         outputs = torch.func.functional_call(model, scaled, (inputs,))
-        return float(target.distillation_loss(outputs, expected, 1.0))
+        return model, float(target.distillation_loss(outputs, expected, 1.0))
 
-    untrained, trained = zoo.make("plain"), zoo.make("plain")
-    still = config.model_copy(update={"finetune_steps": 0})
-    before = loss(untrained, fade_channels(untrained, teacher, target, GROUPS, WIDTHS, still))
-    after = loss(trained, fade_channels(trained, teacher, target, GROUPS, WIDTHS, config))
+    _, before = faded(config.model_copy(update={"finetune_steps": 0}))
+    trained, after = faded(config)
     assert after < 0.7 * before
     assert not trained.training
     assert not any(parameter.requires_grad for parameter in trained.parameters())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch.utils.data import TensorDataset
 from rl_compress.errors import ConfigError
 from rl_compress.targets.target import SPLITS, ClassificationTarget, Target
 from rl_compress.training.layerwise import Truncated, find_stages
-from rl_compress.training.pretraining import PretrainingConfig, PretrainingResult, pretrain
-from rl_compress.training.training import HeldOut
+from rl_compress.training.loop import Course
+from rl_compress.training.pretraining import PretrainingConfig, _parts, pretrain
 
 CPU = torch.device("cpu")
 
@@ -36,17 +37,17 @@ def _config(**changes: Any) -> PretrainingConfig:
 
 def _run(
     folder: Path, model: nn.Module, target: Target, config: PretrainingConfig, **more: Any
-) -> PretrainingResult:
+) -> list[Course]:
     return pretrain(model, target, config, folder, device=CPU, **more)
 
 
 @pytest.mark.parametrize("mode", ["finetune", "layerwise"])
 def test_training_lowers_the_held_out_loss(tmp_path: Path, mode: str) -> None:
     target, model = _target(), zoo.make("plain")
-    result = _run(tmp_path, model, target, _config(mode=mode, epochs=12))
-    whole = result.curves[-1]
-    assert whole.held_out_losses[whole.best_epoch - 1] == min(whole.held_out_losses)
-    assert min(whole.held_out_losses) < 0.9 * result.curves[0].held_out_losses[0]
+    courses = _run(tmp_path, model, target, _config(mode=mode, epochs=12))
+    first, whole = courses[0], courses[-1]
+    assert whole.scores[whole.kept_epoch] == max(whole.scores)
+    assert max(whole.scores) > 0.9 * first.scores[1]
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -92,6 +93,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     model = zoo.make("residual")
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "parts", model, target, config, progress=interrupt)
+    # As in release 0.1.0, whose trainings are taken up.
+    kept = {"network", "optimizer", "schedule", "best", "best_epoch", "losses", "held_out_losses"}
+    for file in (tmp_path / "parts").iterdir():
+        assert set(torch.load(file, weights_only=True)) == kept
     resumed = zoo.make("residual")  # a new process begins with the target's own weights
     _run(tmp_path / "parts", resumed, target, config)
     for name, tensor in uninterrupted.state_dict().items():
@@ -148,16 +153,37 @@ def test_fresh_weights_are_drawn_from_the_seed(tmp_path: Path) -> None:
 
 def test_training_ends_early_when_nothing_gets_better(tmp_path: Path) -> None:
     config = _config(mode="finetune", epochs=50, patience=2, learning_rate=1.0)
-    result = _run(tmp_path, zoo.make("plain"), _target(), config)
-    (curve,) = result.curves
-    assert len(curve.losses) < 50
-    assert len(curve.losses) - curve.best_epoch == 2
+    (course,) = _run(tmp_path, zoo.make("plain"), _target(), config)
+    assert course.epoch < 50
+    assert course.epoch - course.best_epoch == 2
+
+
+class _Diverging(ClassificationTarget):
+    """Its loss is NaN from the third epoch on, with two batches to train with and one held out."""
+
+    calls = 0
+
+    def loss(self, outputs: Any, labels: Any) -> Any:
+        self.calls += 1
+        loss = super().loss(outputs, labels)
+        # One more batch tells that there is a loss.
+        return loss if self.calls <= 1 + 2 * 3 or loss is None else loss * math.nan
+
+
+def test_divergence_ends_with_the_best_epoch_before(tmp_path: Path) -> None:
+    data = {name: _target().split(name) for name in SPLITS}
+    model, config = zoo.make("plain"), _config(mode="finetune", epochs=9, batch_size=64)
+    target = _Diverging(lambda: zoo.make("plain"), data)
+    (course,) = _run(tmp_path, model, target, config)
+    assert course.epoch == 2
+    assert math.isnan(course.losses[2])
+    best = torch.load(tmp_path / "whole.pt", weights_only=True)["best"]
+    assert all(torch.equal(best[name], value) for name, value in model.state_dict().items())
+    assert all(value.isfinite().all() for value in best.values())
 
 
 def test_held_out_samples_are_not_trained_on() -> None:
-    target = _target()
-    data = HeldOut.of(target, 0.2, seed=3)
-    parts: list[Any] = [data.trained, data.held_out]
+    parts: Any = _parts(_target().split("train"), 0.2, seed=3)
     trained, held = ({row.sum().item() for row in part.tensors[0]} for part in parts)
     assert len(held) == 18
     assert len(trained | held) == 90
@@ -200,6 +226,6 @@ def test_bad_input_is_explained(tmp_path: Path) -> None:
 def test_nothing_happens_by_default(tmp_path: Path) -> None:
     model = zoo.make("plain")
     before = copy.deepcopy(model.state_dict())
-    assert _run(tmp_path / "none", model, _target(), PretrainingConfig()).curves == ()
+    assert _run(tmp_path / "none", model, _target(), PretrainingConfig()) == []
     assert not (tmp_path / "none").exists()
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())

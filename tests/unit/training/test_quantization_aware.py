@@ -26,8 +26,6 @@ from rl_compress.training.quantization_aware import (
 )
 from rl_compress.training.recovery import FinetuningConfig, finetune
 
-CPU = torch.device("cpu")
-
 
 def _step(weight: Tensor, step: float, bits: int = 3) -> LearnedStep:
     quantizer = Symmetric(bits, make_clip("minmax", bits, 100.0))
@@ -78,7 +76,6 @@ def _train(
     model: nn.Module, masks: dict[str, Tensor] | None = None, **quantization: Any
 ) -> Quantization:
     target = _target()
-    inputs = torch.cat([x for x, _ in target.batches("calibration")])
     config = QuantizationConfig(**quantization)
     found, _ = quantization_aware_finetune(
         model,
@@ -86,9 +83,7 @@ def _train(
         target,
         config,
         FinetuningConfig(epochs=2, batch_size=16),
-        lambda m: m(inputs),
-        device=CPU,
-        bits=LayerBits.same(model, config, lambda layer: layer == "fc2"),
+        LayerBits.same(model, config, lambda layer: layer == "fc2"),
         masks=masks,
     )
     return found
@@ -134,7 +129,7 @@ def test_recovery_keeps_the_zeros_of_sparse_weights() -> None:
         model.fc1.weight.mul_(mask)
     before = model.fc1.weight.detach().clone()
     config = FinetuningConfig(epochs=2, batch_size=16, distillation=0.0)
-    finetune(model, zoo.make("plain"), _target(), config, device=CPU, masks={"fc1.weight": mask})
+    finetune(model, zoo.make("plain"), _target(), config, masks={"fc1.weight": mask})
     assert (model.fc1.weight[~mask] == 0).all()
     assert not torch.equal(model.fc1.weight, before)
 

@@ -14,8 +14,6 @@ from torch.utils.data import TensorDataset
 from rl_compress.targets.target import SPLITS, ClassificationTarget, Target
 from rl_compress.training.recovery import FinetuningConfig, finetune, standard_error
 
-_CPU = torch.device("cpu")
-
 
 class _Blobs(ClassificationTarget):
     """Three classes around three corners; notes which splits are scored."""
@@ -47,7 +45,7 @@ def _network(width: int, seed: int) -> nn.Module:
 def teacher() -> nn.Module:
     network = _network(16, seed=0)
     config = FinetuningConfig(epochs=10, batch_size=16, distillation=0.0, learning_rate=0.02)
-    finetune(network, _network(2, seed=9), _Blobs(), config, device=_CPU)
+    finetune(network, _network(2, seed=9), _Blobs(), config)
     return network
 
 
@@ -59,9 +57,7 @@ def test_a_student_learns_from_its_teacher(teacher: nn.Module) -> None:
     target, student = _Blobs(), _network(6, seed=1)
     before = target.score(student, "test")
     told: list[tuple[int, int]] = []
-    result = finetune(
-        student, teacher, target, _config(), device=_CPU, progress=lambda *done: told.append(done)
-    )
+    result = finetune(student, teacher, target, _config(), progress=lambda *done: told.append(done))
     assert target.score(student, "test") > before + 20
     assert target.score(student, "search") == result.scores[result.kept_epoch]
     assert result.scores[result.kept_epoch] >= max(result.scores) - standard_error(teacher, target)
@@ -71,7 +67,7 @@ def test_a_student_learns_from_its_teacher(teacher: nn.Module) -> None:
 
 def test_the_test_split_is_never_looked_at(teacher: nn.Module) -> None:
     target = _Blobs()
-    finetune(_network(6, seed=1), teacher, target, _config(), device=_CPU)
+    finetune(_network(6, seed=1), teacher, target, _config())
     assert set(target.scored) == {"search"}
 
 
@@ -80,7 +76,7 @@ def test_the_same_seed_gives_the_same_weights(teacher: nn.Module) -> None:
     for number, (student, seed) in enumerate(zip(students, (5, 5, 6), strict=True)):
         torch.manual_seed(100 + number)
         state = torch.random.get_rng_state()
-        finetune(student, teacher, _Blobs(), _config(seed=seed), device=_CPU)
+        finetune(student, teacher, _Blobs(), _config(seed=seed))
         assert torch.equal(torch.random.get_rng_state(), state)
     one, same, other = (torch.cat([p.flatten() for p in s.parameters()]) for s in students)
     assert torch.equal(one, same)
@@ -99,10 +95,10 @@ class _Noisy(_Blobs):
 
 def test_training_samples_are_varied_and_no_others(teacher: nn.Module) -> None:
     target, plain, noisy = _Noisy(), _network(6, seed=1), _network(6, seed=1)
-    result = finetune(noisy, teacher, target, _config(epochs=2), device=_CPU)
+    result = finetune(noisy, teacher, target, _config(epochs=2))
     assert target.varied == 2 * 90
     assert target.score(noisy, "search") == result.scores[result.kept_epoch]
-    finetune(plain, teacher, _Blobs(), _config(epochs=2), device=_CPU)
+    finetune(plain, teacher, _Blobs(), _config(epochs=2))
     assert not torch.equal(plain[0].weight, noisy[0].weight)
 
 
@@ -110,7 +106,7 @@ def test_the_same_seed_varies_them_in_the_same_way(teacher: nn.Module) -> None:
     students = [_network(6, seed=1) for _ in range(2)]
     for number, student in enumerate(students):
         torch.manual_seed(number)
-        finetune(student, teacher, _Noisy(), _config(epochs=2), device=_CPU)
+        finetune(student, teacher, _Noisy(), _config(epochs=2))
     assert torch.equal(students[0][0].weight, students[1][0].weight)
 
 
@@ -137,15 +133,15 @@ def test_the_start_is_kept_if_no_epoch_is_better(teacher: nn.Module) -> None:
     student = _network(6, seed=1)
     before = _weights(student)
     target = _Scripted([50, 49, 50, 48, 1])
-    result = finetune(student, teacher, target, _config(), device=_CPU)
+    result = finetune(student, teacher, target, _config())
     assert result.kept_epoch == 0
-    assert result.scores == (50, 49, 50, 48, 1)
+    assert result.scores == [50, 49, 50, 48, 1]
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
 
 def test_a_better_epoch_replaces_a_start_without_a_score(teacher: nn.Module) -> None:
     target = _Scripted([float("nan"), 1, 3, float("nan"), 2])
-    assert finetune(_network(6, 1), teacher, target, _config(), device=_CPU).kept_epoch == 2
+    assert finetune(_network(6, 1), teacher, target, _config()).kept_epoch == 2
 
 
 @pytest.mark.parametrize(
@@ -170,7 +166,6 @@ def test_the_last_of_the_epochs_that_are_as_good_as_the_best_is_kept(
         teacher,
         target,
         _config(),
-        device=_CPU,
         progress=lambda *_done: seen.append(student[0].weight.detach().clone()),
     )
     assert result.kept_epoch == kept
@@ -187,8 +182,8 @@ def test_the_standard_error_is_that_of_a_mean() -> None:
 
 def test_patience_ends_it_early(teacher: nn.Module) -> None:
     target = _Scripted([1, 2, 2, 1, 9])
-    result = finetune(_network(6, 1), teacher, target, _config(patience=2), device=_CPU)
-    assert result.scores == (1, 2, 2, 1)
+    result = finetune(_network(6, 1), teacher, target, _config(patience=2))
+    assert result.scores == [1, 2, 2, 1]
     # Of equal epochs the last is kept, but it is no progress.
     assert result.kept_epoch == 2
 
@@ -196,7 +191,7 @@ def test_patience_ends_it_early(teacher: nn.Module) -> None:
 def test_no_epochs_change_nothing(teacher: nn.Module) -> None:
     student = _network(6, seed=1)
     before = _weights(student)
-    result = finetune(student, teacher, _Blobs(), _config(epochs=0), device=_CPU)
+    result = finetune(student, teacher, _Blobs(), _config(epochs=0))
     assert len(result.scores) == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
@@ -216,7 +211,7 @@ def test_divergence_ends_with_the_epoch_kept_before(
 ) -> None:
     target, student = _Diverging(), _network(6, seed=1)
     with caplog.at_level(logging.WARNING):
-        result = finetune(student, teacher, target, _config(), device=_CPU)
+        result = finetune(student, teacher, target, _config())
     assert "diverged in epoch 2; epoch 1 is kept" in caplog.text
     assert len(result.scores) == 2
     assert all(tensor.isfinite().all() for tensor in student.state_dict().values())
@@ -225,7 +220,7 @@ def test_divergence_ends_with_the_epoch_kept_before(
 
 def test_a_lone_last_sample_does_not_upset_batchnorm(teacher: nn.Module) -> None:
     target = _Blobs(count=33)
-    result = finetune(_network(6, seed=1), teacher, target, _config(epochs=1), device=_CPU)
+    result = finetune(_network(6, seed=1), teacher, target, _config(epochs=1))
     assert len(result.scores) == 2
 
 
@@ -249,9 +244,7 @@ def test_a_regression_without_a_loss_is_distilled() -> None:
     teacher, student = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.constant_(teacher.weight, 2.0)
     nn.init.zeros_(teacher.bias)
-    result = finetune(
-        student, teacher, _Regression(), _config(epochs=30, learning_rate=0.1), device=_CPU
-    )
+    result = finetune(student, teacher, _Regression(), _config(epochs=30, learning_rate=0.1))
     assert result.scores[result.kept_epoch] > -1e-3
 
 

@@ -129,11 +129,10 @@ def test_what_is_scored_is_what_is_delivered() -> None:
             physical.eval(),
             model,
             target,
-            compressor.config,
             config,
-            kept=compressor.kept_outputs(levels, ordered=False),
-            masks={},
-            bits=compressor.layer_bits(levels),
+            compressor,
+            levels,
+            ordered=False,
             weights_made=True,
         )
         with torch.no_grad():

@@ -81,6 +81,27 @@ def test_a_scale_of_zero_hides_nothing() -> None:
     assert any("a trial cut gave a wrong result" in (reason or "") for reason in reasons)
 
 
+class Steep(nn.Module):
+    """Gates that turn rounding errors of single precision into other results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.gate, self.b = nn.Linear(6, 64), nn.Linear(64, 64), nn.Linear(64, 8)
+        self.counted, self.out = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = self.counted(self.b(x * torch.sigmoid(1e6 * self.gate(x))))
+        return self.out(x * torch.arange(x.shape[-1]))
+
+
+def test_rounding_errors_that_grow_are_no_wrong_results() -> None:
+    reasons = _reasons(Steep(), 64, 6)
+    assert reasons["a"] is None
+    assert reasons["b"] is None
+    assert "a trial cut gave a wrong result" in (reasons["counted"] or "")
+
+
 class PickyInputs(nn.Module):
     """Refuses what is no picture: values beyond 1."""
 

@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from problems import toy_problem
 from torch.utils.data import TensorDataset
 
 from rl_compress.agent.config import SearchConfig
 from rl_compress.errors import EvaluationError
-from rl_compress.evaluation.candidates import CandidateEvaluator, RunIdentity
+from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import EvaluationConfig, Evaluator
 from rl_compress.evaluation.ledger import EvaluationLedger, Progress
+from rl_compress.evaluation.measurement import RunIdentity
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.baseline_search import run_baseline
 from rl_compress.searchers.baselines.uniform import Uniform
-from rl_compress.searchers.searcher import SearchProblem, make_searcher
+from rl_compress.searchers.searcher import make_searcher
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
 from rl_compress.space.space_config import PruningConfig, SpaceConfig
@@ -27,7 +29,7 @@ from rl_compress.variants.compressor import Compressor
 def test_uniform_tightens_from_everything_to_the_smallest(
     compressor: Compressor, budget: Budget
 ) -> None:
-    uniform = Uniform(SearchProblem(compressor.space, budget, compressor.costs))
+    uniform = Uniform(toy_problem(compressor.space, budget, compressor.costs))
     asked = []
     while (keep := uniform.ask()) is not None:
         asked.append(keep)
@@ -41,7 +43,7 @@ def test_uniform_tightens_from_everything_to_the_smallest(
 def test_the_first_uniform_candidate_is_at_the_budget(
     compressor: Compressor, budget: Budget
 ) -> None:
-    keep = Uniform(SearchProblem(compressor.space, budget, compressor.costs)).ask()
+    keep = Uniform(toy_problem(compressor.space, budget, compressor.costs)).ask()
     assert keep is not None
     levels = project(keep, budget, compressor.space, compressor.costs, fill=False)
     assert 0.8 < budget.usage(compressor.costs.costs(levels)) <= 1.0
@@ -88,14 +90,11 @@ class Run:
         self.progress: list[Progress] = []
 
     def search(self, name: str, candidates: CandidateEvaluator | None = None) -> str | None:
-        baseline = make_searcher(name, SearchProblem(self.space, self.budget, self.costs))
+        baseline = make_searcher(name, toy_problem(self.space, self.budget, self.costs))
         return run_baseline(
             baseline,
             candidates or self.candidates,
             self.ledger,
-            self.space,
-            self.budget,
-            self.costs,
             self.progress.append,
         )
 
@@ -107,7 +106,7 @@ def test_exactly_the_evaluations_asked_for_are_made(tmp_path: Path, name: str) -
     records = run.store.read()
     assert [record.evaluation_id for record in records] == list(range(7))
     assert len({record.policy_id for record in records}) == 7
-    assert all(run.budget.admits(record.costs()) for record in records)
+    assert all(run.budget.admits(record.costs) for record in records)
     assert run.progress[-1].exhausted
 
 

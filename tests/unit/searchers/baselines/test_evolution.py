@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from looped_batch import LoopedBatch
+from problems import toy_problem
 
 from rl_compress.searchers.baselines.evolution import Evolution, GreedyEvolution
 from rl_compress.searchers.prior import greedy_levels
-from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
@@ -36,7 +36,7 @@ COSTS = Costs(SPACE)
 
 def _evolve(budget: Budget, count: int, start: np.ndarray | None = None) -> list[Levels]:
     """Return the mutations as proposed; all fail, so the start stays their parent."""
-    evolution = Evolution(SearchProblem(SPACE, budget, COSTS))
+    evolution = Evolution(toy_problem(SPACE, budget, COSTS))
     if start is not None:
         evolution._parent = start
     evolution.tell(evolution.ask(), 0.0)
@@ -90,7 +90,7 @@ def test_an_uncompressed_parent_is_cut() -> None:
 def test_evolution_improves(compressor: Compressor, budget: Budget) -> None:
     space, costs = compressor.space, compressor.costs
     aim = space.kept(project(np.array([0.9, 0.2, 0.6]), budget, space, costs))
-    evolution = Evolution(SearchProblem(space, budget, costs))
+    evolution = Evolution(toy_problem(space, budget, costs))
     rewards = []
     for _ in range(200):
         keep = space.kept(project(evolution.ask(), budget, space, costs))
@@ -104,7 +104,7 @@ def test_it_starts_uniform_at_the_budget_or_at_the_prior(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves
 ) -> None:
     space, costs = compressor.space, compressor.costs
-    problem = SearchProblem(space, budget, costs, curves=curves)
+    problem = toy_problem(space, budget, costs, curves=curves)
     uniform = Evolution(problem).ask()
     assert uniform is not None
     assert len(set(uniform.tolist())) == 1
@@ -114,7 +114,7 @@ def test_it_starts_uniform_at_the_budget_or_at_the_prior(
 
 def test_evolution_survives_failures() -> None:
     for first in (-1.0, float("-inf")):
-        evolution = Evolution(SearchProblem(SPACE, BOPS, COSTS))
+        evolution = Evolution(toy_problem(SPACE, BOPS, COSTS))
         start = evolution.ask()
         evolution.tell(start, first)
         for _ in range(16):
@@ -125,7 +125,7 @@ def test_evolution_survives_failures() -> None:
 
 
 def test_equals_replace_the_parent() -> None:
-    evolution = Evolution(SearchProblem(SPACE, BOPS, COSTS))
+    evolution = Evolution(toy_problem(SPACE, BOPS, COSTS))
     evolution._parent = SPACE.kept(START)
     evolution.tell(evolution.ask(), 1.0)
     brood = [evolution.ask() for _ in range(8)]

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 from looped_batch import LoopedBatch
+from problems import toy_problem
 
 from rl_compress.searchers.baselines.greedy import Greedy
 from rl_compress.searchers.prior import greedy_levels
-from rl_compress.searchers.searcher import SearchProblem
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Amounts, Dimension, Levels, SearchSpace
@@ -23,7 +23,7 @@ def test_greedy_begins_with_the_prior(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves
 ) -> None:
     space, costs = compressor.space, compressor.costs
-    first = _asked(Greedy(SearchProblem(space, budget, costs, curves=curves)), space, 1)[0]
+    first = _asked(Greedy(toy_problem(space, budget, costs, curves=curves)), space, 1)[0]
     assert first.tolist() == greedy_levels(curves, budget, space, costs).tolist()
 
 
@@ -31,7 +31,7 @@ def test_greedy_goes_on_with_other_good_vectors_and_tighter_budgets(
     compressor: Compressor, budget: Budget, curves: SensitivityCurves
 ) -> None:
     space, costs = compressor.space, compressor.costs
-    asked = _asked(Greedy(SearchProblem(space, budget, costs, curves=curves)), space, 21)
+    asked = _asked(Greedy(toy_problem(space, budget, costs, curves=curves)), space, 21)
     assert len({tuple(levels) for levels in asked}) == 21
     assert all(budget.admits(costs.costs(levels)) for levels in asked)
     spent = [costs.costs(levels)["macs"] for levels in asked[2::2]]
@@ -52,7 +52,7 @@ def test_greedy_ends_when_it_knows_of_nothing_else() -> None:
 
     space = SearchSpace(tuple(Dimension(name, "channels", (1, 2, 3)) for name in "ab"))
     curves = SensitivityCurves(("a", "b"), ((3, 1), (3, 1)), ((0.0, -1.0), (0.0, -2.0)))
-    greedy = Greedy(SearchProblem(space, Budget((("macs", 4.0),)), Costs(space), curves=curves))
+    greedy = Greedy(toy_problem(space, Budget((("macs", 4.0),)), Costs(space), curves=curves))
     asked = [tuple(space.amounts(levels).tolist()) for levels in _asked(greedy, space, 100)]
     assert len(asked) == len(set(asked))
     assert {(1, 3), (1, 1)} <= set(asked)

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
+from problems import toy_problem
 
 from rl_compress.errors import ConfigError
 from rl_compress.searchers.baselines.optuna_search import CMAES, TPE, OptunaSearch
-from rl_compress.searchers.searcher import SearchProblem
-from rl_compress.space.budget import Budget, CostFunction
+from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Dimension, SearchSpace
 
 SPACE = SearchSpace(
@@ -20,7 +20,7 @@ SPACE = SearchSpace(
         Dimension("conv", "weight_bits", (2, 3, 4, 5, 6, 8)),
     )
 )
-PROBLEM = SearchProblem(SPACE, Budget(()), cast("CostFunction", None))
+PROBLEM = toy_problem(SPACE, Budget(()), None)
 AIM = np.array([0.3, 1.0, 0.8])
 
 

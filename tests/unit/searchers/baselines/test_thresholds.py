@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 from looped_batch import LoopedBatch
+from problems import toy_problem
 
 from rl_compress.searchers.baselines.thresholds import Contribution, Global
-from rl_compress.searchers.searcher import SearchProblem
+from rl_compress.searchers.problem import Problem
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Amounts, Dimension, SearchSpace
 
@@ -22,8 +23,8 @@ class Count(LoopedBatch):
 JOINT = SearchSpace((*SPACE.dimensions, Dimension("a", "weight_bits", (4, 8))))
 
 
-def _problem(space: SearchSpace, bound: float = 99, **known: Any) -> SearchProblem:
-    return SearchProblem(space, Budget((("params", bound),)), Count(space), **known)
+def _problem(space: SearchSpace, bound: float = 99, **known: Any) -> Problem:
+    return toy_problem(space, Budget((("params", bound),)), Count(space), **known)
 
 
 def _all(baseline: Any, space: SearchSpace = SPACE) -> list[list[float]]:

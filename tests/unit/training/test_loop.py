@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from rl_compress.training.seeded import seeded
+from rl_compress.training.loop import seeded
 
 
 def test_numbers_depend_on_the_seed_alone_and_the_callers_go_on_where_they_were() -> None:

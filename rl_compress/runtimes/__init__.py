@@ -1,0 +1,1 @@
+"""What runs a delivered file: loads it, computes with it, and is timed."""
