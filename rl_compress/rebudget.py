@@ -17,10 +17,10 @@ from rl_compress.export.verification import best_distinct
 from rl_compress.job import Job, load_job
 from rl_compress.runs.run_directory import RunDirectory
 from rl_compress.runs.store import EvaluationStore
+from rl_compress.searchers.known import Known
 from rl_compress.searchers.objective import Objective
 from rl_compress.searchers.problem import Problem
 from rl_compress.searchers.proposing import MOST, Proposal, proposals
-from rl_compress.searchers.screening import Known
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.session import Session
 from rl_compress.space.compression_policy import CompressionPolicy

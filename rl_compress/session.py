@@ -428,6 +428,7 @@ class Session:
             tensorboard=self.run.path / "tensorboard",
             address=self.address,
             advance=self.monitor.searched,
+            say=self.monitor.say,
         )
 
     def _ranking(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:

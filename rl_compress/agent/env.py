@@ -36,7 +36,8 @@ from rl_compress.agent.task import Task
 from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.goals import pick
-from rl_compress.searchers.screening import Known, Records, Screening
+from rl_compress.searchers.known import Known, Records
+from rl_compress.searchers.screening import Screening
 from rl_compress.space.projection import project
 from rl_compress.space.search_space import Levels
 
@@ -55,7 +56,7 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
-    def __init__(self, task: Task, evaluate: Evaluate, records: Records = Known.nothing) -> None:
+    def __init__(self, task: Task, evaluate: Evaluate, records: Records = Known) -> None:
         """Make the spaces.
 
         Args:
@@ -68,7 +69,11 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         problem = task.problem
         if task.screens and problem.curves is not None:
             self._screening = Screening(
-                problem.space, problem.costs, problem.curves, task.original_reward
+                problem.space,
+                problem.costs,
+                problem.curves,
+                task.original_reward,
+                bound=task.learned_from,
             )
         self._task = task
         self._evaluate = evaluate
@@ -93,9 +98,10 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         self._dimension = self._next_open(0)
         self._keep = np.ones(len(self._space))
         self._levels = self._space.full
-        self._proposed: set[tuple[int, ...]] = set()
-        self._centre, self._known = np.ones(len(self._space)), Known.nothing()
-        self._own = Known.nothing()
+        self.proposed: set[bytes] = set()
+        """Levels that this env proposed, where it does not learn of those of all."""
+        self._centre, self._known = np.ones(len(self._space)), Known()
+        self._own: list[tuple[Levels, float]] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -103,8 +109,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         """Begin a candidate; nothing is decided."""
         super().reset(seed=seed)
         if seed is not None:
-            self._proposed.clear()
-            self._own = Known.nothing()
+            self.proposed = set()
+            self._own.clear()
         if self._task.goals:
             self._goal = pick(self._task.goals, self.np_random)
             self._observer.face(self._goal.budget, self._goal.prior)
@@ -163,8 +169,12 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
         if self._screening is None:
             return prior
         # What others measured is told between updates, what this env did is known at once.
-        self._known = self._records().with_others(self._own)
-        return self._screening.affordable(self._known, self._goal.budget).best(prior)
+        self._known = self._records()
+        self._own = [(levels, reward) for levels, reward in self._own if levels not in self._known]
+        for levels, reward in self._own:
+            self._known.add(levels[None], np.array([reward]))
+        best, _ = self._known.best(self._goal.budget, self._costs, 1)
+        return best[0] if len(best) else prior
 
     def _new_levels(self) -> Levels:
         """Return the decisions' levels on the budget, or near them if this env had them before.
@@ -185,11 +195,11 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
                 self._costs,
                 fill=self._goal.prior is not None,
             )
-            if tuple(levels.tolist()) not in self._proposed:
+            if levels.tobytes() not in self.proposed:
                 break
             keep = self._keep * np.exp(self.np_random.normal(0.0, noise, len(self._keep)))
             noise *= _NOISE_GROWTH
-        self._proposed.add(tuple(levels.tolist()))
+        self.proposed.add(levels.tobytes())
         return levels
 
     def _finish(self) -> tuple[float, dict[str, Any]]:
@@ -202,7 +212,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             return -_REWARD_BOUND, {"error": str(error)}
         if record is None:
             return 0.0, {"exhausted": True}
-        self._own = self._own.with_others(Known(levels[None], np.array([record.reward])))
+        if self._screening is not None:
+            self._own.append((levels, record.reward))
         advantage = record.reward - self._goal.reference_reward
         advantage /= self._task.reward_scale(self._goal)
         reward = float(np.clip(advantage, -_REWARD_BOUND, _REWARD_BOUND))

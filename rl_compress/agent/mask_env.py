@@ -95,7 +95,8 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         self._step = 0
         self._mask = self._space.full
         self._value = 0.0
-        self._proposed: set[bytes] = set()
+        self.proposed: set[bytes] = set()
+        """First masks that this env proposed."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -103,7 +104,7 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         """Begin with the uncompressed target."""
         super().reset(seed=seed)
         if seed is not None:
-            self._proposed.clear()
+            self.proposed = set()
         self._step = 0
         self._mask = self._space.full
         self._value = 0.0
@@ -141,14 +142,14 @@ class MaskEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]):
         mask, flips = self._on_budget(wanted), 1.0
         if self._step == 0:
             for _ in range(_NEARBY_TRIES):
-                if mask.tobytes() not in self._proposed:
+                if mask.tobytes() not in self.proposed:
                     break
                 near = wanted.copy()
                 units = self.np_random.integers(len(near), size=math.ceil(flips))
                 near[units] = 1 - near[units]
                 mask = self._on_budget(near)
                 flips *= _FLIPS_GROWTH
-        self._proposed.add(mask.tobytes())
+        self.proposed.add(mask.tobytes())
         return mask
 
     def _on_budget(self, mask: Levels) -> Levels:

@@ -15,6 +15,7 @@ from rl_compress.errors import EvaluationError
 from rl_compress.evaluation.candidates import CandidateEvaluator, Reward
 from rl_compress.evaluation.shared import Sharing
 from rl_compress.runs.record import EvaluationRecord
+from rl_compress.searchers.active_set import BOUND
 from rl_compress.searchers.goals import Goal, drawn_budgets, reference_rewards, shares
 from rl_compress.searchers.mask_prior import mask_prior
 from rl_compress.searchers.prior import greedy_levels
@@ -47,6 +48,8 @@ class Task:
     """Rewards are in units of no less; a prior may be as good as the uncompressed target."""
     goals: tuple[Goal, ...] = ()
     """What episodes are played for, where it is not the one budget alone."""
+    learned_from: int = BOUND
+    """Records up to which the reward predictor learns from all, and from some of them then."""
     sharing: Sharing | None = None
     """Where measurements of other trials are; None outside a sweep."""
     weights: Path = Path()

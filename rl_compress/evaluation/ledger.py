@@ -18,7 +18,7 @@ from rl_compress.runs.grants import MOST_LOSSES
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 
-_DRIVER = 0
+DRIVER = 0
 """Worker that measures the search's reference before any other begins."""
 
 
@@ -218,9 +218,9 @@ class EvaluationLedger:
             if self._in_flight.get(policy_id) == worker:
                 del self._in_flight[policy_id]
 
-    def references(self) -> list[EvaluationRecord]:
-        """Return what the driver measured, before any other worker began."""
-        return [record for record in self._records.values() if record.worker == _DRIVER]
+    def records(self) -> list[EvaluationRecord]:
+        """Return all that was measured, in the order of being stored."""
+        return list(self._records.values())
 
     def progress(self) -> Progress:
         """Return the run's figures."""
@@ -244,7 +244,7 @@ class EvaluationLedger:
         What other workers measured by now depends on timing, and so would the rewards of dropped
         variants. These records do not, and a resumed run finds them in its store.
         """
-        own = [self._best_by[by] for by in (_DRIVER, worker) if by in self._best_by]
+        own = [self._best_by[by] for by in (DRIVER, worker) if by in self._best_by]
         return max(own, key=_rank, default=None)
 
     def _note_best(self, record: EvaluationRecord) -> None:

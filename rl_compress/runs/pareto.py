@@ -26,16 +26,13 @@ def pareto_front(
     """
     records = [record for record in records if record.scored_in_full]
     points = _points(records, objectives)
-    front = []
-    for index, point in enumerate(points):
-        if not np.isfinite(point).all():
-            continue
-        no_worse = (points <= point).all(axis=1)
-        better = no_worse & (points < point).any(axis=1)
-        equal_before = no_worse[:index] & (points[:index] == point).all(axis=1)
-        if not better.any() and not equal_before.any():
-            front.append(records[index])
-    return front
+    front: list[int] = []
+    # Whoever dominates a record, or equals it and is before it, comes before it in this order.
+    for index in np.lexsort((np.arange(len(points)), *points.T[::-1])):
+        point = points[index]
+        if np.isfinite(point).all() and not (points[front] <= point).all(axis=1).any():
+            front.append(int(index))
+    return [records[index] for index in sorted(front)]
 
 
 def front_hypervolume(

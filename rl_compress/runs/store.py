@@ -1,7 +1,8 @@
 """The append-only store of evaluation records: parquet parts in one folder.
 
 A part is written whole under another name and renamed into place, so a reader never sees half a
-part, and a process killed at any moment leaves only whole parts behind.
+part, and a process killed at any moment leaves only whole parts behind. Parts of one record are
+merged when there are many, for a file takes a millisecond to read, however little is in it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from rl_compress.runs.grants import GrantLog
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.schema import from_table, to_table
 from rl_compress.runs.written import whole, written
+
+
+_MERGED = 512
+"""Records, each in a part of its own, that are merged into one part."""
 
 
 class EvaluationStore:
@@ -41,6 +46,7 @@ class EvaluationStore:
         """
         self._folder = Path(folder).resolve()
         self._written = written
+        self._appended: list[tuple[Path, EvaluationRecord]] = []
 
     def append(self, record: EvaluationRecord) -> None:
         """Store one record; when this returns, it outlives the process.
@@ -48,7 +54,11 @@ class EvaluationStore:
         Raises:
             StorageError: It cannot be written, as on a full disk, or the copy stayed away.
         """
-        self._write(f"part-{record.evaluation_id:06d}-{record.evaluation_id:06d}", [record])
+        self._appended.append((self._write(_name([record]), [record]), record))
+        if len(self._appended) == _MERGED:
+            parts, records = zip(*self._appended, strict=True)
+            self._appended.clear()
+            self._merge(parts, sorted(records, key=lambda one: one.evaluation_id))
 
     def read(self) -> list[EvaluationRecord]:
         """Return all records in the order of their ids.
@@ -60,6 +70,8 @@ class EvaluationStore:
         for path in self._parts():
             try:
                 rows = from_table(pq.ParquetFile(path).read())
+            except FileNotFoundError:
+                return self.read()  # it was merged meanwhile
             except (pa.ArrowException, OSError, ValueError, TypeError) as error:
                 raise CorruptFileError(
                     f"{path}: not a readable part of evaluations ({error}); "
@@ -103,15 +115,15 @@ class EvaluationStore:
     def compact(self) -> None:
         """Merge all parts into one, for quick reading."""
         parts = self._parts()
-        records = self.read()
-        if len(parts) < 2:
-            return
-        first, last = records[0].evaluation_id, records[-1].evaluation_id
-        merged = self._write(f"part-{first:06d}-{last:06d}", records)
+        if len(parts) > 1:
+            self._merge(parts, self.read())
+
+    def _merge(self, parts: Sequence[Path], records: Sequence[EvaluationRecord]) -> None:
+        merged = self._write(_name(records), records)
         for path in parts:
             # A crash in between leaves rows twice, which reading by id makes one again.
             if path != merged:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def _beside(self, name: str) -> Path:
         within = self._folder / name
@@ -131,3 +143,7 @@ class EvaluationStore:
             unfinished.rename(path)
         self._written(path)
         return path
+
+
+def _name(records: Sequence[EvaluationRecord]) -> str:
+    return f"part-{records[0].evaluation_id:06d}-{records[-1].evaluation_id:06d}"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rl_compress.searchers.known import Known
 from rl_compress.searchers.prior import greedy_levels
-from rl_compress.searchers.screening import Known, Screening
+from rl_compress.searchers.screening import Screening
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget, CostFunction
 from rl_compress.space.search_space import Levels, SearchSpace
@@ -57,7 +58,7 @@ def proposals(
         cost_function: Exact costs of levels.
         budget: Upper bounds; must be feasible.
         curves: What each dimension's compression costs alone.
-        known: What was measured, within this or other budgets.
+        known: What was measured, within this or other budgets; what is measured here is added.
         original_reward: Reward of the uncompressed target.
         measure: Returns a variant's reward; None where it cannot be scored.
 
@@ -71,14 +72,14 @@ def proposals(
 
     def candidates() -> Iterator[tuple[str, Levels]]:
         yield "the prior", prior
-        best = known.within(budget, cost_function).best(prior)
+        found, _ = known.best(budget, cost_function, 1)
+        best = found[0] if len(found) else prior
         for curiosity in (0.0, None):
             levels = screening.improve(best, budget, known, rng, curiosity=curiosity)
             yield "the best proposal", levels
 
     for _ in range(MOST):
-        measured = {row.tobytes() for row in known.levels}
-        new = next((one for one in candidates() if one[1].tobytes() not in measured), None)
+        new = next((one for one in candidates() if one[1] not in known), None)
         if new is None:
             return  # there seem to be no others
         name, levels = new
@@ -87,4 +88,4 @@ def proposals(
         # What cannot be scored counts as the worst, so that nothing like it is proposed.
         worst = known.rewards.min(initial=original_reward)
         reward = worst if asked.reward is None else asked.reward
-        known = known.with_others(Known(levels[None], np.array([reward])))
+        known.add(levels[None], np.array([reward]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ _SMALLEST_LOSS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class _Kernel:
+class Kernel:
     """How variants are alike, and how far the curves are trusted."""
 
     own_length: float
@@ -52,6 +53,19 @@ class _Kernel:
     def kernel(self, own: Floats, joint: Floats) -> Floats:
         """Return the kernel, of the parts with these lengths."""
         return self.own_share * own + (1.0 - self.own_share) * joint
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What takes time to learn from records; plain data, so that one process does it for all."""
+
+    levels: Levels
+    """Of the records, shape ``(N, D)``."""
+    kernel: Kernel
+    length: float
+    """Length scale over all dimensions."""
+    inverse: Floats
+    """Of the lower Cholesky factor of the records' kernel, shape ``(N, N)``."""
 
 
 class RewardPredictor:
@@ -72,6 +86,8 @@ class RewardPredictor:
         smallest = 1e-6 * max(max(float(loss.max()) for loss in losses), 1e-12)
         self._losses = [np.maximum(loss, smallest) for loss in losses]
         self._chosen_from = 0
+        self._taken: Fit | None = None
+        self._its_table = np.zeros((0, 0))
         self.levels = np.zeros((0, len(space)), dtype=np.int64)
         """Of the records, shape ``(N, D)``."""
 
@@ -85,36 +101,83 @@ class RewardPredictor:
             levels: Shape ``(N, D)``, at least two rows.
             losses: Reward of the uncompressed target minus theirs, shape ``(N,)``.
         """
-        self.levels = levels
-        self._known = self._space.kept(levels)
-        floor = max(_SMALLEST_LOSS * float(np.median(losses)), 1e-12)
-        observed = np.log(np.maximum(losses, floor))
-        rests = observed - np.multiply.outer(_TRUST, self._additive(levels))
-        distances = _distances(self._known, self._known)
-        unit = max(float(np.median(distances[np.tri(len(levels), k=-1, dtype=bool)])), 1e-6)
         if not self._chosen_from <= len(levels) < _GROWN * self._chosen_from:
-            self._chosen = self._likeliest(levels, rests, distances / unit)
+            self._chosen = self.likeliest(levels, losses)
             self._chosen_from = len(levels)
-        chosen = self._chosen
-        self._table, self._length = self._table_of(chosen.own_length), chosen.joint_length * unit
-        own = self._looked_up(self._table, levels)
-        kernel = chosen.kernel(own, _matern(distances / self._length))
-        factor = np.linalg.cholesky(_noisy(kernel, chosen.noise))
-        rest = rests[_TRUST.index(chosen.trust)]
-        self._centre, self._spread = float(rest.mean()), _spread(rest)
-        self._inverse = solve_triangular(
-            factor, np.eye(len(levels)), lower=True, check_finite=False
-        )
-        self._weights = self._inverse.T @ (self._inverse @ ((rest - self._centre) / self._spread))
+        self.show(levels, self._chosen)
+        self.aim(losses)
 
-    def _likeliest(self, levels: Levels, rests: Floats, distances: Floats) -> _Kernel:
-        """Return the kernel under which the records are the most likely.
+    def show(self, levels: Levels, kernel: Kernel) -> Fit:
+        """Take in where records are, with a given kernel; what they lost is told by :meth:`aim`.
 
         Args:
-            levels: Of the records, shape ``(N, D)``.
-            rests: What each trust in the curves leaves to explain, shape ``(trusts, N)``.
-            distances: Between the records, in units of the median one, shape ``(N, N)``.
+            levels: Shape ``(N, D)``, at least two rows.
+            kernel: How variants are alike.
         """
+        known = self._space.kept(levels)
+        length = kernel.joint_length * _unit(_distances(known, known))
+        self._place(levels, kernel, length)
+        factor = np.linalg.cholesky(_noisy(self._alike(levels), kernel.noise))
+        self._inverse = _inverse(factor)
+        return Fit(levels, kernel, length, self._inverse)
+
+    def take(self, fit: Fit, more: Levels) -> None:
+        """Take over what another process learned, and where a few more records are.
+
+        Args:
+            fit: From :meth:`show`.
+            more: Their levels, shape ``(M, D)``.
+        """
+        self._place(
+            fit.levels, fit.kernel, fit.length, None if self._taken is not fit else self._its_table
+        )
+        self._taken, self._its_table, self._inverse = fit, self._table, fit.inverse
+        if not len(more):
+            return
+        across = self._alike(more)
+        self._place(more, fit.kernel, fit.length)
+        columns, among = self._table, _noisy(self._alike(more), fit.kernel.noise)
+        # The factor of all has a block row more.
+        lower = across @ fit.inverse.T
+        own = _inverse(np.linalg.cholesky(among - lower @ lower.T))
+        old, size = len(fit.levels), len(fit.levels) + len(more)
+        self._inverse = np.zeros((size, size))
+        self._inverse[:old, :old] = fit.inverse
+        self._inverse[old:, :old] = -own @ (lower @ fit.inverse)
+        self._inverse[old:, old:] = own
+        whole = np.concatenate([fit.levels, more])
+        table = np.concatenate([self._its_table, columns], axis=1)
+        self._place(whole, fit.kernel, fit.length, table)
+
+    def aim(self, losses: Floats) -> None:
+        """Learn what the records lost.
+
+        Args:
+            losses: Reward of the uncompressed target minus theirs, shape ``(N,)``.
+        """
+        rest = _logarithms(losses) - self._kernel.trust * self._additive(self.levels)
+        self._centre, self._spread = float(rest.mean()), _spread(rest)
+        self._weights = self._inverse.T @ (self._inverse @ ((rest - self._centre) / self._spread))
+
+    def _place(
+        self, levels: Levels, kernel: Kernel, length: float, table: Floats | None = None
+    ) -> None:
+        self.levels, self._known = levels, self._space.kept(levels)
+        self._kernel, self._length = kernel, length
+        self._table = self._table_of(kernel.own_length) if table is None else table
+
+    def likeliest(self, levels: Levels, losses: Floats) -> Kernel:
+        """Return the kernel under which records are the most likely.
+
+        Args:
+            levels: Shape ``(N, D)``, at least two rows.
+            losses: Reward of the uncompressed target minus theirs, shape ``(N,)``.
+        """
+        self._known = self._space.kept(levels)
+        # What each trust in the curves leaves to explain.
+        rests = _logarithms(losses) - np.multiply.outer(_TRUST, self._additive(levels))
+        distances = _distances(self._known, self._known)
+        distances = distances / _unit(distances)
         centres, spreads = rests.mean(axis=1), np.array([_spread(rest) for rest in rests])
         wanted = ((rests - centres[:, None]) / spreads[:, None]).T
         joint = {length: _matern(distances / length) for length in _JOINT_LENGTHS}
@@ -122,7 +185,7 @@ class RewardPredictor:
         for own_length in _OWN_LENGTHS:
             own = self._looked_up(self._table_of(own_length), levels)
             for length, share, noise in itertools.product(_JOINT_LENGTHS, _OWN_SHARES, _NOISES):
-                tried = _Kernel(own_length, length, share, noise, _TRUST[0])
+                tried = Kernel(own_length, length, share, noise, _TRUST[0])
                 factor = np.linalg.cholesky(_noisy(tried.kernel(own, joint[length]), noise))
                 whitened = solve_triangular(factor, wanted, lower=True, check_finite=False)
                 likelihoods = -0.5 * (whitened**2).sum(axis=0) - len(levels) * np.log(spreads)
@@ -142,13 +205,16 @@ class RewardPredictor:
         Args:
             levels: Shape ``(M, D)``.
         """
-        chosen = self._chosen
-        joint = _matern(_distances(self._space.kept(levels), self._known) / self._length)
-        kernel = chosen.kernel(self._looked_up(self._table, levels), joint)
+        kernel = self._alike(levels)
         variance = 1.0 - ((kernel @ self._inverse.T) ** 2).sum(axis=1)
-        mean = chosen.trust * self._additive(levels) + self._centre
+        mean = self._kernel.trust * self._additive(levels) + self._centre
         mean += self._spread * (kernel @ self._weights)
         return mean, self._spread * np.sqrt(np.maximum(variance, 1e-9))
+
+    def _alike(self, levels: Levels) -> Floats:
+        """Return the kernel between variants and the records, shape ``(M, N)``."""
+        joint = _matern(_distances(self._space.kept(levels), self._known) / self._length)
+        return self._kernel.kernel(self._looked_up(self._table, levels), joint)
 
     def _additive(self, levels: Levels) -> Floats:
         columns = [table[levels[:, i]] for i, table in enumerate(self._losses)]
@@ -167,6 +233,23 @@ class RewardPredictor:
             total += table.take(rows, axis=0, out=own, mode="clip")
         total /= levels.shape[1]
         return total
+
+
+def _logarithms(losses: Floats) -> Floats:
+    floor = max(_SMALLEST_LOSS * float(np.median(losses)), 1e-12)
+    return np.log(np.maximum(losses, floor))
+
+
+def _unit(distances: Floats) -> float:
+    """Return the median distance between records."""
+    between = distances[np.tri(len(distances), k=-1, dtype=bool)]
+    return max(float(np.median(between)), 1e-6)
+
+
+def _inverse(factor: npt.NDArray[np.floating[Any]]) -> Floats:
+    identity = np.eye(len(factor))
+    inverse: Floats = solve_triangular(factor, identity, lower=True, check_finite=False)
+    return inverse
 
 
 def _spread(rest: Floats) -> float:

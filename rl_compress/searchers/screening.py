@@ -10,16 +10,15 @@ falls did no better on four targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from rl_compress.runs.record import EvaluationRecord
+from rl_compress.searchers.active_set import BOUND, ActiveSets
+from rl_compress.searchers.known import Basis, Known, best_within, keys_of, within
 from rl_compress.searchers.prior import least_loss
-from rl_compress.searchers.reward_predictor import Floats, RewardPredictor
+from rl_compress.searchers.reward_predictor import Floats, Kernel, RewardPredictor
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.searchers.thinned import Thinned
 from rl_compress.space.budget import Budget, CostFunction
@@ -55,77 +54,11 @@ _STEPS_ACROSS = 3
 """A mutation moves a level by at most a third of all, mostly by less."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What was measured, as a worker learns from it."""
-
-    levels: Levels
-    """Shape ``(N, D)``."""
-    rewards: Floats
-    """Shape ``(N,)``."""
-
-    @classmethod
-    def nothing(cls) -> Known:
-        """Return no records."""
-        return cls(np.zeros((0, 0), dtype=np.int64), np.zeros(0))
-
-    @classmethod
-    def of(cls, records: Sequence[EvaluationRecord], space: SearchSpace) -> Known:
-        """Return what records of a space tell."""
-        if not records:
-            return cls.nothing()
-        return cls(
-            np.stack([space.levels_of(record.realised_policy()) for record in records]),
-            np.array([record.reward for record in records]),
-        )
-
-    def within(self, budget: Budget, cost_function: CostFunction) -> Known:
-        """Return the records within a budget; others may be of looser ones."""
-        if not len(self.levels):
-            return self
-        fits = _within(self.levels, budget, cost_function)
-        return Known(self.levels[fits], self.rewards[fits])
-
-    def with_others(self, others: Known) -> Known:
-        """Return these records and those of others that are not among them."""
-        seen = set(_keys(self.levels))
-        new = [index for index, key in enumerate(_keys(others.levels)) if key not in seen]
-        if not new:
-            return self
-        if not seen:
-            return others
-        return Known(
-            np.concatenate([self.levels, others.levels[new]]),
-            np.concatenate([self.rewards, others.rewards[new]]),
-        )
-
-    def best(self, otherwise: Levels) -> Levels:
-        """Return the levels with the highest reward."""
-        return self.levels[int(np.argmax(self.rewards))] if len(self.rewards) else otherwise
-
-
-Records = Callable[[], Known]
-
-
-def _keys(rows: Levels) -> list[bytes]:
-    """Return what tells rows apart, far quicker than row by row."""
-    if not rows.size:
-        return []
-    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
-    keys: list[Any] = whole.ravel().tolist()
-    return keys
-
-
 def _first_of_equal(rows: Levels) -> npt.NDArray[np.int64]:
     """Return where each distinct row is first, in the rows' own order."""
     # Of equal keys the one written last, which is the first, stands.
-    first = dict(zip(reversed(_keys(rows)), reversed(range(len(rows))), strict=True))
+    first = dict(zip(reversed(keys_of(rows)), reversed(range(len(rows))), strict=True))
     return np.sort(np.fromiter(first.values(), dtype=np.int64))
-
-
-def _within(levels: Levels, budget: Budget, cost_function: CostFunction) -> npt.NDArray[np.bool_]:
-    costs = cost_function.batch(levels)
-    return np.logical_and.reduce([costs[cost] <= bound for cost, bound in budget.bounds])
 
 
 class Screening:
@@ -137,6 +70,7 @@ class Screening:
         cost_function: CostFunction,
         curves: SensitivityCurves,
         original_reward: float,
+        bound: int = BOUND,
     ) -> None:
         """Keep the problem.
 
@@ -145,14 +79,15 @@ class Screening:
             cost_function: Exact costs of levels.
             curves: What each dimension's compression costs alone.
             original_reward: Reward of the uncompressed target.
+            bound: Records up to which all are learned from.
         """
-        self._space, self._costs = space, cost_function
+        self._space, self._costs, self._sets = space, cost_function, ActiveSets(bound)
         self._coarse = Thinned(space, _LEVELS, cost_function)
         self._losses = curves.loss_tables(self._coarse.space)
         self._original = original_reward
         self._predictor = RewardPredictor(self._coarse.space, curves)
-        self._fitted: Known | None = None
-        self._sifted: tuple[Known, Budget, Known] | None = None
+        self._fitted = np.zeros((0, 0), dtype=np.int64)
+        self._tuned: tuple[int, Kernel] | None = None
         self._top = self._coarse.space.full
 
     def improve(
@@ -178,17 +113,10 @@ class Screening:
             Levels within the budget that are not among the records, unless there seem to be
             no others.
         """
-        measured = set(_keys(known.levels))
-        if len(known.levels) < _FIRST:
+        if len(known) < _FIRST:
             perturbed = self._perturbed_prior(budget, rng)
-            if perturbed.tobytes() not in measured:
-                return perturbed
-            return self._random_restart(budget, rng)
-        if self._fitted is None or not np.array_equal(self._fitted.levels, known.levels):
-            self._predictor.fit(
-                self._coarse.nearest(known.levels), self._ceiling(known) - known.rewards
-            )
-            self._fitted = known
+            return self._random_restart(budget, rng) if perturbed in known else perturbed
+        self._learn(known, budget)
         multiple = rng.exponential(_CURIOSITY) if curiosity is None else curiosity
 
         def lower_bound(levels: Levels) -> Floats:
@@ -199,35 +127,76 @@ class Screening:
         bounds = np.zeros(0)
         for _ in range(_GENERATIONS):
             children = self._mutated(levels, rng)
-            children = children[_within(children, budget, self._coarse)]
+            children = children[within(children, budget, self._coarse)]
             levels = np.concatenate([levels, children])
             first = _first_of_equal(levels)
             bounds = np.concatenate([bounds, lower_bound(levels[len(bounds) :])])[first]
             levels = levels[first]
             best = np.argsort(bounds, kind="stable")[:_SURVIVORS]
             levels, bounds = levels[best], bounds[best]
-        taken = set(_keys(self._predictor.levels))
-        for key, row in zip(_keys(levels), levels, strict=True):
+        taken = set(keys_of(self._predictor.levels))
+        for key, row in zip(keys_of(levels), levels, strict=True):
             if key in taken:
                 continue
             filled = self._filled(row, budget)
-            if filled.tobytes() not in measured:
+            if filled not in known:
                 return filled
         return proposal
 
-    def affordable(self, known: Known, budget: Budget) -> Known:
-        """Return the records within a budget; it is asked for twice for each proposal."""
-        if self._sifted is None or self._sifted[0] is not known or self._sifted[1] is not budget:
-            self._sifted = known, budget, known.within(budget, self._costs)
-        return self._sifted[2]
+    def basis(self, known: Known, budgets: Sequence[Budget]) -> Basis:
+        """Learn from the first of many records, for all who know them.
 
-    def _ceiling(self, known: Known) -> float:
-        """Return what losses are counted from, above all rewards.
+        What is learned depends on the records and their order alone.
 
-        It is the uncompressed target's reward, unless what a variant saves is rewarded too.
+        Args:
+            known: More records than are all learned from.
+            budgets: What variants are sought for.
         """
-        best = float(known.rewards.max())
-        return max(self._original, best + _ROOM * (best - float(np.median(known.rewards))))
+        size = self._sets.settled(len(known))
+        tuned = self._sets.tuned(size)
+        if self._tuned is None or self._tuned[0] != tuned:
+            levels, rewards = self._active(known, tuned, budgets)
+            self._tuned = tuned, self._predictor.likeliest(levels, self._losses_of(rewards))
+        first, its_rewards = known.levels[:size], known.rewards[:size]
+        best = {}
+        for budget in budgets:
+            order = best_within(first, its_rewards, budget, self._costs, _BEST)
+            best[budget] = first[order], its_rewards[order]
+        levels, rewards = self._active(known, size, budgets)
+        return Basis(size, self._predictor.show(levels, self._tuned[1]), rewards, best)
+
+    def _active(self, known: Known, size: int, budgets: Sequence[Budget]) -> tuple[Levels, Floats]:
+        """Return the thinned levels and the rewards of the active set of the first records."""
+        levels, rewards = known.levels[:size], known.rewards[:size]
+        rows = self._sets.choose(levels, rewards, budgets, self._space, self._costs)
+        return self._coarse.nearest(levels[rows]), rewards[rows]
+
+    def _learn(self, known: Known, budget: Budget) -> None:
+        """Bring the predictor to what is known."""
+        if len(known) <= self._sets.bound:
+            if not np.array_equal(self._fitted, known.levels):
+                self._fitted = known.levels.copy()
+                losses = self._losses_of(known.rewards)
+                self._predictor.fit(self._coarse.nearest(self._fitted), losses)
+            return
+        basis = known.basis
+        if (
+            basis is None
+            or len(known) - basis.size >= 2 * self._sets.step
+            or budget not in basis.best
+        ):
+            known.basis = basis = self.basis(known, [budget])
+        self._predictor.take(basis.fit, self._coarse.nearest(known.levels[basis.size :]))
+        rewards = np.concatenate([basis.rewards, known.rewards[basis.size :]])
+        self._predictor.aim(self._losses_of(rewards))
+
+    def _losses_of(self, rewards: Floats) -> Floats:
+        """Return losses, counted from above all rewards.
+
+        That is the uncompressed target's reward, unless what a variant saves is rewarded too.
+        """
+        best = float(rewards.max())
+        return max(self._original, best + _ROOM * (best - float(np.median(rewards)))) - rewards
 
     def _perturbed_prior(self, budget: Budget, rng: np.random.Generator) -> Levels:
         factors = np.exp(rng.normal(0.0, _WRONG_BY, len(self._losses)))
@@ -237,10 +206,9 @@ class Screening:
     def _starts(
         self, proposal: Levels, budget: Budget, known: Known, rng: np.random.Generator
     ) -> Levels:
-        affordable = self.affordable(known, budget)
-        order = np.argsort(-affordable.rewards, kind="stable")
+        best, _ = known.best(budget, self._costs, _BEST)
         restarts = [self._random_restart(budget, rng) for _ in range(_RESTARTS)]
-        return np.stack([proposal, *affordable.levels[order[:_BEST]], *restarts])
+        return np.stack([proposal, *best, *restarts])
 
     def _random_restart(self, budget: Budget, rng: np.random.Generator) -> Levels:
         keep = rng.uniform(0.1, 1.0, len(self._top))

@@ -15,7 +15,7 @@ from running import (
     count_parts,
     finish,
     read_records,
-    run_process,
+    run_here,
     start,
     unfinished_files,
     wait_for,
@@ -53,9 +53,7 @@ def _assert_resumes(folder: Path, *arguments: object) -> None:
     """Check that the run completes and keeps what it had."""
     run = folder / "run"
     before = {record.evaluation_id: record for record in read_records(run)}
-    outcome = run_process(
-        "search", folder / "job.yaml", "--output", run, "--resume", *arguments, cwd=folder
-    )
+    outcome = run_here("search", folder / "job.yaml", "--output", run, "--resume", *arguments)
     assert outcome.code == 0, outcome.stderr
     after = {record.evaluation_id: record for record in read_records(run)}
     assert len(after) == EVALUATIONS

@@ -172,4 +172,4 @@ def test_a_learning_search_that_was_killed_is_resumed_elsewhere(
     with fetched(uri) as folder:
         assert read_records(folder)[: len(before)] == before
         assert len(read_records(folder)) == 12
-        assert (folder / "checkpoints" / "latest").is_dir()
+        assert (folder / "checkpoints" / "search.state").exists()

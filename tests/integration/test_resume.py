@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from records import make_record
 from running import (
     count_parts,
@@ -13,7 +14,6 @@ from running import (
     is_alive,
     read_records,
     run_here,
-    run_process,
     start,
     unfinished_files,
     wait_for,
@@ -24,29 +24,36 @@ from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 
-EVALUATIONS = 24
+EVALUATIONS = 12
 
 
-def _job(folder: Path, algorithm: str, **changes: Any) -> Path:
+def _job(folder: Path, algorithm: str, **options: Any) -> Path:
     return write_job(
         folder,
         search__algorithm=algorithm,
         search__evaluations=EVALUATIONS,
-        target__options={"sleep_s": 0.15},
-        **changes,
+        target__options={"sleep_s": 0.15, **options},
     )
 
 
-def test_killed_search_is_resumed_without_loss(tmp_path: Path) -> None:
-    job, run = _job(tmp_path, "ppo"), tmp_path / "run"
+@pytest.mark.usefixtures("ray_session")
+def test_killed_search_leaves_no_env_runner_and_is_resumed_without_loss(tmp_path: Path) -> None:
+    (pids := tmp_path / "pids").mkdir()
+    job, run = _job(tmp_path, "ppo", pids=str(pids)), tmp_path / "run"
     process = start("search", job, "--output", run, cwd=tmp_path)
     wait_for(lambda: count_parts(run) >= 5, process)
     process.kill()
     finish(process)
+    runners = {int(path.name) for path in pids.iterdir()} - {process.pid}
+    assert runners
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in runners if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
     before = {record.evaluation_id: record for record in read_records(run)}
     assert 5 <= len(before) < EVALUATIONS
 
-    outcome = run_process("search", job, "--output", run, "--resume", cwd=tmp_path)
+    outcome = run_here("search", job, "--output", run, "--resume")
 
     assert outcome.code == 0, outcome.stderr
     after = {record.evaluation_id: record for record in read_records(run)}
@@ -57,7 +64,11 @@ def test_killed_search_is_resumed_without_loss(tmp_path: Path) -> None:
 
 
 def test_resumed_baseline_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
-    """The search is repeated from its seed, so the second half is that of a whole run."""
+    """The search is repeated from its seed, so the second half is that of a whole run.
+
+    Resumed once more, when it is complete, it delivers again from what is stored; and what a killed
+    process began to write is not read.
+    """
     job, run = _job(tmp_path, "evolution"), tmp_path / "run"
     process = start("search", job, "--output", run, cwd=tmp_path)
     wait_for(lambda: count_parts(run) >= 5, process)
@@ -74,53 +85,11 @@ def test_resumed_baseline_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     assert found == expected
     assert unfinished_files(run) == []
     assert (run / "report.html").exists()
-
-
-def test_killed_driver_leaves_no_env_runner_behind(tmp_path: Path) -> None:
-    (pids := tmp_path / "pids").mkdir()
-    run = tmp_path / "run"
-    job = write_job(
-        tmp_path,
-        search__algorithm="ppo",
-        search__evaluations=EVALUATIONS,
-        target__options={"sleep_s": 0.15, "pids": str(pids)},
-    )
-    process = start("search", job, "--output", run, cwd=tmp_path)
-    wait_for(lambda: count_parts(run) >= 3, process)
-    runners = {int(path.name) for path in pids.iterdir()} - {process.pid}
-    assert runners
-
-    process.kill()
-    finish(process)
-
-    deadline = time.monotonic() + 30
-    while (left := [pid for pid in runners if is_alive(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
-
-
-def test_resumed_run_may_be_complete_already(tmp_path: Path) -> None:
-    """Resuming a finished run delivers it again from what is stored."""
-    job, run = write_job(tmp_path), tmp_path / "run"
-    assert run_here("search", job, "--output", run).code == 0
     before = read_records(run)
-
+    (run / "evaluations" / "part-000099-000099.parquet.tmp").write_bytes(b"PAR1half")
     outcome = run_here("search", job, "--output", run, "--resume")
-
     assert outcome.code == 0, outcome.stderr
     assert read_records(run) == before
-
-
-def test_part_of_a_killed_writer_is_not_read(tmp_path: Path) -> None:
-    """A killed process leaves at most a file that is not renamed yet."""
-    job, run = write_job(tmp_path), tmp_path / "run"
-    assert run_here("search", job, "--output", run).code == 0
-    (run / "evaluations" / "part-000099-000099.parquet.tmp").write_bytes(b"PAR1half")
-
-    outcome = run_here("search", job, "--output", run, "--resume")
-
-    assert outcome.code == 0, outcome.stderr
-    assert len(read_records(run)) == 12
 
 
 def test_restarted_ledger_keeps_evaluations_that_were_in_flight(tmp_path: Path) -> None:

@@ -29,6 +29,18 @@ def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
     return searched(folder, **{"search__algorithm": "ppo", **changes})
 
 
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, ray_session: Any
+) -> tuple[Path, Progress, str | None]:
+    """Return a finished search, and how it ended; its processes left their ids in ``pids``."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "pids").mkdir()
+    return folder, *_search(
+        folder, search__evaluations=12, target__options={"pids": str(folder / "pids")}
+    )
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [
@@ -37,18 +49,21 @@ def _search(folder: Path, **changes: Any) -> tuple[Progress, str | None]:
         for name in get_args(RLAlgorithm)
     ],
 )
-def test_search_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algorithm: str) -> None:
-    progress, reason = _search(
-        tmp_path,
-        search__algorithm=algorithm,
-        search__evaluations=24,
-        target__options={"sleep_s": 0.02},
-    )
+def test_search_makes_exactly_the_evaluations_asked_for(
+    tmp_path: Path, request: pytest.FixtureRequest, algorithm: str
+) -> None:
+    if algorithm == "ppo":
+        folder, progress, reason = request.getfixturevalue("finished")
+    else:
+        folder = tmp_path
+        progress, reason = _search(
+            folder, search__algorithm=algorithm, target__options={"sleep_s": 0.02}
+        )
 
     assert reason is None
-    assert progress.done == 24
-    records = read_records(tmp_path)
-    assert len(records) == len({record.policy_id for record in records}) == 24
+    assert progress.done == 12
+    records = read_records(folder)
+    assert len(records) == len({record.policy_id for record in records}) == 12
     assert {record.algorithm for record in records} == {algorithm}
     # Both runners took part, beside the driver, which evaluates the prior.
     assert {record.worker for record in records} == {0, 1, 2}
@@ -60,46 +75,60 @@ def test_search_makes_exactly_the_evaluations_asked_for(tmp_path: Path, algorith
     assert progress.best.reward >= prior.reward
 
 
+def test_search_leaves_no_actor_behind(finished: tuple[Path, Progress, str | None]) -> None:
+    import ray
+
+    runners = _runners(finished[0] / "pids")
+    assert runners
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, runners)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(is_alive, runners))
+    assert ray.util.list_named_actors(all_namespaces=True) == []
+
+
+def test_same_seed_gives_the_same_records(
+    finished: tuple[Path, Progress, str | None], tmp_path: Path
+) -> None:
+    """Learning included.
+
+    With several runners, who asks first for a variant depends on timing; which are measured does
+    not, although the last batch proposes more than there are evaluations left.
+    """
+    _search(tmp_path, search__evaluations=12)
+
+    measured, again = (
+        {(r.realised, r.score, r.reward) for r in read_records(run)}
+        for run in (finished[0], tmp_path)
+    )
+    assert len(measured) == 12
+    assert measured == again
+
+
 def test_plain_amc_search_ends_with_all_evaluations(tmp_path: Path) -> None:
     """Without a prior, and all groups in one step."""
     progress, _ = _search(
         tmp_path,
         search__prior="none",
         search__episode="whole",
+        search__evaluations=8,
         search__num_env_runners=1,
     )
 
-    assert progress.done == len(read_records(tmp_path)) == 12
+    assert progress.done == len(read_records(tmp_path)) == 8
     assert not (tmp_path / "sensitivity.parquet").exists()
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "runners"),
-    [
-        ("ppo", 2),
-        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("sac", "tqc")),
-    ],
-)
-def test_same_seed_gives_the_same_records(tmp_path: Path, algorithm: str, runners: int) -> None:
-    """Learning included; `appo` is left out, which learns while its runners go on sampling.
-
-    With several runners, who asks first for a variant depends on timing; which are measured does
-    not, although the last batch proposes more than there are evaluations left.
-    """
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sac", "tqc"])
+def test_same_seed_gives_the_same_records_in_the_same_order(tmp_path: Path, algorithm: str) -> None:
+    """With one runner; `appo` is left out, which learns while its runners go on sampling."""
     for name in ("one", "two"):
-        _search(
-            tmp_path / name,
-            search__algorithm=algorithm,
-            search__num_env_runners=runners,
-            search__evaluations=12,
-        )
+        _search(tmp_path / name, search__algorithm=algorithm, search__num_env_runners=1)
 
     one, two = (read_records(tmp_path / name) for name in ("one", "two"))
     assert len(one) == 12
-    if runners == 1:
-        assert [r.policy for r in one] == [r.policy for r in two]
-    measured, again = ({(r.realised, r.score, r.reward) for r in run} for run in (one, two))
-    assert measured == again
+    assert [r.policy for r in one] == [r.policy for r in two]
 
 
 @pytest.mark.parametrize(
@@ -145,24 +174,9 @@ def test_other_seed_gives_other_records(tmp_path: Path) -> None:
     assert one != two
 
 
-def test_failing_variants_are_counted_and_replaced(tmp_path: Path) -> None:
+def test_variants_that_hang_are_given_up_and_replaced(tmp_path: Path) -> None:
     progress, reason = _search(
         tmp_path,
-        search__evaluations=16,
-        search__prior="none",
-        objective__score="accuracy",
-        target__options={"fails": True},
-    )
-
-    assert reason is None
-    assert progress.done == len(read_records(tmp_path)) == 16
-    assert progress.failures > 0
-
-
-def test_variants_that_hang_are_given_up_in_the_env_runners(tmp_path: Path) -> None:
-    progress, reason = _search(
-        tmp_path,
-        search__evaluations=16,
         search__prior="none",
         objective__score="accuracy",
         evaluation__timeout_s=0.5,
@@ -170,7 +184,7 @@ def test_variants_that_hang_are_given_up_in_the_env_runners(tmp_path: Path) -> N
     )
 
     assert reason is None
-    assert progress.done == len(read_records(tmp_path)) == 16
+    assert progress.done == len(read_records(tmp_path)) == 12
     failures = EvaluationStore(tmp_path / "evaluations").read_failures()
     assert len(failures) == progress.failures > 0
     assert {failure.worker for failure in failures} & {1, 2}
@@ -213,8 +227,8 @@ def test_full_disk_ends_the_search_with_all_that_was_stored(tmp_path: Path) -> N
     assert progress.done == len(read_records(tmp_path)) == 12
 
 
-@pytest.fixture
-def kit(tmp_path: Path, ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory, ray_session: Any) -> Any:
     """Return a reference to what the workers of a search need; it is not begun."""
     from rl_compress.agent.rllib import driver
 
@@ -224,8 +238,9 @@ def kit(tmp_path: Path, ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> An
         kits.append(kit)
         return Progress(0, 12, 0, 0, None), None
 
-    monkeypatch.setattr(driver, "run_rllib", keep)
-    _search(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "run_rllib", keep)
+        _search(tmp_path_factory.mktemp("kit"))
     return ray_session.put(kits[0])
 
 
@@ -247,6 +262,8 @@ def coordinator(request: Any, tmp_path: Path, ray_session: Any, kit: Any) -> Ite
 def test_what_is_known_is_told_once_the_batch_is_published(
     ray_session: Any, coordinator: Any
 ) -> None:
+    from rl_compress.agent.rllib.lease import Holder
+
     early = coordinator.published.remote(1)
     ray_session.get(coordinator.published.remote(0), timeout=30)
     assert ray_session.wait([early], timeout=0.5)[0] == []
@@ -254,24 +271,16 @@ def test_what_is_known_is_told_once_the_batch_is_published(
     ray_session.get(coordinator.publish.remote(1))
 
     ray_session.get(early, timeout=30)
+    # Told of only once: the prior.
+    told = ray_session.get(coordinator.published.remote(1))
+    assert told.after == 0
     # A successor does not know how many batches there were, and lets nobody wait.
     late = coordinator.published.remote(2)
     assert ray_session.wait([late], timeout=0.5)[0] == []
     ray_session.kill(coordinator, no_restart=False)
     ray_session.get(late, timeout=120)
-
-
-def test_nobody_waits_or_measures_when_the_search_has_ended(
-    ray_session: Any, coordinator: Any
-) -> None:
-    from rl_compress.agent.rllib.lease import Holder
-
-    waiting = coordinator.published.remote(1)
-    assert ray_session.wait([waiting], timeout=0.5)[0] == []
-
+    # Nobody waits or measures when the search has ended.
     ray_session.get(coordinator.dismiss.remote())
-
-    ray_session.get(waiting, timeout=30)
     claim = coordinator.claim.remote("a", 1, Holder("nobody", b""))
     assert ray_session.get(claim).status == "exhausted"
 
@@ -351,7 +360,7 @@ def test_killed_env_runner_costs_no_evaluation(tmp_path: Path, algorithm: str) -
     progress, reason = _search(
         run,
         search__algorithm=algorithm,
-        search__evaluations=24,
+        search__evaluations=16,
         target__options={"sleep_s": 0.15, "pids": str(pids)},
     )
 
@@ -359,7 +368,7 @@ def test_killed_env_runner_costs_no_evaluation(tmp_path: Path, algorithm: str) -
     assert killer.killed is not None
     assert reason is None
     records = read_records(run)
-    assert progress.done == len(records) == len({r.policy_id for r in records}) == 24
+    assert progress.done == len(records) == len({r.policy_id for r in records}) == 16
 
 
 # In the default run one is killed on a cluster of several nodes, see test_nodes.py.
@@ -409,26 +418,6 @@ def test_driver_joins_a_running_cluster(tmp_path: Path, ray_session: Any) -> Non
     assert outcome.code == 0, outcome.stderr
     assert {record.worker for record in read_records(tmp_path / "run")} == {0, 1}
     assert ray_session.is_initialized()
-
-
-def test_search_leaves_no_actor_behind(tmp_path: Path) -> None:
-    import ray
-
-    (pids := tmp_path / "pids").mkdir()
-    _search(
-        tmp_path / "run",
-        search__evaluations=4,
-        search__num_env_runners=1,
-        target__options={"pids": str(pids)},
-    )
-
-    runners = _runners(pids)
-    assert runners
-    deadline = time.monotonic() + 20
-    while any(map(is_alive, runners)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(map(is_alive, runners))
-    assert ray.util.list_named_actors(all_namespaces=True) == []
 
 
 @pytest.mark.parametrize("algorithm", get_args(RLAlgorithm))

@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl_compress.agent.rllib.lease import Holder, Lease
 from rl_compress.agent.rllib.metrics import RunMetrics
+from rl_compress.agent.rllib.publication import News, Publication
 from rl_compress.agent.rllib.turns import Turns
 from rl_compress.agent.task import Task
 from rl_compress.errors import RLCompressError, SearchStalledError, StorageError
-from rl_compress.evaluation.ledger import Claim, EvaluationLedger, Progress
+from rl_compress.evaluation.ledger import DRIVER, Claim, EvaluationLedger, Progress
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
-from rl_compress.searchers.screening import Known
-from rl_compress.space.search_space import Levels
 
 NAMESPACE = "rl_compress"
 
@@ -49,11 +50,28 @@ def answer(reference: Any) -> Any:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Where a search begins, or goes on."""
+
+    batches: int = 0
+    """Batches that were played."""
+    evaluation_ids: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Of the records that were let out, in that order."""
+    vain: int = 0
+    """See :class:`Turns`."""
+
+
 class Coordinator:
     """Runs as a named actor; after a restart it knows again what the store holds."""
 
     def __init__(
-        self, store: EvaluationStore, limit: int, kit: list[ray.ObjectRef], workers: int
+        self,
+        store: EvaluationStore,
+        limit: int,
+        kit: list[ray.ObjectRef],
+        workers: int,
+        begun: Begun,
     ) -> None:
         """Read the run's store and fetch the kit.
 
@@ -62,20 +80,24 @@ class Coordinator:
             limit: Number of evaluations.
             kit: Reference to the :class:`Task`, boxed.
             workers: Number of those that measure.
+            begun: Where an interrupted search goes on.
         """
         self._broken: RLCompressError | None = None
         self._kit: Task = ray.get(kit[0])
         self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
-        self._turns = Turns(workers)
+        self._turns = Turns(workers, begun.vain)
         self._leases: dict[int, Lease] = {}
         self._starts: dict[int, tuple[int, Holder]] = {}
-        self._answered: dict[str, tuple[Levels, float]] = {}
-        for record in self._ledger.references():
-            self._note_answer(record)
-        self._published, self._batches = Known.nothing(), 0
-        self._publication = threading.Condition()
-        # After a restart nobody knows how many batches were published, and nobody is to wait.
+        self._publication, self._batches = Publication(self._kit), begun.batches
+        self._published = threading.Condition()
+        # After a restart nobody knows what was published, and nobody is to wait.
         self._waits = not ray.get_runtime_context().was_current_actor_reconstructed
+        records = {record.evaluation_id: record for record in self._ledger.records()}
+        told = begun.evaluation_ids.tolist() if self._waits else records
+        self._publication.restore([records[number] for number in told])
+        for record in records.values():
+            if record.worker == DRIVER:
+                self._publication.note(record)
         self._metrics = RunMetrics(self._kit.problem.identity)
         self._metrics.show(self._ledger.progress())
 
@@ -125,7 +147,8 @@ class Coordinator:
 
         It is called when all have played a batch and none has begun to decide in the next, so what
         a worker knows does not depend on how quick the others are. What an interrupted run stored
-        counts only once it is asked for again: a resumed search repeats itself up to where it was.
+        since its state was saved counts only once it is asked for again: a resumed search repeats
+        itself up to where it was.
 
         Args:
             batches: How many were played, where workers wait for that.
@@ -133,31 +156,32 @@ class Coordinator:
         Returns:
             The run's figures, and why the search cannot go on; None while it can.
         """
-        with self._publication:
-            if self._answered:
-                # By id, for the order in which they were answered depends on timing.
-                answered = (of for _, of in sorted(self._answered.items()))
-                levels, rewards = zip(*answered, strict=True)
-                self._published = Known(np.stack(levels), np.array(rewards))
+        with self._published:
+            self._publication.let_out()
             self._batches = max(self._batches, batches)
-            self._publication.notify_all()
+            self._published.notify_all()
         progress = self._ledger.progress()
         self._turns.begin(progress.limit - progress.done)
         return progress, self._broken
 
-    def _note_answer(self, record: EvaluationRecord) -> None:
-        """Keep what workers learn from a record, once they are let; before anybody waits for it."""
-        if record.policy_id in self._answered:
-            return  # it is asked for again, and somebody waits
-        levels = self._kit.problem.space.levels_of(record.realised_policy())
-        self._answered[record.policy_id] = levels, record.reward
+    def begun(self) -> Begun:
+        """Return where the search is, to go on there after an interruption."""
+        ids = np.array(self._publication.evaluation_ids, dtype=np.int64)
+        return Begun(self._batches, ids, self._turns.vain)
 
     @ray.method(concurrency_group=_WAITING)
-    def published(self, batches: int = 0) -> Known:
-        """Return the records that :meth:`publish` let out, once it was told of so many batches."""
-        with self._publication:
-            self._publication.wait_for(lambda: not self._waits or self._batches >= batches)
-            return self._published
+    def published(self, batches: int = 0, size: int = 0, order: str = "", learned: int = 0) -> News:
+        """Return what :meth:`publish` let out, once it was told of so many batches.
+
+        Args:
+            batches: Their number.
+            size: See :meth:`Publication.since`, likewise the others.
+            order: Of the records known.
+            learned: Of how many there is a basis.
+        """
+        with self._published:
+            self._published.wait_for(lambda: not self._waits or self._batches >= batches)
+            return self._publication.since(size, order, learned)
 
     def claim(self, policy_id: str, worker: int, holder: Holder) -> Claim:
         """See :meth:`EvaluationLedger.claim`; nothing is granted when the search cannot go on.
@@ -178,7 +202,7 @@ class Coordinator:
         elif claim.status == "pending":
             self._release_the_dead()
         if claim.record is not None:
-            self._note_answer(claim.record)
+            self._publication.note(claim.record)
             self._metrics.show(self._ledger.progress())
         return claim
 
@@ -193,7 +217,7 @@ class Coordinator:
         """See :meth:`EvaluationLedger.complete`."""
         with self._storage():
             self._ledger.complete(record)
-        self._note_answer(record)
+        self._publication.note(record)
         self._metrics.show(self._ledger.progress())
 
     def fail(self, policy_id: str, worker: int, error: str, policy: str = "") -> None:
@@ -209,9 +233,9 @@ class Coordinator:
     def dismiss(self) -> None:
         """Let nobody measure anything more, or wait for anything: the search has ended."""
         self.give_up(SearchStalledError("search: it has ended"))
-        with self._publication:
+        with self._published:
             self._waits = False
-            self._publication.notify_all()
+            self._published.notify_all()
 
     def progress(self) -> Progress:
         """See :meth:`EvaluationLedger.progress`."""
@@ -274,7 +298,12 @@ class RemoteLedger:
 
 
 def start_coordinator(
-    name: str, store: EvaluationStore, limit: int, kit: ray.ObjectRef, workers: int
+    name: str,
+    store: EvaluationStore,
+    limit: int,
+    kit: ray.ObjectRef,
+    workers: int,
+    begun: Begun | None = None,
 ) -> Any:
     """Start the actor under a name that workers find it by; it restarts if it is killed.
 
@@ -287,6 +316,7 @@ def start_coordinator(
         kit: Reference to the :class:`Task`, which the caller keeps as long as the actor is to
             restart: Ray does not keep an argument that is too large to travel with the call.
         workers: Number of those that measure.
+        begun: Where an interrupted search goes on; by default it begins.
     """
     here = ray.get_runtime_context().get_node_id()
     options = {
@@ -298,4 +328,4 @@ def start_coordinator(
         "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
     }
     actor = ray.remote(concurrency_groups={_WAITING: _MOST_WAITING})(Coordinator)
-    return actor.options(**options).remote(store, limit, [kit], workers)
+    return actor.options(**options).remote(store, limit, [kit], workers, begun or Begun())

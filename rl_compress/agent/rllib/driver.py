@@ -17,14 +17,16 @@ from tensorboardX import SummaryWriter
 from rl_compress.agent.config import SearchConfig
 from rl_compress.agent.rllib.algorithms import make_config
 from rl_compress.agent.rllib.cluster import connected, with_gpus
-from rl_compress.agent.rllib.coordinator import answer, start_coordinator
+from rl_compress.agent.rllib.coordinator import Begun, answer, start_coordinator
 from rl_compress.agent.rllib.overlapping import OverlappingPPO
 from rl_compress.agent.rllib.quiet import without_native_warnings
 from rl_compress.agent.rllib.replay import seed_replay
+from rl_compress.agent.rllib.saved_state import SavedState, give, load, renew, save, take
 from rl_compress.agent.rllib.starting import started
 from rl_compress.agent.task import Task
 from rl_compress.errors import SearchStalledError
-from rl_compress.evaluation.ledger import Progress
+from rl_compress.evaluation.ledger import DRIVER, Progress
+from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.convergence import Convergence
 from rl_compress.searchers.mask_prior import first_odds
@@ -42,7 +44,14 @@ _SILENCE_POLL_S = 1.0
 _MAX_STALE_ITERATIONS = 50
 """Iterations without a new variant after which the agent counts as converged."""
 
-_CHECKPOINT_EVERY = 3
+_ERA = 16
+"""Batches after which generators are seeded anew, and the search's state may be saved."""
+
+_SAVED_EVERY_S, _SHARE = 10.0, 20
+"""Seconds between two times that the state is saved, and at least so many times what that took."""
+
+STATE = "search.state"
+"""Name of the file with the search's state."""
 
 _POLL_S = 0.25
 
@@ -62,21 +71,24 @@ def run_rllib(
     on_checkpoint: Callable[[], None] = lambda: None,
     address: str | None = None,
     advance: Advance = lambda _progress: None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Progress, str | None]:
     """Search with one of RLlib's algorithms on Ray.
 
-    A resumed run repeats the learning from its seed, and what it evaluated before is answered by
-    the ledger at once; so it continues where it was, with the same agent.
+    A resumed run goes on from the state that was saved last. What it evaluated since then it
+    proposes once more, and the ledger answers at once; so it continues where it was, with the same
+    agent. Where no state is saved beside the records, a new agent learns from all of them.
 
     Args:
         kit: What the workers need.
         config: The job's search section.
         store: The run's evaluations.
-        checkpoints: Folder for the algorithm's checkpoints, on a disk of the driver.
+        checkpoints: Folder for the search's state, on a disk of the driver.
         tensorboard: Folder for RLlib's logs, likewise.
-        on_checkpoint: Called when a checkpoint is whole.
+        on_checkpoint: Called when a state is saved.
         address: The Ray cluster; None for a local one.
         advance: Hears of progress several times a second.
+        say: Told what the user should know.
 
     Returns:
         The run's figures, and why it ended early, or None.
@@ -89,13 +101,15 @@ def run_rllib(
     steps, odds = _episode(kit, config)
     may_win = kit.problem.may_win
     convergence = Convergence(config.convergence, lambda: filter(may_win, store.read()))
+    saving = _Saving(checkpoints / STATE, config.seed, kit.learned_from, on_checkpoint)
+    state = saving.begin(store.read(), say)
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
         name = f"coordinator-{uuid.uuid4().hex}"
         kept = ray.put(kit)
         with without_native_warnings():
             coordinator = start_coordinator(
-                name, store, config.evaluations, kept, config.num_env_runners
+                name, store, config.evaluations, kept, config.num_env_runners, state.begun
             )
             made = make_config(with_gpus(config), name, steps, odds)
             try:
@@ -105,13 +119,14 @@ def run_rllib(
                 ray.kill(coordinator, no_restart=True)
                 raise
         seed_replay(algorithm, config.seed)
+        give(algorithm, state)
+        if saving.number:
+            renew(algorithm, config.seed, saving.number)
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
             # The agent's networks are small, and the runners need the cores.
             with threads(1), _watched(coordinator, advance):
-                reason = _train(
-                    algorithm, coordinator, checkpoints, on_checkpoint, writer, convergence
-                )
+                reason = _train(algorithm, coordinator, saving, writer, convergence)
             return answer(coordinator.progress.remote()), reason
         finally:
             writer.close()
@@ -120,6 +135,63 @@ def run_rllib(
                 ray.get(coordinator.dismiss.remote(), timeout=_DISMISSAL_S)
             algorithm.stop()
             ray.kill(coordinator, no_restart=True)
+
+
+class _Saving:
+    """Saves a search's state now and then."""
+
+    def __init__(
+        self, path: Path, seed: int, learned_from: int, on_save: Callable[[], None]
+    ) -> None:
+        self._path, self._seed, self._on_save = path, seed, on_save
+        self._learned_from = learned_from
+        self._due = 0.0
+        self.number = 0
+        """Of the era that begins; 0 for the first."""
+
+    def begin(self, records: Sequence[EvaluationRecord], say: Callable[[str], None]) -> SavedState:
+        """Return where the search goes on, or begins.
+
+        Args:
+            records: What is stored.
+            say: Told where they are all there is.
+        """
+        state = load(self._path)
+        ids = {record.evaluation_id for record in records}
+        if state is not None and ids.issuperset(state.begun.evaluation_ids.tolist()):
+            self.number = state.number
+            return state
+        if all(record.worker == DRIVER for record in records):
+            state = SavedState()
+        else:
+            say(
+                f"no state of the search is in {self._path}; a new agent goes on from the "
+                f"{len(records)} records"
+            )
+            # It is not to propose once more what the old one did from the same seed.
+            self.number = len(records)
+            begun = Begun(evaluation_ids=np.array([record.evaluation_id for record in records]))
+            state = SavedState(begun=begun, number=self.number)
+        save(self._path, state)
+        return state
+
+    def between_batches(self, algorithm: Any, coordinator: Any, *, ends: bool) -> None:
+        """Begin an era, if it is time; before, everything can be repeated from the seed."""
+        overlaps = isinstance(algorithm, OverlappingPPO)
+        number = algorithm.collected if overlaps else algorithm.iteration
+        if number % _ERA and not ends:
+            return
+        begun = answer(coordinator.begun.remote())
+        if not ends:
+            if len(begun.evaluation_ids) <= self._learned_from:
+                return
+            renew(algorithm, self._seed, number)
+        start = time.monotonic()
+        if start >= self._due or ends:
+            save(self._path, take(algorithm, begun, number))
+            took = time.monotonic() - start
+            self._due = start + max(_SAVED_EVERY_S, _SHARE * took)
+            self._on_save()
 
 
 def _episode(kit: Task, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
@@ -158,13 +230,12 @@ def _means(result: Mapping[str, Any]) -> dict[str, Any]:
 def _train(
     algorithm: Any,
     coordinator: Any,
-    checkpoints: Path,
-    on_checkpoint: Callable[[], None],
+    saving: _Saving,
     writer: SummaryWriter,
     convergence: Convergence,
 ) -> str | None:
     """Train until the evaluations are used up; return why it ended early, or None."""
-    stale = iteration = 0
+    stale = 0
     silent_since: float | None = None
     progress, broken = answer(coordinator.publish.remote())
 
@@ -178,7 +249,7 @@ def _train(
         return not (progress.exhausted or broken or convergence.reason(progress))
 
     if isinstance(algorithm, OverlappingPPO):
-        algorithm.publish = publish
+        algorithm.publish, algorithm.pause = publish, _ERA
     # A resumed run first replays what is stored, without new variants.
     patience = _MAX_STALE_ITERATIONS + progress.done
     while not progress.exhausted:
@@ -186,7 +257,6 @@ def _train(
             return reason
         before = progress
         result = algorithm.train()
-        iteration += 1
         publish()
         if broken is not None:
             raise broken
@@ -196,9 +266,7 @@ def _train(
             stale = stale + 1 if progress.done == before.done else 0
         else:
             silent_since = _wait(coordinator, silent_since)
-        if iteration % _CHECKPOINT_EVERY == 0 or progress.exhausted:
-            algorithm.save_to_path(str((checkpoints / "latest").resolve()))
-            on_checkpoint()
+        saving.between_batches(algorithm, coordinator, ends=progress.exhausted)
         if stale > patience:
             return f"the agent proposed no new variant in {stale} updates"
         if progress.failures > max(20, progress.done):

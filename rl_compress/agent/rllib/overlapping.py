@@ -49,11 +49,15 @@ class OverlappingPPO(PPO):
     """Lets env runners know what so many batches told; returns whether one more is to be played in
     the same training step, beside the one that is asked for already."""
 
-    _episodes: Any = None
+    episodes: Any = None
     """What the next update learns from; None before the first."""
+    collected = 0
+    """Batches that were played."""
+    pause = 0
+    """Batches after which a training step ends, and so nothing is played; 0 for never."""
     _weights: ray.ObjectRef | None = None
     """The networks' after the last update; None before the first, when env runners have them."""
-    _asked = _collected = 0
+    _asked = 0
     """Batches."""
 
     def setup(self, config: Any) -> None:
@@ -61,17 +65,24 @@ class OverlappingPPO(PPO):
         self._players: dict[int, set[int]] = {}
         super().setup(config)
 
+    def resume(self, batches: int, episodes: Any) -> None:
+        """Go on after so many batches, of which the last is to be learned from."""
+        self._asked = self.collected = batches
+        self.episodes = episodes
+        self._hand_out()
+
     def training_step(self) -> None:
         """Play batches, a few at most."""
         self._ask()
         goes_on = True
         for left in reversed(range(_MOST_UPDATES)):
-            if self._episodes:
+            if self.episodes:
                 self._learn()
-            asks_ahead = goes_on and left > 0
+            pauses = self.pause and self._asked % self.pause == 0
+            asks_ahead = goes_on and left > 0 and not pauses
             if asks_ahead:
                 self._ask()
-            goes_on = self._collect() and bool(self._episodes)
+            goes_on = self._collect() and bool(self.episodes)
             if not asks_ahead:
                 break
 
@@ -91,16 +102,16 @@ class OverlappingPPO(PPO):
             Whether one more is to be played.
         """
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            played = self._answers(self._collected)
+            played = self._answers(self.collected)
             for share in played:
                 # What nobody knows of, for its env runner died since, is stored or asked for again.
                 with contextlib.suppress(ray.exceptions.ObjectLostError):
                     answer(share.stored)
-        self._collected += 1
+        self.collected += 1
         # Env runners wait for this, and for nothing of what comes then.
-        goes_on = self.publish(self._collected)
-        self._episodes = [episode for share in played for episode in share.episodes]
-        if self._episodes:
+        goes_on = self.publish(self.collected)
+        self.episodes = [episode for share in played for episode in share.episodes]
+        if self.episodes:
             self.metrics.aggregate([share.metrics for share in played], key=ENV_RUNNER_RESULTS)
         return goes_on
 
@@ -119,7 +130,7 @@ class OverlappingPPO(PPO):
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             results = self.learner_group.update(
-                episodes=self._episodes,
+                episodes=self.episodes,
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
                 num_epochs=self.config.num_epochs,
                 minibatch_size=self.config.minibatch_size,
@@ -127,12 +138,16 @@ class OverlappingPPO(PPO):
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            networks = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
-            state = self.learner_group.get_state(components=networks, inference_only=True)
-            of_learner = state[COMPONENT_LEARNER]
-            self._weights = ray.put(
-                {name: of_learner[name] for name in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
-            )
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Let env runners have the networks' weights, from the next batch asked for on."""
+        networks = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        state = self.learner_group.get_state(components=networks, inference_only=True)
+        of_learner = state[COMPONENT_LEARNER]
+        self._weights = ray.put(
+            {name: of_learner[name] for name in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+        )
 
 
 @dataclass(frozen=True, slots=True)

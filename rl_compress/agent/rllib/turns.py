@@ -15,15 +15,16 @@ class Turns:
     then, the next batch shares out, and more freely if nobody could use a turn at all.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, vain: int = 0) -> None:
         """Begin with a turn for every request.
 
         Args:
             workers: Their number; they are counted from 1.
+            vain: Batches, of an interrupted search, in which nobody could use a turn.
         """
         self._workers = workers
         self._turns = math.inf
-        self._used, self._vain = False, 0
+        self._used, self.vain = False, vain
         self._requests: Counter[int] = Counter()
         self._last: dict[int, str] = {}
 
@@ -34,8 +35,8 @@ class Turns:
             left: Evaluations that the run has left.
         """
         if self._requests:
-            self._vain = 0 if self._used else self._vain + 1
-        self._turns = left + self._vain * self._workers
+            self.vain = 0 if self._used else self.vain + 1
+        self._turns = left + self.vain * self._workers
         self._used = False
         self._requests.clear()
         self._last.clear()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import ray
+import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from safetensors.torch import load_file
 
@@ -19,13 +20,14 @@ from rl_compress.agent.env import CompressionEnv
 from rl_compress.agent.mask_env import MaskEnv
 from rl_compress.agent.rllib.coordinator import NAMESPACE, RemoteLedger, answer
 from rl_compress.agent.rllib.lease import Holder
+from rl_compress.agent.rllib.publication import News
 from rl_compress.agent.rllib.weights import local_weights
 from rl_compress.agent.task import Task
 from rl_compress.errors import RLCompressError, SearchStalledError
 from rl_compress.evaluation.candidates import CandidateEvaluator
 from rl_compress.evaluation.evaluator import Evaluator
 from rl_compress.evaluation.shared import SharedEvaluator
-from rl_compress.searchers.screening import Known
+from rl_compress.searchers.known import Known
 from rl_compress.targets.factory import lend_factory, make_target
 
 if TYPE_CHECKING:
@@ -37,7 +39,27 @@ logger = logging.getLogger(__name__)
 class _Worker(gym.Env[Any, Any]):
     """What is common to the envs of env runners."""
 
+    proposed: set[bytes]
+
     _ledger: RemoteLedger
+    _renewal: int | None = None
+
+    def renew(self, seed: int) -> None:
+        """Draw from another seed from the next episode on; so there is no generator to be saved."""
+        self._renewal = seed
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        renewal, self._renewal = self._renewal, None
+        if renewal is None:
+            return super().reset(seed=seed, options=options)
+        torch.manual_seed(renewal)  # actions are drawn in this process, too
+        proposed = self.proposed
+        begun = super().reset(seed=renewal, options=options)
+        self.proposed |= proposed
+        return begun
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step; if it fails, end the search with the reason.
@@ -145,26 +167,41 @@ class SampleEnd(RLlibCallback):
 
 
 class _Published:
-    """The records that the coordinator let out, fetched once for each sample."""
+    """The records that the coordinator let out, whose news are fetched once for each sample."""
 
     def __init__(self, coordinator_name: str) -> None:
         self._coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
         self._asked: ray.ObjectRef | None = None
-        self._known: Known | None = None
+        self._heard = False
+        self._known, self._size, self._order = Known(), 0, ""
         self.batches = 0
 
     def ask(self) -> None:
         if self._asked is None:
-            self._asked = self._coordinator.published.remote(self.batches)
+            basis = self._known.basis
+            learned = 0 if basis is None else basis.size
+            self._asked = self._coordinator.published.remote(
+                self.batches, self._size, self._order, learned
+            )
+            self._heard = False
 
     def __call__(self) -> Known:
+        """Return what is known; what is added to it is forgotten when this is called again."""
         self.ask()
-        if self._known is None:
-            self._known = ray.get(self._asked)
+        self._known.cut(self._size)
+        if not self._heard:
+            news: News = ray.get(self._asked)
+            self._heard, self._order = True, news.order
+            if not news.after:
+                self._known = Known()
+            if len(news.levels):
+                self._known.add(news.levels, news.rewards)
+            self._known.basis = news.basis or self._known.basis
+            self._size = len(self._known)
         return self._known
 
     def forget(self) -> None:
-        self._asked = self._known = None
+        self._asked = None
 
 
 def _equip(config: EnvContext) -> tuple[Task, CandidateEvaluator, RemoteLedger]:

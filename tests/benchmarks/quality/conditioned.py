@@ -17,8 +17,8 @@ from figures import write_study
 
 from rl_compress.agent.rllib.cluster import connected
 from rl_compress.runs.environment import describe_environment
+from rl_compress.searchers.known import Known
 from rl_compress.searchers.proposing import proposals
-from rl_compress.searchers.screening import Known
 
 from .searches import search
 from .statistics import Spread

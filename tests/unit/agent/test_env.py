@@ -16,7 +16,7 @@ from rl_compress.agent.env import CompressionEnv
 from rl_compress.agent.task import Task
 from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
-from rl_compress.searchers.screening import Known
+from rl_compress.searchers.known import Known
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
 from rl_compress.space.space_config import SpaceConfig
@@ -241,14 +241,14 @@ def test_what_this_env_measured_is_learned_from_at_once(make_task: MakeTask, eva
     settings = task.settings.model_copy(update={"screening": True})
     task = dataclasses.replace(task, settings=settings)
     told = Known(task.problem.space.smallest[None], np.array([-9.0]))
-    published = [Known.nothing(), Known.nothing(), told]
+    published = [Known(), Known(), told]
     env = CompressionEnv(task, evaluate, lambda: published.pop(0))
     assert env._screening is not None
-    learned: list[Known] = []
+    learned: list[Any] = []
     improve = env._screening.improve
 
     def spy(proposal: Levels, budget: Budget, known: Known, rng: np.random.Generator) -> Levels:
-        learned.append(known)
+        learned.append(known.levels.tolist())
         return improve(proposal, budget, known, rng)
 
     env._screening.improve = spy  # type: ignore[method-assign]
@@ -257,7 +257,7 @@ def test_what_this_env_measured_is_learned_from_at_once(make_task: MakeTask, eva
         env.step(np.zeros(env.action_space.shape, dtype=np.float32))
         env.reset()
     measured = [levels.tolist() for levels, _ in evaluate.asked]
-    assert [known.levels.tolist() for known in learned] == [
+    assert learned == [
         [],
         measured[:1],
         [told.levels[0].tolist(), *measured[:2]],

@@ -15,6 +15,7 @@ from rl_compress.space.compression_policy import CompressionPolicy, Decision
 from rl_compress.runs.failure import Failure
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.schema import to_table
+from rl_compress.runs import store as store_module
 from rl_compress.runs.store import EvaluationStore
 
 
@@ -80,6 +81,20 @@ def test_a_compacted_store_takes_more(tmp_path: Path) -> None:
     store.compact()
     assert [record.evaluation_id for record in store.read()] == [0, 1, 2, 3]
     assert len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+def test_parts_of_one_record_are_merged_when_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MERGED", 4)
+    written: list[str] = []
+    store = EvaluationStore(tmp_path, lambda path: written.append(path.name))
+    records = [make_record(index) for index in range(11)]
+    for record in [*records[6:], *records[:6]]:
+        store.append(record)
+    assert len(list(tmp_path.glob("*.parquet"))) == 2 + 3
+    assert "part-000006-000009.parquet" in written
+    assert EvaluationStore(tmp_path).read() == records
 
 
 def test_rows_left_twice_by_a_crash_in_compaction_count_once(tmp_path: Path) -> None:

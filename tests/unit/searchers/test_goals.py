@@ -15,8 +15,8 @@ from rl_compress.evaluation.ledger import EvaluationLedger
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.goals import Goal, drawn_budgets, reference_rewards, shares
+from rl_compress.searchers.known import Known
 from rl_compress.searchers.prior import greedy_levels
-from rl_compress.searchers.screening import Known
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.search_space import Levels
@@ -88,7 +88,7 @@ class Played:
 
         def records() -> Known:
             if not known:
-                return Known.nothing()
+                return Known()
             return Known(np.stack([w for w, _ in known]), np.array([r for _, r in known]))
 
         changes = {"episode": "whole", "screening": screens}
@@ -151,12 +151,10 @@ def test_rewards_are_relative_to_the_episodes_own_prior(
 def test_the_best_known_is_within_the_budget(compressor: Compressor, budget: Budget) -> None:
     space = compressor.space
     known = Known(np.stack([space.full, space.smallest]), np.array([1.0, 0.0]))
-    within = known.within(budget, compressor.costs)
-    np.testing.assert_array_equal(within.best(space.full), space.smallest)
-    tight = Budget((("macs", 1.0),))
-    np.testing.assert_array_equal(
-        known.within(tight, compressor.costs).best(space.smallest), space.smallest
-    )
+    levels, rewards = known.best(budget, compressor.costs, 2)
+    np.testing.assert_array_equal(levels, [space.smallest])
+    assert rewards.tolist() == [0.0]
+    assert not len(known.best(Budget((("macs", 1.0),)), compressor.costs, 2)[0])
 
 
 def test_a_record_beyond_the_jobs_budget_does_not_win(

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pytest
 from joint_toy import BUDGET, LAYERS, SPACE, Sizes, curves, loss, reward
 
+from rl_compress.searchers.known import Known
 from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.reward_predictor import RewardPredictor
-from rl_compress.searchers.screening import Known, Screening
+from rl_compress.searchers.screening import Screening
 from rl_compress.searchers.sensitivity import SensitivityCurves
 from rl_compress.space.budget import Budget
 from rl_compress.space.projection import project
@@ -74,7 +75,7 @@ def search(seed: int, evaluations: int) -> float:
     levels = [start, project(np.full(len(SPACE), 0.5), BUDGET, SPACE, SIZES)]
     while len(levels) < evaluations:
         known = Known(np.stack(levels), np.array([reward(row) for row in levels]))
-        centre = SPACE.kept(known.best(start))
+        centre = SPACE.kept(known.best(BUDGET, SIZES, 1)[0][0])
         wish = centre + rng.normal(0.0, 0.08, len(SPACE))
         proposal = project(wish, BUDGET, SPACE, SIZES)
         levels.append(screening.improve(proposal, BUDGET, known, rng))
@@ -125,15 +126,16 @@ def test_rewards_above_the_uncompressed_targets_are_told_apart(saved: float) -> 
     assert reward(found) > np.quantile(known.rewards, 0.75)
 
 
-def test_records_of_others_are_added_once() -> None:
-    mine = Known(np.array([[1, 2], [3, 4]]), np.array([0.1, 0.2]))
-    others = Known(np.array([[3, 4], [5, 6]]), np.array([0.2, 0.3]))
-    both = mine.with_others(others)
-    assert both.levels.tolist() == [[1, 2], [3, 4], [5, 6]]
-    assert both.rewards.tolist() == [0.1, 0.2, 0.3]
-    assert mine.with_others(mine) is mine
-    assert mine.with_others(Known.nothing()) is mine
-    assert Known.nothing().with_others(mine) is mine
+def test_records_are_added_once_and_the_last_are_cut_again() -> None:
+    known = Known(np.array([[1, 2], [3, 4]]), np.array([0.1, 0.2]))
+    known.add(np.array([[3, 4], [5, 6]]), np.array([0.2, 0.3]))
+    assert known.levels.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert known.rewards.tolist() == [0.1, 0.2, 0.3]
+    known.cut(2)
+    assert np.array([5, 6]) not in known
+    known.add(np.array([[7, 8]]), np.array([0.4]))
+    assert known.levels.tolist() == [[1, 2], [3, 4], [7, 8]]
+    assert len(known) == 3
 
 
 def test_first_proposals_leave_nothing_of_the_budget_where_levels_are_many() -> None:
@@ -151,7 +153,7 @@ def test_first_proposals_leave_nothing_of_the_budget_where_levels_are_many() -> 
     screening = Screening(wide, sizes, SensitivityCurves(names, amounts, drops, decides), 0.0)
     rng = np.random.default_rng(0)
 
-    first = [screening.improve(wide.full, budget, Known.nothing(), rng) for _ in range(4)]
+    first = [screening.improve(wide.full, budget, Known(), rng) for _ in range(4)]
 
     assert len({row.tobytes() for row in first}) == 4
     for levels in first:
