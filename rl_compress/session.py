@@ -427,8 +427,7 @@ class Session:
             on_checkpoint=self.run.push,
             tensorboard=self.run.path / "tensorboard",
             address=self.address,
-            advance=self.monitor.searched,
-            say=self.monitor.say,
+            monitor=self.monitor,
         )
 
     def _ranking(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
@@ -15,11 +15,11 @@ from torch import nn
 
 from rl_compress.errors import ConfigError, CorruptFileError, RLCompressError, summary
 from rl_compress.export.deployed import Deployment
-from rl_compress.export.format import Delivered, Format, InputsOf
+from rl_compress.export.format import Delivered, Format
 from rl_compress.export.manifest import FileEntry, InputSpec, Manifest
 from rl_compress.export.native import ARCHITECTURE_FILE, WEIGHTS_FILE, Native
 from rl_compress.export.packed_layers import pack_layers
-from rl_compress.export.packed_state import Packing, unpack_state
+from rl_compress.export.packed_state import unpack_state
 from rl_compress.export.tensor_file import read_tensors
 from rl_compress.model.described import remade
 from rl_compress.model.nested import Inputs, tensors_in
@@ -32,9 +32,6 @@ from rl_compress.targets.checkpoint import with_versions
 from rl_compress.targets.factory import TargetConfig, make_target
 from rl_compress.targets.target import Target
 from rl_compress.variants.copied_out import make_room
-
-if TYPE_CHECKING:
-    from rl_compress.space.compression_policy import CompressionPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -123,27 +120,16 @@ class ExportConfig(BaseModel):
 
 def save_artifact(
     directory: Path,
-    model: nn.Module,
-    manifest: Manifest,
-    policy: CompressionPolicy,
-    example_inputs: Inputs,
+    delivered: Delivered,
     config: ExportConfig,
-    packing: Packing | None = None,
-    *,
-    inputs_of: InputsOf = lambda _split: iter(()),
     deployment: Deployment | None = None,
 ) -> Manifest:
     """Write a compressed model into a folder, which appears whole or not at all.
 
     Args:
         directory: The folder, replaced where it exists.
-        model: The compressed model in evaluation mode, on any device; left as it is.
-        manifest: How it was made; the entries about files are filled in here.
-        policy: The compression policy that was carried out.
-        example_inputs: Inputs of one forward pass, batch size 1.
+        delivered: The model, and how it was made; what is about files is filled in here.
         config: What to write.
-        packing: Which weights are quantized or sparse, and are stored packed.
-        inputs_of: Yields what the model is called with for each batch of a split.
         deployment: Measures the files that were asked for and that a runtime runs.
 
     Returns:
@@ -160,12 +146,11 @@ def save_artifact(
     if unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
-    packing = packing or Packing()
-    delivered = Delivered(model, manifest, policy, example_inputs, packing, inputs_of)
     failures = []
     running = {}
     try:
-        (unfinished / POLICY_FILE).write_text(policy.to_json(indent=2) + "\n", encoding="utf-8")
+        policy = delivered.policy.to_json(indent=2)
+        (unfinished / POLICY_FILE).write_text(f"{policy}\n", encoding="utf-8")
         for wanted in formats:
             failure = _try(wanted, delivered, unfinished)
             if failure is not None and wanted.required:
@@ -177,9 +162,9 @@ def save_artifact(
         if deployment is not None and running:
             delivered.entries["deployed"] = deployment.measure(running)
         files = sorted(path for path in unfinished.iterdir() if path.is_file())
-        manifest = manifest.model_copy(
+        manifest = delivered.manifest.model_copy(
             update={
-                "inputs": _input_specs(example_inputs),
+                "inputs": _input_specs(delivered.example_inputs),
                 **delivered.entries,
                 "files": {path.name: FileEntry.of(path) for path in files},
             }

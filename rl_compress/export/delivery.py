@@ -13,6 +13,7 @@ from rl_compress.costs.latency import REPEATS, WARMUP, device_name
 from rl_compress.export.artifact import save_artifact
 from rl_compress.export.deployed import Deployment
 from rl_compress.export.fine_tuned import Original, Sections, fine_tune_variant
+from rl_compress.export.format import Delivered
 from rl_compress.export.manifest import (
     CostChange,
     LatencyChange,
@@ -137,12 +138,7 @@ def deliver(
 
     return save_artifact(
         directory,
-        smaller,
-        manifest,
-        policy,
-        example_inputs,
+        Delivered(smaller, manifest, policy, example_inputs, packing, inputs_of),
         export,
-        packing,
-        inputs_of=inputs_of,
-        deployment=Deployment(model, target, example_inputs, export.latency_batch_size, passes),
+        Deployment(model, target, example_inputs, export.latency_batch_size, passes),
     )

@@ -32,7 +32,7 @@ class Delivered:
     policy: CompressionPolicy
     example_inputs: Inputs
     """Inputs of one forward pass, batch size 1."""
-    packing: Packing
+    packing: Packing = field(default_factory=Packing)
     """Which weights are quantized or sparse, and can be stored packed."""
     inputs_of: InputsOf = lambda _split: iter(())
     entries: dict[str, Any] = field(default_factory=dict)

@@ -210,6 +210,7 @@ def policies(space: Any) -> dict[str, Any]:
 def deliver_and_load(session: Any, job: Any, levels: Any) -> tuple[nn.Module, nn.Module]:
     """Return a variant as it is delivered, without training, and the same read from its folder."""
     from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
+    from rl_compress.export.format import Delivered
     from rl_compress.export.manifest import Manifest
 
     compressor = session.problem.compressor
@@ -219,7 +220,8 @@ def deliver_and_load(session: Any, job: Any, levels: Any) -> tuple[nn.Module, nn
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "best"
         config = ExportConfig(onnx=False)
-        save_artifact(artifact, delivered, manifest, policy, session.example_inputs, config)
+        written = Delivered(delivered, manifest, policy, session.example_inputs)
+        save_artifact(artifact, written, config)
         return delivered.eval(), load_compressed(artifact)
 
 

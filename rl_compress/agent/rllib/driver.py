@@ -26,6 +26,7 @@ from rl_compress.agent.rllib.starting import started
 from rl_compress.agent.task import Task
 from rl_compress.errors import SearchStalledError
 from rl_compress.evaluation.ledger import DRIVER, Progress
+from rl_compress.monitor import Monitor
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.runs.store import EvaluationStore
 from rl_compress.searchers.convergence import Convergence
@@ -68,10 +69,9 @@ def run_rllib(
     store: EvaluationStore,
     checkpoints: Path,
     tensorboard: Path,
+    monitor: Monitor,
     on_checkpoint: Callable[[], None] = lambda: None,
     address: str | None = None,
-    advance: Advance = lambda _progress: None,
-    say: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Progress, str | None]:
     """Search with one of RLlib's algorithms on Ray.
 
@@ -87,8 +87,7 @@ def run_rllib(
         tensorboard: Folder for RLlib's logs, likewise.
         on_checkpoint: Called when a state is saved.
         address: The Ray cluster; None for a local one.
-        advance: Hears of progress several times a second.
-        say: Told what the user should know.
+        monitor: Hears of progress several times a second.
 
     Returns:
         The run's figures, and why it ended early, or None.
@@ -102,7 +101,7 @@ def run_rllib(
     may_win = kit.problem.may_win
     convergence = Convergence(config.convergence, lambda: filter(may_win, store.read()))
     saving = _Saving(checkpoints / STATE, config.seed, kit.learned_from, on_checkpoint)
-    state = saving.begin(store.read(), say)
+    state = saving.begin(store.read(), monitor.say)
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
         name = f"coordinator-{uuid.uuid4().hex}"
@@ -125,7 +124,7 @@ def run_rllib(
         writer = SummaryWriter(str(tensorboard), write_to_disk=True)
         try:
             # The agent's networks are small, and the runners need the cores.
-            with threads(1), _watched(coordinator, advance):
+            with threads(1), _watched(coordinator, monitor.searched):
                 reason = _train(algorithm, coordinator, saving, writer, convergence)
             return answer(coordinator.progress.remote()), reason
         finally:

@@ -21,6 +21,7 @@ from rl_compress.errors import (
 )
 from rl_compress.export import native, onnx_export
 from rl_compress.export.artifact import ExportConfig, load_compressed, save_artifact
+from rl_compress.export.format import Delivered
 from rl_compress.export.manifest import FileEntry, Manifest
 from rl_compress.export.packed_state import Packing
 from rl_compress.model.axes import Axis
@@ -98,7 +99,7 @@ def save(
 ) -> Manifest:
     target = {"factory": f"{__name__}:NetTarget", "options": options, "weights": None}
     manifest = Manifest(target=target, policy_id=POLICY.policy_id)
-    return save_artifact(directory, compressed, manifest, POLICY, EXAMPLE, config)
+    return save_artifact(directory, Delivered(compressed, manifest, POLICY, EXAMPLE), config)
 
 
 def test_a_loaded_model_computes_what_was_saved(compressed: nn.Module, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_overlapping_views_are_stored_whole(tmp_path: Path) -> None:
     model.register_buffer("all", shared)
     model.register_buffer("head", shared[:2])
     manifest = Manifest(target={}, policy_id="a")
-    manifest = save_artifact(tmp_path / "best", model, manifest, POLICY, (), NO_ONNX)
+    manifest = save_artifact(tmp_path / "best", Delivered(model, manifest, POLICY, ()), NO_ONNX)
     assert manifest.aliases == {}
     assert load_file(tmp_path / "best" / "model.safetensors")["head"].tolist() == [0.0, 1.0]
 
@@ -289,7 +290,8 @@ def test_packed_in_memory_a_model_computes_the_same(tmp_path: Path, bits: int) -
     found = quantize_weights(model, config, {"0": bits, "2": bits})
     manifest = Manifest(target={}, policy_id="a")
     packing = Packing(Quantization(found))
-    save_artifact(tmp_path / "best", model, manifest, POLICY, EXAMPLE, NO_ONNX, packing)
+    delivered = Delivered(model, manifest, POLICY, EXAMPLE, packing)
+    save_artifact(tmp_path / "best", delivered, NO_ONNX)
 
     loaded = load_compressed(tmp_path / "best", packed=True)
 
@@ -334,7 +336,7 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
 
     manifest = Manifest(target={}, policy_id="a")
     with pytest.raises(UnsupportedLayerError, match=r"_extra_state.*must be tensors"):
-        save_artifact(tmp_path / "best", Odd(), manifest, POLICY, EXAMPLE, NO_ONNX)
+        save_artifact(tmp_path / "best", Delivered(Odd(), manifest, POLICY, EXAMPLE), NO_ONNX)
     assert list(tmp_path.iterdir()) == []
 
 
