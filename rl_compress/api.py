@@ -23,6 +23,7 @@ from rl_compress.session import Session
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.targets.factory import HELD
 from rl_compress.targets.memory import held_target
+from rl_compress.validation import did_you_mean
 
 
 def search(
@@ -206,6 +207,11 @@ def _job(
         raise ConfigError("give a job, or else model=…, data=… and budget=…")
     if "target" in sections:
         raise ConfigError("target: it is the model given; leave either out")
+    for name in sections:
+        if name not in Job.model_fields:
+            known = ("model", "data", *shortcuts, *Job.model_fields)
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"keywords: unknown key {name}{hint}")
     values = {"name": _name(model), **sections, "target": {"factory": HELD}}
     if budget is not None:
         values["budget"] = dict(budget)

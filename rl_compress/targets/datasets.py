@@ -139,7 +139,11 @@ def read(loader: DataLoader[Any], where: str, most: float = math.inf) -> TensorD
                     sum(map(num_samples, batches)),
                 )
                 break
+        if not batches:
+            raise TargetError(f"{where}: it is empty; give some samples")
         whole = joined(batches)
+    except TargetError:
+        raise
     except Exception as error:
         raise TargetError(
             f"{where}: cannot be read into tensors ({summary(error)}); all its inputs must "

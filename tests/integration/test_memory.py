@@ -119,6 +119,7 @@ def test_a_policy_is_carried_out(net: nn.Module, run: Path, tmp_path: Path) -> N
         ({"data": {"train": 1}}, r"unknown|missing"),
         ({"budget": None}, "keywords: missing key budget"),
         ({"serach": {}}, "keywords: unknown key serach; did you mean search"),
+        ({"evalutions": 3}, "keywords: unknown key evalutions; did you mean evaluations"),
         ({"target": {"factory": "digits"}}, "target: it is the model given"),
         ({"evaluations": 5, "search": {"evaluations": 6}}, "evaluations: search.* something else"),
         ({"data": {**blobs(), "test": blobs()["search"]}}, "'search' and 'test' share 128"),

@@ -32,8 +32,11 @@ class _Items(Dataset[Any]):
 
 
 class _Stream(IterableDataset[Any]):
+    def __init__(self, count: int = 100) -> None:
+        self._count = count
+
     def __iter__(self) -> Iterator[Any]:
-        return iter(_Items(100))  # type: ignore[call-overload]
+        return iter([_Items(self._count)[index] for index in range(self._count)])
 
 
 def _values(dataset: Any) -> list[int]:
@@ -119,6 +122,7 @@ def test_arrays_and_tensors_with_gradients_are_taken_as_they_are() -> None:
         ({"train": 3, "test": TEST}, "map-style Dataset.* but got int"),
         ({"train": [("text", 1)] * 40, "test": TEST}, "inputs must be tensors.* type str"),
         ({"train": _Items(2), "test": TEST}, "2 samples are too few"),
+        ({"train": _Stream(0), "test": TEST}, r"data\['train'\]: it is empty"),
         (
             {"train": TRAIN, "search": [(torch.zeros(n), 0) for n in (1, 2, 3)], "test": TEST},
             r"data\['search'\]: cannot be read into tensors .* of one shape",
