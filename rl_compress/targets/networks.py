@@ -141,3 +141,69 @@ class MobileNet(nn.Module):
         features = self.stages(self.activation(self.bn(self.stem(images))))
         features = self.activation(self.head_bn(self.head(features)))
         return self.classifier(features.mean(dim=(2, 3)))
+
+
+class _Attention(nn.Module):
+    """Self-attention of every token to all, in heads (Vaswani et al., NeurIPS 2017)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.head_size = width // heads
+        self.query, self.key, self.value, self.project = (
+            nn.Linear(width, width) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # As many heads as there are outputs for: some may have been removed.
+        query, key, value = (
+            layer(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.project(mixed.transpose(1, 2).flatten(2))
+
+
+class _TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron, each on normalized tokens, beside a shortcut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = _Attention(width, heads)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    """A vision transformer: patches, a class token, blocks (Dosovitskiy et al., ICLR 2021)."""
+
+    def __init__(
+        self, inputs: int, side: int, patch: int, width: int, heads: int, blocks: int, classes: int
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            inputs: Channels of the images.
+            side: Height and width of the images.
+            patch: Height and width of a patch.
+            width: Features of a token.
+            heads: Heads of each attention.
+            blocks: Number of blocks.
+            classes: Number of logits.
+        """
+        super().__init__()
+        self.patches = nn.Conv2d(inputs, width, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + (side // patch) ** 2, width))
+        self.blocks = nn.Sequential(*(_TransformerBlock(width, heads) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, side, side)``."""
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1)
+        return self.classifier(self.norm(self.blocks(tokens + self.positions))[:, 0])

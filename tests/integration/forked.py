@@ -38,7 +38,8 @@ class Forked:
         for file in self._files:
             file.touch()
         self._process = _context.Process(
-            target=_run, args=(list(arguments), str(cwd), *map(str, self._files))
+            target=_run,
+            args=(list(arguments), str(cwd), dict(os.environ), *map(str, self._files)),
         )
         self._process.start()
         self.pid = self._process.pid
@@ -71,7 +72,9 @@ class Forked:
         return stdout, stderr
 
 
-def _run(arguments: list[str], cwd: str, stdout: str, stderr: str) -> None:
+def _run(
+    arguments: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str
+) -> None:
     """Be the command: as `python -m rl_compress.cli` is."""
     for name, number in ((os.devnull, 0), (stdout, 1), (stderr, 2)):
         os.dup2(os.open(name, os.O_RDWR), number)
@@ -80,6 +83,8 @@ def _run(arguments: list[str], cwd: str, stdout: str, stderr: str) -> None:
         os.fdopen(number, "w", 1, encoding="utf-8", closefd=False) for number in (1, 2)
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(cwd)
     sys.path.insert(0, cwd)
     sys.argv = ["rl-compress", *arguments]

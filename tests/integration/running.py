@@ -123,7 +123,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def finish(process: Running, timeout_s: float = 120) -> Outcome:
+def finish(process: Running, timeout_s: float = 240) -> Outcome:
     """Wait for a process, and kill it if it takes too long."""
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
@@ -135,13 +135,13 @@ def finish(process: Running, timeout_s: float = 120) -> Outcome:
 
 
 def run_process(
-    *arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 120
+    *arguments: object, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 240
 ) -> Outcome:
     """Run a command as a process of its own."""
     return finish(start(*arguments, cwd=cwd, env=env), timeout_s)
 
 
-def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float = 180) -> None:
     """Wait until a process has come so far."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import rl_compress
 from rl_compress.export import delivery
+from rl_compress.export.format import Delivered
 from rl_compress.monitor import SilentMonitor
 from rl_compress.targets import SPLITS, Target
 from rl_compress.targets.batches import NestedDataset
@@ -150,9 +151,9 @@ def test_it_is_searched_delivered_and_loaded(
     saved: list[nn.Module] = []
     save = delivery.save_artifact
 
-    def keep(directory: Path, smaller: nn.Module, *others: Any) -> Any:
-        saved.append(smaller)
-        return save(directory, smaller, *others)
+    def keep(directory: Path, delivered: Delivered, *others: Any) -> Any:
+        saved.append(delivered.model)
+        return save(directory, delivered, *others)
 
     monkeypatch.setattr(delivery, "save_artifact", keep)
     # Exporting takes seconds: once by place, once by keyword.
