@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from rl_compress.targets.networks import MobileNet, PlainCNN, ResNet
+from rl_compress.targets.networks import MobileNet, PlainCNN, ResNet, ViT
 from rl_compress.targets.options import choose, require_whole_numbers
 from rl_compress.targets.pretrained import PretrainedTarget, PretrainingConfig
 from rl_compress.targets.splits import disjoint_splits
@@ -21,21 +21,28 @@ _SIZES = {"train": 0.55, "calibration": 0.10, "search": 0.15, "test": 0.20}
 
 
 def digits(
-    model: str = "cnn", width: int = 16, epochs: int = 30, seed: int = 0
+    model: str = "cnn", width: int = 16, epochs: int | None = None, seed: int = 0
 ) -> PretrainedTarget:
     """Make the digits target.
 
     Args:
-        model: ``cnn`` (six convolutions with BatchNorm), ``resnet`` (six residual blocks) or
-            ``mobilenet`` (six inverted residual blocks with depthwise convolutions).
-        width: Channels of the first layers; later ones have two and four times as many.
-        epochs: Passes over the 988 training images in pre-training.
+        model: ``cnn`` (six convolutions with BatchNorm), ``resnet`` (six residual blocks),
+            ``mobilenet`` (six inverted residual blocks with depthwise convolutions) or ``vit`` (a
+            vision transformer of four blocks with four heads, on patches of 2 x 2 pixels).
+        width: Channels of the first layers; later ones have two and four times as many. Features of
+            a head of ``vit``.
+        epochs: Passes over the 988 training images in pre-training; by default 30, and 100 of
+            ``vit``.
         seed: Of the splits, the initial weights and the pre-training.
 
     Raises:
         TargetError: An option has a wrong value.
     """
-    network = choose("model", model, {"cnn": _cnn, "resnet": _resnet, "mobilenet": _mobilenet})
+    networks = {"cnn": _cnn, "resnet": _resnet, "mobilenet": _mobilenet, "vit": _vit}
+    network = choose("model", model, networks)
+    is_vit = model == "vit"
+    if epochs is None:
+        epochs = 100 if is_vit else 30
     require_whole_numbers(at_least=1, width=width, epochs=epochs)
     require_whole_numbers(at_least=0, seed=seed)
     return PretrainedTarget(
@@ -47,7 +54,13 @@ def digits(
         # had .2 points less test accuracy (five seeds each).
         augments=False,
         pretraining=PretrainingConfig(
-            epochs=epochs, batch_size=64, max_shift=1, seed=seed, threads=1
+            epochs=epochs,
+            batch_size=64,
+            max_shift=1,
+            seed=seed,
+            learning_rate=1e-3 if is_vit else 1e-2,
+            weight_decay=0.05 if is_vit else 1e-3,
+            threads=1,
         ),
     )
 
@@ -68,3 +81,7 @@ def _resnet(width: int) -> nn.Module:
 
 def _mobilenet(width: int) -> nn.Module:
     return MobileNet(1, [width, 2 * width, 4 * width], blocks=2, classes=10)
+
+
+def _vit(width: int) -> nn.Module:
+    return ViT(1, 8, patch=2, width=4 * width, heads=4, blocks=4, classes=10)

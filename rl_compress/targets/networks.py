@@ -149,9 +149,7 @@ class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.head_size = width // heads
-        self.query, self.key, self.value, self.project = (
-            nn.Linear(width, width) for _ in range(4)
-        )
+        self.query, self.key, self.value, self.project = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         # As many heads as there are outputs for: some may have been removed.

@@ -47,7 +47,7 @@ def test_the_cnn_learns(cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["cnn", "resnet", "mobilenet"])
+@pytest.mark.parametrize("model", ["cnn", "resnet", "mobilenet", "vit"])
 def test_the_default_reaches_its_accuracy(cache: Path, model: str) -> None:
     target = digits(model)
     assert target.score(target.build(), "test") >= 97.5
@@ -59,7 +59,7 @@ def test_architecture_does_not_train(cache: Path) -> None:
     assert sum(isinstance(layer, nn.Conv2d) for layer in model.modules()) == 6
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet", "mobilenet"])
+@pytest.mark.parametrize("name", ["cnn", "resnet", "mobilenet", "vit"])
 def test_networks_map_images_to_ten_logits(name: str) -> None:
     model = digits(name, width=4).architecture()
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -145,4 +145,16 @@ def test_depthwise_layers_of_the_mobilenet_are_cut_with_the_layer_before_them() 
     (first,) = [g for g in compressor.groups if "stages.0.depthwise" in g.layers]
     assert first.prunable
     assert "stages.0.expand" in first.layers
+    assert [group.name for group in compressor.groups if not group.prunable] == ["classifier"]
+
+
+def test_heads_and_channels_of_the_transformer_are_found() -> None:
+    target = digits("vit", width=4)
+    compressor = Compressor.prepare(target.architecture(), target.example_inputs(), SpaceConfig())
+
+    units = {group.name: group.num_units for group in compressor.groups if group.prunable}
+    for block in range(4):
+        assert units[f"blocks.{block}.attention.value"] == 4  # heads
+        assert units[f"blocks.{block}.fc1"] == 64
+    assert len(units) == 9  # and the features of a token, which all blocks share
     assert [group.name for group in compressor.groups if not group.prunable] == ["classifier"]
