@@ -203,5 +203,5 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape ``(batch, classes)``, for images ``(batch, inputs, side, side)``."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return self.classifier(self.norm(self.blocks(tokens + self.positions))[:, 0])
