@@ -48,6 +48,8 @@ _CURIOSITY = 3.0
 _BEST, _RESTARTS = 8, 2
 """Records, and random restarts, that mutations start from."""
 _GENERATIONS, _MUTATIONS, _SURVIVORS = 5, 250, 20
+_NEARBY_TRIES = 50
+"""Mutations tried where all that is promising is known."""
 _CHANGES = (0.1, 0.4, 0.3, 0.2)
 """How often a mutation changes one level, two, and so on: mostly two, one down and one up."""
 _STEPS_ACROSS = 3
@@ -89,6 +91,9 @@ class Screening:
         self._fitted = np.zeros((0, 0), dtype=np.int64)
         self._tuned: tuple[int, Kernel] | None = None
         self._top = self._coarse.space.full
+        self._settled: set[bytes] = set()
+        self._settled_of: Known | None = None
+        self._num_settled = 0
 
     def improve(
         self,
@@ -124,7 +129,10 @@ class Screening:
             return mean - multiple * deviation
 
         levels = self._coarse.nearest(self._starts(proposal, budget, known, rng))
-        bounds = np.zeros(0)
+        bounds, many = np.zeros(0), len(known) > self._sets.bound
+        taken = set(keys_of(self._predictor.levels))
+        if many and known.basis is not None:
+            self._note_settled(known, known.basis.size)
         for _ in range(_GENERATIONS):
             children = self._mutated(levels, rng)
             children = children[within(children, budget, self._coarse)]
@@ -132,16 +140,38 @@ class Screening:
             first = _first_of_equal(levels)
             bounds = np.concatenate([bounds, lower_bound(levels[len(bounds) :])])[first]
             levels = levels[first]
+            if many:
+                # What is known has parents enough; were it to survive, nothing else would.
+                keys = keys_of(levels)
+                new = np.array([key not in taken and key not in self._settled for key in keys])
+                levels, bounds = (levels[new], bounds[new]) if new.any() else (levels, bounds)
             best = np.argsort(bounds, kind="stable")[:_SURVIVORS]
             levels, bounds = levels[best], bounds[best]
-        taken = set(keys_of(self._predictor.levels))
         for key, row in zip(keys_of(levels), levels, strict=True):
             if key in taken:
                 continue
             filled = self._filled(row, budget)
             if filled not in known:
                 return filled
-        return proposal
+        return self._nearby(levels, budget, known, rng) if many else proposal
+
+    def _nearby(
+        self, levels: Levels, budget: Budget, known: Known, rng: np.random.Generator
+    ) -> Levels:
+        """Return a variant not known, near some that are, or a random restart."""
+        for row in self._mutated(levels, rng)[:_NEARBY_TRIES]:
+            filled = self._filled(row, budget)
+            if filled not in known:
+                return filled
+        return self._random_restart(budget, rng)
+
+    def _note_settled(self, known: Known, size: int) -> None:
+        """Keep the keys of the thinned levels of the first records, which do not change."""
+        if self._settled_of is not known or self._num_settled > size:
+            self._settled, self._settled_of, self._num_settled = set(), known, 0
+        if len(rows := known.levels[self._num_settled : size]):
+            self._settled.update(keys_of(self._coarse.nearest(rows)))
+            self._num_settled = size
 
     def basis(self, known: Known, budgets: Sequence[Budget]) -> Basis:
         """Learn from the first of many records, for all who know them.

@@ -36,9 +36,7 @@ def install() -> None:
         time.sleep(SLEEP_S)
         compressor = self._compressor
         score = score_of(compressor.space, levels)
-        return Measurement(
-            score=score, costs=compressor.costs.costs(levels), latency_ms=None, wall_s=SLEEP_S
-        )
+        return Measurement(score, compressor.costs.costs(levels), wall_s=SLEEP_S)
 
     Evaluator.evaluate = evaluate  # type: ignore[method-assign]
     Evaluator.build_ahead = lambda _self, _levels: None  # type: ignore[method-assign]

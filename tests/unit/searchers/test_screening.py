@@ -103,6 +103,17 @@ def test_what_is_proposed_is_new_while_there_is_something_new() -> None:
         assert found.tolist() not in known.levels.tolist()
 
 
+def test_proposals_stay_new_when_only_some_records_are_learned_from() -> None:
+    screening = Screening(SPACE, SIZES, curves(1.0), 0.0, bound=16)
+    rng = np.random.default_rng(0)
+    known = draw(20)
+    proposal = greedy_levels(curves(1.0), BUDGET, SPACE, SIZES)
+    for _ in range(120):
+        found = screening.improve(proposal, BUDGET, known, rng)
+        assert found not in known
+        known.add(found[None], np.array([reward(found)]))
+
+
 def test_where_all_curves_are_flat_there_is_something_new_too() -> None:
     given = curves(0.0)
     flat = dataclasses.replace(given, scores=tuple((0.0,) * len(own) for own in given.amounts))
