@@ -30,7 +30,7 @@ def test_own_model_is_compressed_by_the_documented_lines(
     (tmp_path / "job.yaml").write_text(blocks["yaml"][1], encoding="utf-8")
     script = (
         'rl_compress.check(rl_compress.load_job("job.yaml"))\n'
-        "print(sum(p.numel() for p in model.parameters()))\n"
+        "print(sum(p.numel() for p in model.parameters() if p.ndim == 2))\n"
     )
     # A search of few evaluations goes the same way.
     script = f"{use.replace('evaluations=40', 'evaluations=10')}\n{script}"
@@ -41,8 +41,8 @@ def test_own_model_is_compressed_by_the_documented_lines(
     )
 
     assert done.returncode == 0, done.stderr
-    original = 30 * 64 + 64 + 64 * 32 + 32 + 32 * 2 + 2
-    assert int(done.stdout.split()[-1]) <= 0.4 * original
+    # The budget is of MACs, and each weight takes part in one.
+    assert int(done.stdout.split()[-1]) <= 0.4 * (30 * 64 + 64 * 32 + 32 * 2)
 
 
 def test_demo_job_is_the_shipped_one(blocks: dict[str, list[str]]) -> None:
