@@ -37,7 +37,6 @@ from rl_compress.errors import EvaluationError, SearchStalledError
 from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.goals import pick
 from rl_compress.searchers.known import Known, Records
-from rl_compress.searchers.screening import Screening
 from rl_compress.space.projection import project
 from rl_compress.space.search_space import Levels
 
@@ -65,16 +64,8 @@ class CompressionEnv(gym.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
             records: Returns what was measured so far, to learn from.
         """
         self._records = records
-        self._screening: Screening | None = None
+        self._screening = task.screening()
         problem = task.problem
-        if task.screens and problem.curves is not None:
-            self._screening = Screening(
-                problem.space,
-                problem.costs,
-                problem.curves,
-                task.original_reward,
-                bound=task.learned_from,
-            )
         self._task = task
         self._evaluate = evaluate
         self._space = problem.space

@@ -20,6 +20,7 @@ from rl_compress.searchers.goals import Goal, drawn_budgets, reference_rewards, 
 from rl_compress.searchers.mask_prior import mask_prior
 from rl_compress.searchers.prior import greedy_levels
 from rl_compress.searchers.problem import Problem
+from rl_compress.searchers.screening import Screening
 from rl_compress.space.budget import Budget
 from rl_compress.space.mask_projection import decides_masks
 from rl_compress.space.projection import project
@@ -56,6 +57,19 @@ class Task:
     """File that workers map the weights from."""
     factory: Callable[..., Any] | None = None
     """The target's factory, where no worker can import it."""
+
+    def screening(self) -> Screening | None:
+        """Return what improves proposals by a reward predictor; None where nothing does."""
+        problem = self.problem
+        if not self.screens or problem.curves is None:
+            return None
+        return Screening(
+            problem.space,
+            problem.costs,
+            problem.curves,
+            self.original_reward,
+            bound=self.learned_from,
+        )
 
     @property
     def screens(self) -> bool:

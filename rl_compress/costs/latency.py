@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from statistics import median
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 
-from rl_compress.errors import ConfigError
+from rl_compress.costs.timing import interleaved
 from rl_compress.model.kept_state import kept_state
 from rl_compress.model.nested import call, tensors_in
 from rl_compress.runs.environment import describe_environment
@@ -61,8 +60,7 @@ def interleaved_latency_ms(
         runs: Modules in evaluation mode, and a batch for each.
         warmup: Passes of each before the first that is timed.
         repeats: Passes of each that are timed, at least 1.
-        lead_in: Passes right before each one that is timed. Kernels of many models are more than
-            torch keeps; it must not be timed making them again.
+        lead_in: Passes right before each one that is timed, see :func:`interleaved`.
         advance: Hears of the turns done, and of their total.
 
     Returns:
@@ -71,25 +69,13 @@ def interleaved_latency_ms(
     Raises:
         ConfigError: There is nothing to repeat.
     """
-    if repeats < 1:
-        raise ConfigError(f"repeats must be at least 1, but got {repeats}")
-    times_ms: list[list[float]] = [[] for _ in runs]
     with contextlib.ExitStack() as stack:
         for model, _ in runs:
             stack.enter_context(kept_state(model))
         stack.enter_context(torch.inference_mode())
-        for _ in range(warmup):
-            for model, inputs in runs:
-                call(model, inputs)
-        for repeat in range(repeats):
-            # The order alternates, so that no model always finds another's data in cache.
-            turn = list(zip(runs, times_ms, strict=True))
-            for (model, inputs), measured in turn if repeat % 2 == 0 else reversed(turn):
-                for _ in range(lead_in):
-                    call(model, inputs)
-                measured.append(_time_once(model, inputs))
-            advance(repeat + 1, repeats)
-    return [median(measured) for measured in times_ms]
+        calls = [functools.partial(_pass, model, inputs) for model, inputs in runs]
+        found = interleaved(calls, warmup=warmup, repeats=repeats, lead_in=lead_in, advance=advance)
+    return [timing.median for timing in found]
 
 
 def device_name(device: torch.device) -> str:
@@ -102,16 +88,9 @@ def device_name(device: torch.device) -> str:
     return f"{describe_environment()['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _time_once(model: nn.Module, inputs: Inputs) -> float:
-    _wait_for(inputs)
-    start = time.perf_counter()
+def _pass(model: nn.Module, inputs: Inputs) -> None:
+    """Run a model, and let a GPU finish, since its kernels run behind Python's back."""
     call(model, inputs)
-    _wait_for(inputs)
-    return (time.perf_counter() - start) * 1e3
-
-
-def _wait_for(inputs: Inputs) -> None:
-    """Let a GPU finish, since its kernels run behind Python's back."""
     for tensor in tensors_in(inputs):
         if tensor.is_cuda:
             torch.cuda.synchronize(tensor.device)

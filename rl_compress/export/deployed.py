@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from rl_compress.costs.latency import device_name
+from rl_compress.costs.timing import Timing
 from rl_compress.export.manifest import Deployed
 from rl_compress.export.onnx_export import export_onnx
 from rl_compress.model.nested import Inputs, repeated
 from rl_compress.runtimes.onnxruntime import OnnxRuntime, multiplies_bytes
 from rl_compress.runtimes.runtime import compared
-from rl_compress.runtimes.timing import Timing
 from rl_compress.targets.state import scored
 from rl_compress.targets.target import Target
 

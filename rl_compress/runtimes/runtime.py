@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rl_compress.costs.timing import Timing, interleaved
 from rl_compress.model.nested import Inputs
-from rl_compress.runtimes.timing import Timing, interleaved
 
 
 class Runtime(ABC):
@@ -41,17 +41,13 @@ class Runtime(ABC):
     def version(self) -> str:
         """Version of the program."""
 
-    def latency_ms(self, inputs: Inputs, *, warmup: int = 5, repeats: int = 30) -> Timing:
-        """Return how long a batch takes."""
-        return compared([self], inputs, warmup=warmup, repeats=repeats)[0]
-
     def module(self) -> nn.Module:
         """Return the model as a module, for a target to score."""
         return _Module(self)
 
 
 def compared(
-    runtimes: Sequence[Runtime], inputs: Inputs, *, warmup: int = 5, repeats: int = 30
+    runtimes: Sequence[Runtime], inputs: Inputs, *, warmup: int, repeats: int
 ) -> list[Timing]:
     """Time models in turn on one batch, so that the noise of a shared machine hits all alike."""
     calls = [lambda one=one: one.outputs(inputs) for one in runtimes]

@@ -153,7 +153,7 @@ class Screening:
             filled = self._filled(row, budget)
             if filled not in known:
                 return filled
-        return self._nearby(levels, budget, known, rng) if many else proposal
+        return proposal if proposal not in known else self._nearby(levels, budget, known, rng)
 
     def _nearby(
         self, levels: Levels, budget: Budget, known: Known, rng: np.random.Generator

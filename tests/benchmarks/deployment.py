@@ -27,6 +27,7 @@ from deployment_networks import NETWORKS
 from figures import RESULTS, read_study, write_study
 from torch import nn
 
+from rl_compress.costs.timing import Timing
 from rl_compress.export.format import Delivered
 from rl_compress.export.manifest import Manifest
 from rl_compress.export.onnx_export import export_onnx
@@ -37,7 +38,6 @@ from rl_compress.quantizers.model import Quantization
 from rl_compress.repair.activations import calibration_pass
 from rl_compress.runs.environment import describe_environment
 from rl_compress.runtimes.onnxruntime import OnnxRuntime, fed, multiplies_bytes
-from rl_compress.runtimes.timing import Timing
 from rl_compress.space.compression_policy import CompressionPolicy
 from rl_compress.space.space_config import QuantizationConfig
 from rl_compress.targets.digits import digits

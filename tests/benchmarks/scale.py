@@ -88,15 +88,15 @@ class Runner:
 
     def __init__(self, name: str, index: int) -> None:
         coordinator = ray.get_actor(name, namespace=NAMESPACE)
-        kit: Task = ray.get(coordinator.kit.remote())
-        self._space = kit.problem.space
+        task: Task = ray.get(coordinator.task.remote())
+        self._space = task.problem.space
         self._random = np.random.default_rng(index)
         self._candidates = CandidateEvaluator(
             Sleeper(),  # type: ignore[arg-type]
             RemoteLedger(coordinator),
             self._space,
-            kit.reward,
-            kit.problem.identity,
+            task.reward,
+            task.problem.identity,
             worker=index,
         )
 
@@ -144,8 +144,8 @@ def _ask(
     session: Session, nodes: Nodes, folder: Path, number: int, seconds: float
 ) -> dict[str, float]:
     name, store = f"coordinator-{uuid.uuid4().hex}", EvaluationStore(folder)
-    kit = ray.put(_kit(session))
-    coordinator = start_coordinator(name, store, _ENDLESS, kit, number)
+    task = ray.put(_task(session))
+    coordinator = start_coordinator(name, store, _ENDLESS, task, number)
     remote = ray.remote(Runner).options(num_cpus=1, scheduling_strategy="SPREAD")
     runners = [remote.remote(name, index) for index in range(1, number + 1)]
     ray.get([runner.run.remote(1.0) for runner in runners])
@@ -170,7 +170,7 @@ def _ask(
     }
 
 
-def _kit(session: Session) -> Task:
+def _task(session: Session) -> Task:
     problem = session.problem
     return Task(
         problem=dataclasses.replace(problem, compressor=problem.compressor.without_weights()),

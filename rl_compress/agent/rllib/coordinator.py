@@ -69,26 +69,26 @@ class Coordinator:
         self,
         store: EvaluationStore,
         limit: int,
-        kit: list[ray.ObjectRef],
+        task: list[ray.ObjectRef],
         workers: int,
         begun: Begun,
     ) -> None:
-        """Read the run's store and fetch the kit.
+        """Read the run's store and fetch the task.
 
         Args:
             store: The run's.
             limit: Number of evaluations.
-            kit: Reference to the :class:`Task`, boxed.
+            task: Reference to the :class:`Task`, boxed.
             workers: Number of those that measure.
             begun: Where an interrupted search goes on.
         """
         self._broken: RLCompressError | None = None
-        self._kit: Task = ray.get(kit[0])
-        self._ledger = EvaluationLedger(store, limit, self._kit.problem.may_win)
+        self._task: Task = ray.get(task[0])
+        self._ledger = EvaluationLedger(store, limit, self._task.problem.may_win)
         self._turns = Turns(workers, begun.vain)
         self._leases: dict[int, Lease] = {}
         self._starts: dict[int, tuple[int, Holder]] = {}
-        self._publication, self._batches = Publication(self._kit), begun.batches
+        self._publication, self._batches = Publication(self._task), begun.batches
         self._published = threading.Condition()
         # After a restart nobody knows what was published, and nobody is to wait.
         self._waits = not ray.get_runtime_context().was_current_actor_reconstructed
@@ -98,16 +98,16 @@ class Coordinator:
         for record in records.values():
             if record.worker == DRIVER:
                 self._publication.note(record)
-        self._metrics = RunMetrics(self._kit.problem.identity)
+        self._metrics = RunMetrics(self._task.problem.identity)
         self._metrics.show(self._ledger.progress())
 
-    def kit(self) -> Task:
+    def task(self) -> Task:
         """Return what a worker needs."""
-        return self._kit
+        return self._task
 
     def weights(self) -> list[ray.ObjectRef]:
         """Return a reference to the weights file's bytes, boxed so that it is not resolved here."""
-        return [ray.put(self._kit.weights.read_bytes())]
+        return [ray.put(self._task.weights.read_bytes())]
 
     def begin(self, worker: int, holder: Holder) -> RLCompressError | None:
         """Hear that a worker builds what it needs; whoever dies of it every time ends the search.
@@ -301,7 +301,7 @@ def start_coordinator(
     name: str,
     store: EvaluationStore,
     limit: int,
-    kit: ray.ObjectRef,
+    task: ray.ObjectRef,
     workers: int,
     begun: Begun | None = None,
 ) -> Any:
@@ -313,7 +313,7 @@ def start_coordinator(
         name: The actor's.
         store: The run's.
         limit: Number of evaluations.
-        kit: Reference to the :class:`Task`, which the caller keeps as long as the actor is to
+        task: Reference to the :class:`Task`, which the caller keeps as long as the actor is to
             restart: Ray does not keep an argument that is too large to travel with the call.
         workers: Number of those that measure.
         begun: Where an interrupted search goes on; by default it begins.
@@ -328,4 +328,4 @@ def start_coordinator(
         "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
     }
     actor = ray.remote(concurrency_groups={_WAITING: _MOST_WAITING})(Coordinator)
-    return actor.options(**options).remote(store, limit, [kit], workers, begun or Begun())
+    return actor.options(**options).remote(store, limit, [task], workers, begun or Begun())

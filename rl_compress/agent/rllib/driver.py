@@ -63,7 +63,7 @@ Advance = Callable[[Progress], None]
 
 
 def run_rllib(
-    kit: Task,
+    task: Task,
     config: SearchConfig,
     *,
     store: EvaluationStore,
@@ -80,7 +80,7 @@ def run_rllib(
     agent. Where no state is saved beside the records, a new agent learns from all of them.
 
     Args:
-        kit: What the workers need.
+        task: What the workers need.
         config: The job's search section.
         store: The run's evaluations.
         checkpoints: Folder for the search's state, on a disk of the driver.
@@ -97,15 +97,15 @@ def run_rllib(
         SearchStalledError: No runner delivers samples, or the agent or an env failed.
         StorageError: The storage of the evaluations stayed away.
     """
-    steps, odds = _episode(kit, config)
-    may_win = kit.problem.may_win
+    steps, odds = _episode(task, config)
+    may_win = task.problem.may_win
     convergence = Convergence(config.convergence, lambda: filter(may_win, store.read()))
-    saving = _Saving(checkpoints / STATE, config.seed, kit.learned_from, on_checkpoint)
+    saving = _Saving(checkpoints / STATE, config.seed, task.learned_from, on_checkpoint)
     state = saving.begin(store.read(), monitor.say)
     with connected(address, config.num_env_runners, config.num_cpus_per_env_runner):
         # Unique, for the name of an actor just killed is not free at once.
         name = f"coordinator-{uuid.uuid4().hex}"
-        kept = ray.put(kit)
+        kept = ray.put(task)
         with without_native_warnings():
             coordinator = start_coordinator(
                 name, store, config.evaluations, kept, config.num_env_runners, state.begun
@@ -193,13 +193,13 @@ class _Saving:
             self._on_save()
 
 
-def _episode(kit: Task, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
+def _episode(task: Task, config: SearchConfig) -> tuple[int, Sequence[float] | None]:
     """Return an episode's steps and, with masks, the odds of the first ones."""
-    space, costs = kit.problem.space, kit.problem.costs
+    space, costs = task.problem.space, task.problem.costs
     if decides_masks(space):
         config.check_action("mask")
         steps = config.mask.steps
-        return steps, first_odds(kit.prior, kit.problem.budget, space, costs, steps).tolist()
+        return steps, first_odds(task.prior, task.problem.budget, space, costs, steps).tolist()
     return 1 if config.episode == "whole" else space.num_decisions, None
 
 

@@ -13,7 +13,6 @@ from rl_compress.runs.record import EvaluationRecord
 from rl_compress.searchers.active_set import ActiveSets
 from rl_compress.searchers.known import Basis, Known
 from rl_compress.searchers.reward_predictor import Floats
-from rl_compress.searchers.screening import Screening
 from rl_compress.space.search_space import Levels
 
 
@@ -49,15 +48,7 @@ class Publication:
         problem = task.problem
         budgets = [goal.budget for goal in task.goals] or [problem.budget]
         self._budgets = list(dict.fromkeys(budgets))
-        self._screening: Screening | None = None
-        if task.screens and problem.curves is not None:
-            self._screening = Screening(
-                problem.space,
-                problem.costs,
-                problem.curves,
-                task.original_reward,
-                bound=task.learned_from,
-            )
+        self._screening = task.screening()
 
     @property
     def evaluation_ids(self) -> list[int]:

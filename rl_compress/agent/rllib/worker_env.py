@@ -227,15 +227,15 @@ def _equip(config: EnvContext) -> tuple[Task, CandidateEvaluator, RemoteLedger]:
 def _equipment(coordinator_name: str) -> tuple[Task, Evaluator]:
     """Map the weights and build the evaluator, once per process."""
     coordinator: Any = ray.get_actor(coordinator_name, namespace=NAMESPACE)
-    kit: Task = answer(coordinator.kit.remote())
-    lend_factory(kit.problem.target.factory, kit.factory)
+    task: Task = answer(coordinator.task.remote())
+    lend_factory(task.problem.target.factory, task.factory)
 
     def fetch() -> bytes:
         (reference,) = answer(coordinator.weights.remote())
         return ray.get(reference)
 
-    weights = local_weights(kit.weights, fetch)
-    compressor = kit.problem.compressor.with_tensors(load_file(weights), weights.with_suffix(""))
-    problem = dataclasses.replace(kit.problem, compressor=compressor)
+    weights = local_weights(task.weights, fetch)
+    compressor = task.problem.compressor.with_tensors(load_file(weights), weights.with_suffix(""))
+    problem = dataclasses.replace(task.problem, compressor=compressor)
     evaluator = problem.evaluator(make_target(problem.target))
-    return dataclasses.replace(kit, problem=problem), evaluator
+    return dataclasses.replace(task, problem=problem), evaluator

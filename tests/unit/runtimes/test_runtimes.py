@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import itertools
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rl_compress.errors import ConfigError
 from rl_compress.runtimes.onnxruntime import OnnxRuntime, fed
-from rl_compress.runtimes.timing import interleaved
 from rl_compress.runtimes.torch import Torch
 
 
@@ -34,7 +30,6 @@ def test_a_file_computes_as_a_module_does(tmp_path: Path) -> None:
     assert torch.equal(runtime.outputs((inputs,))[0], 2 * inputs)
     assert torch.equal(runtime.module()(inputs), 2 * inputs)
     assert torch.equal(runtime.module()(x=inputs), 2 * inputs)
-    assert runtime.latency_ms((inputs,), warmup=1, repeats=3).median > 0
 
 
 def test_a_module_is_run_without_gradients() -> None:
@@ -48,15 +43,3 @@ def test_inputs_are_fed_by_name_or_by_place() -> None:
     first, second = torch.zeros(1), torch.ones(1)
     assert fed(["a", "b"], (first, second))["b"] == 1
     assert fed(["a", "b"], {"b": second, "a": first, "unused": first})["b"] == 1
-
-
-def test_calls_take_turns_and_keep_their_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    clock = itertools.count(step=0.001)
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    calls = [lambda name=name: order.append(name) for name in "ab"]
-    found = interleaved(calls, warmup=1, repeats=3)
-    assert "".join(order) == "ab" + "ab" + "ba" + "ab"
-    assert found[0].quartiles == pytest.approx((1.0, 1.0))
-    with pytest.raises(ConfigError, match="at least 1"):
-        interleaved(calls, warmup=0, repeats=0)

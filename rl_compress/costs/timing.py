@@ -28,13 +28,23 @@ class Timing:
         return self.low, self.high
 
 
-def interleaved(calls: Sequence[Callable[[], Any]], *, warmup: int, repeats: int) -> list[Timing]:
+def interleaved(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    warmup: int,
+    repeats: int,
+    lead_in: int = 0,
+    advance: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Timing]:
     """Time calls in turn.
 
     Args:
         calls: What to time.
         warmup: Calls of each before the first that is timed.
         repeats: Calls of each that are timed, at least 1.
+        lead_in: Calls right before each one that is timed. Kernels of many models are more than
+            torch keeps; it must not be timed making them again.
+        advance: Hears of the turns done, and of their total.
 
     Raises:
         ConfigError: There is nothing to repeat.
@@ -49,8 +59,11 @@ def interleaved(calls: Sequence[Callable[[], Any]], *, warmup: int, repeats: int
         turn = list(zip(calls, times, strict=True))
         # The order alternates, so that none always finds another's data in cache.
         for call, measured in turn if repeat % 2 == 0 else reversed(turn):
+            for _ in range(lead_in):
+                call()
             start = time.perf_counter()
             call()
             measured.append(1e3 * (time.perf_counter() - start))
+        advance(repeat + 1, repeats)
     quartiles = (np.percentile(measured, (50, 25, 75)) for measured in times)
     return [Timing(*map(float, three)) for three in quartiles]
